@@ -57,7 +57,7 @@ def check(t: Timing) -> list[str]:
     """Every rule that ``t`` breaks, in words with the numbers; empty when it may be used."""
     grace = t.role_expiry + t.allowance
     rules = [
-        (0 < t.keepalive, "keepalive > 0", t.keepalive, 0.0),
+        (t.keepalive > 0, "keepalive > 0", t.keepalive, 0.0),
         (t.deadtime > 2 * t.keepalive, "deadtime > 2 × keepalive", t.deadtime, 2 * t.keepalive),
         (t.keepalive < t.warntime, "keepalive < warntime", t.keepalive, t.warntime),
         (t.warntime < t.ping_dead + t.ping_period, "warntime < ping-dead + one ping period", t.warntime,
