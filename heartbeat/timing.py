@@ -1,7 +1,7 @@
 """The times of a pair and the inequalities between them.
 
 Promise: a ``Timing`` that ``check`` accepts satisfies design §4's list; each rule broken is named in words. All in seconds.
-Source: design §4 ("Timing is validated at start"), profiles measured there; Linux-HA's own rules in facts/linux-ha-heartbeat.md.
+Source: design §4 ("Timing is validated at start"), profiles measured there; Linux-HA's in facts/linux-ha-heartbeat.md.
 """
 
 from __future__ import annotations
