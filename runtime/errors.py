@@ -89,3 +89,11 @@ class ReplicationError(HaError):
 
 class ControlError(HaError):
     """A process doesn't answer on its control socket, or refused a request there."""
+
+
+class NotRunning(ControlError):
+    """Nobody listens on the control socket."""
+
+
+class Refused(ControlError):
+    """The process answered, and said no; the text is its own."""
