@@ -1,0 +1,153 @@
+"""Who can be heard: the peer on several links, the ping nodes, and how long any of them has been silent.
+
+Promise: only what is new counts. A frame of an older run of the peer, or with a sequence number that was heard before, changes
+nothing but the state of its link. Silence is measured on a clock that stands still while this process did not run (design §4,
+"Silence"); leases (``echoed_at``) are measured on the real one, so that a pause uses them up. Source: design §4, §5;
+facts/safety-model.md H7, H8, H14, H16.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from heartbeat.model import Boot, Message, Site
+from heartbeat.timing import Timing
+
+#: how many of this node's own messages are remembered for their time of sending
+_REMEMBERED = 512
+
+
+class Membership:
+    """The peer and the ping nodes as this run of this node has seen them."""
+
+    def __init__(self, site: Site, timing: Timing, boot: Boot, now: float) -> None:
+        self.site = site
+        self.timing = timing
+        self.boot = boot
+        self.now = now
+        #: seconds this process did not run (only gaps longer than a keepalive)
+        self.paused = 0.0
+        self.peer: Message | None = None
+        #: running clock: the last new heartbeat; since when (a) nobody was heard at the start
+        self.heard_at = self.run
+        #: real clock: when this node sent the newest message that the peer has echoed; -inf: none in this run
+        self.echoed_at = -inf
+        #: the same for messages in which an active called this node in sync (fitness is a lease from then; rule 2, H8)
+        self.called_at = -inf
+        self.links: dict[str, float] = {}
+        self._sent: dict[int, float] = {}
+        # ping: running clock
+        self.replied_at: dict[str, float] = {}
+        self._ping_sent: dict[tuple[str, int], float] = {}
+        self._ping_heard: dict[tuple[str, int], int] = {}
+        #: running clock: when the newest answered ping was *sent*
+        self.answered_sent_at = -inf
+        #: the peer's seq that had been heard when the newest answered ping was sent (rule 3's proof)
+        self.ping_after = 0
+        #: running clock: the last moment without connection; silence counts from here for a passive
+        self.unconnected_at = self.run
+        #: running clock: the last moment without connection, or of a pause; solo by silence counts from here (rule 6b)
+        self.broken_at = self.run
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def run(self) -> float:
+        """Seconds on the running clock: real time less the pauses."""
+        return self.now - self.paused
+
+    def advance(self, now: float) -> float:
+        """Take note of the time; return the gap since the last call (seconds). A gap of more than a keepalive is a pause."""
+        gap = now - self.now
+        self.now = now
+        if gap > max(self.timing.keepalive, 2 * self.timing.ping_period):
+            self.paused += gap
+            self.broken_at = self.run
+        self.note_connection()
+        return gap
+
+    # --- the peer -----------------------------------------------------------------------------------------------------
+
+    def sent(self, seq: int) -> None:
+        self._sent[seq] = self.now
+        if len(self._sent) > _REMEMBERED:
+            del self._sent[next(iter(self._sent))]
+
+    def heard(self, link: str, message: Message) -> bool:
+        """Take a heartbeat; True if it is new (not a replay, not a duplicate, not out of order)."""
+        if message.node != self.site.peer:
+            return False
+        known = self.peer
+        if known is not None and message.boot != known.boot and message.boot.generation <= known.boot.generation:
+            return False
+        self.links[link] = self.run
+        if known is not None and message.boot == known.boot and message.seq <= known.seq:
+            return False
+        self.peer = message
+        self.heard_at = self.run
+        if message.echo_boot == self.boot:
+            sent = self._sent.get(message.echo_seq, -inf)
+            self.echoed_at = max(self.echoed_at, sent)
+            if message.calls_in_sync >= 0:
+                self.called_at = max(self.called_at, sent)
+        return True
+
+    @property
+    def echo(self) -> tuple[Boot, int]:
+        """What the next message echoes: the newest heard of the peer."""
+        return (self.peer.boot, self.peer.seq) if self.peer else (Boot(), 0)
+
+    def echoes(self, seq: int) -> bool:
+        """The peer's newest message was sent after it had heard our message ``seq``."""
+        p = self.peer
+        return p is not None and p.echo_boot == self.boot and p.echo_seq >= seq > 0
+
+    def in_contact(self) -> bool:
+        """Both directions work: a heartbeat came lately, and it echoed one of ours sent lately."""
+        return (
+            self.peer is not None
+            and self.run - self.heard_at < self.timing.deadtime
+            and self.now - self.echoed_at < self.timing.deadtime + self.timing.keepalive
+        )
+
+    def silent_for(self) -> float:
+        """Seconds (running) since the last heartbeat, or since the start."""
+        return self.run - self.heard_at
+
+    # --- ping nodes ---------------------------------------------------------------------------------------------------
+
+    def ping_sent(self, node: str, seq: int) -> None:
+        self._ping_sent[node, seq] = self.run
+        self._ping_heard[node, seq] = self.peer.seq if self.peer else 0
+        for table in (self._ping_sent, self._ping_heard):
+            while len(table) > 64 * max(1, len(self.site.ping_nodes)):
+                del table[next(iter(table))]
+
+    def ping_reply(self, node: str, seq: int) -> None:
+        sent = self._ping_sent.get((node, seq))
+        if sent is None:
+            return
+        self.note_connection()
+        self.replied_at[node] = self.run
+        if sent >= self.answered_sent_at:
+            self.answered_sent_at = sent
+            self.ping_after = self._ping_heard[node, seq]
+
+    def connected(self) -> bool:
+        """A ping node answered within ping-dead. Without any ping node nothing can be said against it."""
+        if not self.site.ping_nodes:
+            return True
+        return any(self.run - at < self.timing.ping_dead for at in self.replied_at.values())
+
+    def pinged_since(self, run: float) -> bool:
+        """A ping *sent* after ``run`` (running clock) has been answered."""
+        return not self.site.ping_nodes or self.answered_sent_at > run
+
+    def ping_silent_for(self) -> float:
+        return self.run - max(self.replied_at.values(), default=-inf)
+
+    def note_connection(self) -> None:
+        """Remember the last moment without connection; called whenever time or a reply may have changed it."""
+        if not self.connected():
+            self.unconnected_at = self.run
+            self.broken_at = self.run

@@ -1,0 +1,132 @@
+"""The state of a core in words and plain data: status, explain, alarms.
+
+Promise: reads, never changes. Every sentence says what is, why, and where a person can do something about it, what.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from heartbeat.model import SERVING, Phase
+
+if TYPE_CHECKING:
+    from heartbeat.election import Core
+
+
+def why_peer_unfit(core: Core) -> str:
+    p = core.members.peer
+    if p is None:
+        return "it was never heard"
+    if not core.members.in_contact():
+        return f"it was last heard {core.members.silent_for():.1f} s ago"
+    if core.disk.solo:
+        return f"it is not in sync (its database is {p.data})"
+    if p.phase is not Phase.PASSIVE:
+        return f"it is {p.phase}"
+    if p.suspended:
+        return "automatic changes are suspended; `ha resume` ends that"
+    return f"it says that it is not fit (database {p.data}, in sync: {'yes' if p.in_sync else 'no'})"
+
+
+def what_activation_risks(core: Core) -> str:
+    """What an operator risks by making this passive active alone (rule 11)."""
+    disk = core.disk
+    held = f"this database belongs to epoch {disk.epoch}"
+    if disk.epoch.number == 0:
+        held = "this server has never been part of a pair"
+    if disk.in_sync:
+        risk = "it was in sync when the active was last heard; if that one went on alone since, what it wrote then is lost"
+    else:
+        risk = "it was not in sync: everything that the other server acknowledged since is lost"
+    return f"{held}; {risk}. If the other server is gone for good: `ha activate --force`"
+
+
+def alarms(core: Core) -> dict[str, str]:
+    """Every alarm by name; an empty text clears it."""
+    m, t = core.members, core.timing
+    started = core.now - core.phase_since
+    quiet = m.silent_for()
+    return {
+        "peer-silent": f"{core.site.peer} is not heard on any link" if quiet >= t.deadtime else "",
+        "not-connected": "no ping node answers" if not m.connected() and m.run - core.started_run > t.ping_dead else "",
+        "solo": "every write is on this server only: the passive is not in sync"
+        if core.phase in SERVING and core.disk.solo and started > t.deadtime and core.site.synchronous
+        else "",
+        "unhealthy": core.facts.because if core.now - core.unhealthy_since >= t.deadtime else "",
+        "ha-manager": f"ha_manager is gone: {core.manager_lost}" if core.manager_lost and started > t.deadtime else "",
+        "suspended": "automatic changes are suspended by an operator" if core.disk.suspended else "",
+        "held": f"the active is silent but still serves ({core.facts.sign}): no takeover"
+        if core.phase is Phase.PASSIVE and quiet >= t.deadtime and not core.rules.silent() and core.facts.sign_age < inf
+        else "",
+    } | links(core)
+
+
+def links(core: Core) -> dict[str, str]:
+    m = core.members
+    if m.peer is None or m.silent_for() >= core.timing.deadtime:
+        return {f"link-{link}": "" for link in core.site.links}
+    late = {link: m.run - m.links.get(link, core.started_run) for link in core.site.links}
+    return {
+        f"link-{link}": f"{core.site.peer} is not heard on {link}" if s >= core.timing.deadtime else ""
+        for link, s in late.items()
+    }
+
+
+def status(core: Core, now: float) -> dict[str, object]:
+    m, p = core.members, core.members.peer
+    unfit = core.rules.unfit() if core.phase is Phase.PASSIVE else ""
+    return {
+        "node": core.site.node,
+        "peer": core.site.peer,
+        "role": core.role,
+        "phase": core.phase,
+        "epoch": list(core.disk.epoch),
+        "solo": core.disk.solo,
+        "in_sync": core.disk.in_sync,
+        "fit": core.phase is Phase.PASSIVE and not unfit,
+        "unfit_because": unfit,
+        "suspended": core.disk.suspended,
+        "because": core.because,
+        "peer_state": {
+            "heard_ago": round(m.silent_for(), 3) if p else None,
+            "contact": m.in_contact(),
+            "phase": p.phase if p else "unknown",
+            "epoch": list(p.epoch) if p else [0, ""],
+            "fit": bool(p and p.fit and m.in_contact()),
+            "in_sync": bool(p and p.in_sync),
+            "data": p.data if p else "unknown",
+        },
+        "links": {link: "up" if m.run - m.links.get(link, -inf) < core.timing.deadtime else "dead" for link in core.site.links},
+        "ping_nodes": {
+            node: "up" if m.run - m.replied_at.get(node, -inf) < core.timing.ping_dead else "dead"
+            for node in core.site.ping_nodes
+        },
+        "vip": {"held": core.phase in SERVING},
+        "manager": core.manager_lost or "ok",
+        "alarms": dict(core.alarms),
+        "expires": round(core.lease_at + core.timing.role_expiry, 2),
+    }
+
+
+def explain(core: Core, now: float) -> list[str]:
+    disk, p = core.disk, core.members.peer
+    lines = [f"{core.site.node} is {core.phase} in epoch {disk.epoch}, because {core.because}."]
+    if core.phase in SERVING:
+        if disk.solo:
+            lines.append("It runs solo: writes are on this server only. If it died now, service would wait for its return.")
+        else:
+            lines.append(f"Every commit waits for {core.site.peer}.")
+        fit = p is not None and p.fit and core.members.in_contact()
+        lines.append(
+            f"If it died now, {core.site.peer} would take over after {core.timing.deadtime:g} s, and nothing would be lost."
+            if fit
+            else f"{core.site.peer} can't take over: {why_peer_unfit(core)}."
+        )
+    else:
+        unfit = core.rules.unfit()
+        lines.append(f"It could not take over now: {unfit}." if unfit else "It is fit: it would take over if the active died.")
+        if core.phase in {Phase.PASSIVE, Phase.WAITING} and not core.members.in_contact():
+            lines.append(f"The peer is not in contact: {what_activation_risks(core)}.")
+    lines += [f"Alarm: {text}." for text in core.alarms.values()]
+    return lines

@@ -1,0 +1,283 @@
+"""The safety rules of the pair, one predicate each (design §4; facts/safety-model.md names the hole that each closes).
+
+Promise: pure questions about a ``Core``'s state; asking changes nothing. Each returns what it found in words where a person
+will read it. The simulator's mutants override one of these at a time and must be caught.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from heartbeat.model import SERVING, Database, Epoch, Message, Phase
+
+if TYPE_CHECKING:
+    from heartbeat.election import Core
+
+#: the sender reigns, or did a moment ago and is about to again
+REIGNING = SERVING | {Phase.RESUMING}
+#: the sender can take part in an election of two passives (rule 9)
+ELECTABLE = frozenset({Phase.PASSIVE})
+#: the sender is not, and without an election will not be, active
+IDLE = frozenset({Phase.WAITING, Phase.PASSIVE, Phase.LEFT})
+
+
+class Rules:
+    """Predicates over one core. Times: see ``Membership`` for the two clocks."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.members = core.members
+        self.timing = core.timing
+
+    # --- rule 1: evidence before death ----------------------------------------------------------------------------------
+
+    def sign_of_service(self) -> float:
+        """Running clock: the last sign that the peer serves; -inf without any."""
+        c = self.core
+        return self.members.run - (c.now - c.facts_at) - c.facts.sign_age if c.facts.sign_age < inf else -inf
+
+    def silence_since(self) -> float:
+        """Running clock: since when nothing at all was heard of the peer, this (passive) node being connected throughout."""
+        return max(self.members.heard_at, self.members.unconnected_at, self.sign_of_service(), self.core.started_run)
+
+    def silent(self) -> bool:
+        """Silence on all links and no sign of service for deadtime."""
+        return self.members.run - self.silence_since() >= self.timing.deadtime
+
+    # --- rule 2: takeover -----------------------------------------------------------------------------------------------
+
+    def peer_stood_down(self) -> bool:
+        """The active of the very epoch that this node is in sync with let go, and said so to this run of this node."""
+        c, p = self.core, self.members.peer
+        by_heartbeat = p is not None and p.stood_down and p.epoch == c.disk.epoch and p.echo_boot == c.boot and p.phase in IDLE
+        return by_heartbeat or (c.facts.peer_stood_down == c.disk.epoch != Epoch())
+
+    def higher_epoch_known(self) -> bool:
+        return self.core.highest > self.core.disk.epoch.number
+
+    def fitness_fresh(self) -> bool:
+        """Less than stale time since this node sent the latest message echoed by an active that calls it in sync (H8, H9)."""
+        return self.core.now - self.members.called_at < self.timing.stale
+
+    def unfit(self) -> str:
+        """Why this passive could not take over now; "" when it is fit."""
+        c = self.core
+        if c.disk.suspended:
+            return "automatic changes are suspended by an operator"
+        if c.disk.epoch.number == 0 or not c.disk.in_sync or c.disk.active:
+            return "the active does not wait for this server's acknowledgement (not in sync)"
+        if c.saving:
+            return "a change of state is being written to disk"
+        if self.higher_epoch_known():
+            return f"an epoch {c.highest} is known, this database belongs to {c.disk.epoch}"
+        if c.manager_lost:
+            return f"ha_manager is gone: {c.manager_lost}"
+        if not c.facts.healthy:
+            return c.facts.because or "Postgres is not healthy"
+        if not self.fitness_fresh():
+            return f"no word from an active that waits for this server for more than {self.timing.stale:g} s"
+        return ""
+
+    def may_take_over(self) -> str:
+        """The sentence with which a fit passive takes over, or "" if it must not."""
+        c = self.core
+        if c.phase is not Phase.PASSIVE or self.unfit() or not self.members.connected():
+            return ""
+        if self.peer_stood_down():
+            return "the active stood down" if self.members.pinged_since(c.stood_down_run) else ""
+        if self.silent() and self.members.pinged_since(self.silence_since()):
+            silent = self.members.run - self.silence_since()
+            return f"the active is silent on every link for {silent * 1000:.0f} ms, and a ping node answers"
+        return ""
+
+    # --- rule 3: yield --------------------------------------------------------------------------------------------------
+
+    def wants_to_yield(self) -> str:
+        """Why this active should hand over if the passive can; "" if it has no reason."""
+        c = self.core
+        if c.disk.suspended:
+            return ""
+        if not self.members.connected():
+            return "no ping node answers here"
+        if c.vip_link_down:
+            return f"the interface of the virtual IP lost its link ({c.vip_link_down})"
+        if c.manager_lost:
+            return f"ha_manager is gone: {c.manager_lost}"
+        if c.unhealthy_since < inf and c.now - c.unhealthy_since >= self.timing.deadtime:
+            return f"this server cannot serve: {c.facts.because}"
+        return ""
+
+    def peer_confirms(self, asked_seq: int) -> bool:
+        """The passive is fit, and pinged with success *after* hearing that this node wants to yield (H3)."""
+        p = self.members.peer
+        return (
+            p is not None
+            and p.phase is Phase.PASSIVE
+            and p.fit
+            and p.connected
+            and self.members.in_contact()
+            and self.members.echoes(asked_seq)
+            and (p.ping_after >= asked_seq > 0 or not self.core.site.ping_nodes)
+        )
+
+    # --- rule 4: isolation ----------------------------------------------------------------------------------------------
+
+    def peer_may_be_fit(self) -> bool:
+        """Only a solo active knows for certain that nobody else can take over."""
+        c = self.core
+        return not c.disk.solo
+
+    def isolated(self) -> bool:
+        """Neither the peer nor a ping node for isolation time, while the peer may have been fit."""
+        if not self.core.site.ping_nodes or not self.peer_may_be_fit():
+            return False
+        quiet = min(self.members.silent_for(), self.members.ping_silent_for())
+        return quiet >= self.timing.isolation
+
+    # --- rule 5: leases -------------------------------------------------------------------------------------------------
+
+    def lost_by_pause(self, gap: float) -> bool:
+        """This active did not run for longer than its lease while the peer may have been fit (H7)."""
+        c = self.core
+        return (gap > self.timing.isolation or c.now - c.lease_at > self.timing.lease) and self.peer_may_be_fit()
+
+    def may_resume(self) -> str:
+        """A restarted active goes on: within its lease, with its peer still passive (or known unfit)."""
+        c, p = self.core, self.members.peer
+        if c.now >= c.resume.expires:
+            return ""
+        if c.disk.solo:
+            return "restarted within its lease, running solo"
+        if p and self.members.echoes(1) and p.phase in IDLE and p.epoch.number <= c.disk.epoch.number:
+            return "restarted within its lease, the peer still passive"
+        return ""
+
+    # --- rule 6: data fence ---------------------------------------------------------------------------------------------
+
+    def wants_release(self) -> str:
+        """Why this active should go on without its standby; "" if it has no reason."""
+        c, p = self.core, self.members.peer
+        if c.disk.solo or c.saving_solo or not self.members.in_contact() or p is None:
+            return ""
+        if p.phase is Phase.LEFT or p.leaving:
+            return "the passive is leaving"
+        if p.phase in IDLE and not p.in_sync and c.called_seq and self.members.echoes(c.called_seq) and c.peer_was_in_sync:
+            return "the passive says that it is no longer in sync"
+        if c.facts.stalled >= self.timing.stall and self.pinged_since_stall():
+            return f"commits have waited for the passive for {c.facts.stalled * 1000:.0f} ms"
+        if c.leaving == "off":
+            return "high availability is being turned off here"
+        return ""
+
+    def pinged_since_stall(self) -> bool:
+        """An answered ping was sent after the stall began (H6)."""
+        c = self.core
+        return self.members.pinged_since(self.members.run - (c.now - c.facts_at) - c.facts.stalled)
+
+    def released(self, asked_seq: int) -> bool:
+        """The passive persisted "not in sync" after hearing that this active no longer calls it in sync."""
+        p = self.members.peer
+        return p is not None and p.phase in IDLE and not p.in_sync and self.members.echoes(asked_seq)
+
+    def solo_by_silence(self) -> bool:
+        """Nothing heard of the passive for solo time, this node running and connected ever since (6b; H7, H16)."""
+        c = self.core
+        if c.site.solo == "release" or c.disk.solo or c.saving_solo:
+            return False
+        since = max(self.members.heard_at, self.sign_of_service(), self.members.broken_at, c.started_run)
+        return self.members.run - since >= self.timing.solo and self.members.connected()
+
+    # --- rule 7: back in sync -------------------------------------------------------------------------------------------
+
+    def standby_ready(self) -> bool:
+        """The peer's standby streams this epoch, has caught up, and its heartbeat is in contact: the names may be set."""
+        c, p = self.core, self.members.peer
+        return (
+            p is not None
+            and p.phase is Phase.PASSIVE
+            and not p.leaving
+            and p.data == "ready"
+            and self.members.in_contact()
+            and c.facts.caught_up
+            and c.facts.postgres is Database.PRIMARY
+            and not c.leaving
+        )
+
+    def holds_all(self, m: Message) -> bool:
+        """This passive holds everything that the active names, and follows the epoch that it is called in sync with."""
+        c = self.core
+        return (
+            m.phase in {Phase.ACTIVE, Phase.PREPARING}
+            and m.calls_in_sync >= 0
+            and m.echo_boot == c.boot
+            and c.facts.postgres is Database.STANDBY
+            and c.facts.following == m.epoch
+            and c.facts.lsn >= m.calls_in_sync
+            and c.facts.healthy
+            and not c.manager_lost
+        )
+
+    # --- rule 8: higher epoch wins --------------------------------------------------------------------------------------
+
+    def outranked(self) -> str:
+        """The peer has data of a higher epoch: whoever it is, this node is not active any more."""
+        c, p = self.core, self.members.peer
+        if p and p.epoch.number > max(c.disk.epoch.number, c.opening.number):
+            return f"the peer ({p.phase}) is at epoch {p.epoch}, above {c.disk.epoch}"
+        return ""
+
+    def rival_wins(self) -> bool:
+        """Two actives, equal numbers: fewer commits beyond the fork yields; then no VIP; then default passive."""
+        c, p = self.core, self.members.peer
+        assert p is not None
+        mine = (c.facts.beyond, True, c.site.node == c.site.default_active)
+        theirs = (p.beyond, p.vip, p.node == c.site.default_active)
+        return theirs > mine
+
+    # --- rule 9: nobody active ------------------------------------------------------------------------------------------
+
+    def elect(self) -> str:
+        """ "mine", "theirs", "nobody" or "" (not known yet): which of two passives can serve, and has the most data."""
+        c, p = self.core, self.members.peer
+        if p is None or p.phase not in ELECTABLE or not self.members.in_contact() or p.echo_boot != c.boot:
+            return ""
+        if c.facts.data in {"unknown", "starting"} or p.data in {"unknown", "starting"} or c.saving or c.disk.tentative:
+            return ""
+        newest = max(c.disk.epoch.number, p.epoch.number)
+        sides = {
+            "mine": (c.disk.epoch, c.disk.in_sync, c.disk.stood_down, c.site.node, c.facts.beyond, c.facts.lsn,
+                     c.facts.data == "ready" and not c.manager_lost),
+            "theirs": (p.epoch, p.in_sync, p.stood_down, p.node, p.beyond, p.lsn, p.data == "ready"),
+        }  # fmt: skip
+        same = c.disk.epoch == p.epoch
+        ranked = []
+        for side, (epoch, in_sync, stood_down, node, beyond, lsn, ready) in sides.items():
+            complete = epoch.number == newest and (newest == 0 or epoch.node == node or in_sync)
+            if complete and ready:
+                # who stood down did so because the other one is to take over: what it has in addition was never acknowledged
+                ranked.append((not stood_down, lsn if same else beyond, node == c.site.default_active, side))
+        return max(ranked)[-1] if ranked else "nobody"
+
+    def peer_pledged(self) -> bool:
+        """The loser persisted that it will not take over, for this run of the winner."""
+        p = self.members.peer
+        return p is not None and p.pledged_to == self.core.boot and p.phase in ELECTABLE and not p.in_sync
+
+    # --- rule 11: boot --------------------------------------------------------------------------------------------------
+
+    def may_boot_alone(self) -> str:
+        """Nobody is heard: only an active that ran solo takes up again by itself (or whoever was configured to)."""
+        c = self.core
+        waited = self.members.run - self.silence_since()
+        if waited < self.timing.initdead or not self.members.connected() or c.disk.suspended or c.saving:
+            return ""
+        if not self.members.pinged_since(self.silence_since()) or c.facts.data != "ready" or c.manager_lost:
+            return ""
+        if c.disk.tentative or self.higher_epoch_known():
+            return ""
+        if c.disk.solo and c.disk.active:
+            return "the peer is not heard, and this server was running solo when it stopped"
+        if c.site.boot_alone == "after_initdead" and c.disk.epoch.node in ("", c.site.node):
+            return "the peer is not heard, and boot_alone=after_initdead says not to wait for it"
+        return ""
