@@ -1,0 +1,215 @@
+"""Linux-HA's netstring frames, authenticated: bytes of a datagram to named fields and back.
+
+Promise: ``decode`` returns fields only of a frame whose keyed hash is right, and checks that before it looks at anything else;
+whatever arrives, the only exception is ``FrameError``. ``encode`` writes what Linux-HA 3.0.6 reads. Nothing here knows what the
+fields mean (``wire`` does). Source: facts/linux-ha-heartbeat.md, "Wire protocol"; docs/protocols.md, "Frames".
+
+    ###\\n  LEN:(TYPE)name=value,  …  LEN:(0)auth=KEY HEX,  %%%\\n  LEN:KEY HEX,
+
+The last netstring is the HMAC over everything before it; the inner ``auth`` the one over the concatenated ``name=value\\n``, in
+which a binary value is written ``(1)name=base64``. Linux-HA checks the outer one on netstring frames, and so do we.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from runtime.errors import PeerError
+
+#: Larger datagrams are refused unread. UDP itself carries no more.
+MAX_FRAME = 65507
+HEAD = b"###\n"
+TAIL = b"%%%\n"
+STRING, BINARY = 0, 1
+
+Value = str | bytes
+
+
+class FrameError(PeerError):
+    """The datagram isn't a frame of this pair. ``authentic`` tells whether its sender knew the key."""
+
+    def __init__(self, reason: str, authentic: bool = False) -> None:
+        super().__init__(reason)
+        self.authentic = authentic
+
+
+class Method(StrEnum):
+    SHA256 = "sha256"
+    SHA1 = "sha1"
+    MD5 = "md5"
+    CRC = "crc"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of authkeys."""
+
+    number: int
+    method: Method
+    secret: bytes = field(default=b"", repr=False)
+
+    def digest(self, data: bytes) -> bytes:
+        """The hash of ``data`` as the lower-case hex that stands in a frame."""
+        if self.method is Method.CRC:
+            return b"%x" % binascii.crc32(data)
+        return hmac.digest(self.secret, data, self.method.value).hex().encode()
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """authkeys: every key is accepted, ``sending`` is used for what is sent.
+
+    ``compatible`` additionally accepts what proves nothing: ``crc`` and frames without any hash (Linux-HA's own modes).
+    """
+
+    sending: Key
+    keys: Mapping[int, Key]
+    compatible: bool = False
+
+    @classmethod
+    def of(cls, sending: int, keys: Iterable[Key], compatible: bool = False) -> Keyring:
+        table = {key.number: key for key in keys}
+        return cls(table[sending], MappingProxyType(table), compatible)
+
+
+def encode(fields: Mapping[str, Value], keyring: Keyring) -> bytes:
+    """The datagram that carries ``fields`` in their order, under the sending key.
+
+    Raises FrameError for a name or value that the format can't carry, so that nothing goes out that ``decode`` refuses.
+    """
+    key = keyring.sending
+    inner = b"".join(_classic(name, value) for name, value in fields.items())
+    parts = [HEAD]
+    parts += [_netstring(_prefixed(name, value)) for name, value in fields.items()]
+    parts.append(_netstring(b"(0)auth=%d %s" % (key.number, key.digest(inner))))
+    parts.append(TAIL)
+    body = b"".join(parts)
+    frame = body + _netstring(b"%d %s" % (key.number, key.digest(body)))
+    if len(frame) > MAX_FRAME:
+        raise FrameError(f"frame of {len(frame)} bytes; at most {MAX_FRAME} fit into a datagram")
+    return frame
+
+
+def decode(datagram: bytes, keyring: Keyring) -> dict[str, Value]:
+    """The fields of an authentic frame, without ``auth``. Raises FrameError, and nothing else."""
+    if len(datagram) > MAX_FRAME:
+        raise FrameError(f"{len(datagram)} bytes; a frame has at most {MAX_FRAME}")
+    if not datagram.startswith(HEAD):
+        raise FrameError("doesn't begin like a frame")
+    body = _authenticated(datagram, keyring)
+    fields = _fields(body)
+    fields.pop("auth", None)
+    return fields
+
+
+# --- authentication -------------------------------------------------------------------------------------------------------
+
+_TRAILER = re.compile(rb"([1-9][0-9]{0,2}):([1-9][0-9]{0,2}) ([0-9a-f]{1,128}),\Z")
+
+
+def _authenticated(datagram: bytes, keyring: Keyring) -> bytes:
+    """The part from ``###`` through ``%%%`` if its hash is right."""
+    cut = datagram.rfind(TAIL)
+    if cut < 0:
+        raise FrameError("no end of frame")
+    cut += len(TAIL)
+    body, trailer = datagram[:cut], datagram[cut:]
+    if not trailer:
+        if keyring.compatible:
+            return body
+        raise FrameError("not authenticated")
+    match = _TRAILER.match(trailer)
+    if match is None or int(match[1]) != len(match[2]) + 1 + len(match[3]):
+        raise FrameError("malformed authentication")
+    key = keyring.keys.get(int(match[2]))
+    if key is None:
+        raise FrameError(f"key {int(match[2])} isn't in authkeys")
+    if key.method is Method.CRC and not keyring.compatible:
+        raise FrameError("crc proves nothing about the sender")
+    if not hmac.compare_digest(key.digest(body), match[3]):
+        raise FrameError("wrong authentication")
+    return body
+
+
+# --- fields ---------------------------------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
+_FIELD = re.compile(rb"\(([0-9])\)([^=]*)=", re.DOTALL)
+
+
+def _fields(body: bytes) -> dict[str, Value]:
+    """The netstrings between head and tail."""
+    at, end = len(HEAD), len(body) - len(TAIL)
+    fields: dict[str, Value] = {}
+    while at < end:
+        content, at = _read_netstring(body, at, end)
+        name, value = _split(content)
+        if name in fields:
+            raise FrameError(f"field {name} twice", authentic=True)
+        fields[name] = value
+    return fields
+
+
+def _read_netstring(body: bytes, at: int, end: int) -> tuple[bytes, int]:
+    """Content of the netstring that begins at ``at``, and where the next one begins."""
+    colon = body.find(b":", at, min(at + 6, end))
+    digits = body[at:colon] if colon > at else b""
+    if not digits.isdigit() or (digits[:1] == b"0" and digits != b"0"):
+        raise FrameError("malformed length", authentic=True)
+    start = colon + 1
+    stop = start + int(digits)
+    if stop >= end or body[stop : stop + 1] != b",":
+        raise FrameError("a field's length doesn't fit", authentic=True)
+    return body[start:stop], stop + 1
+
+
+def _split(content: bytes) -> tuple[str, Value]:
+    match = _FIELD.match(content)
+    if match is None:
+        raise FrameError("malformed field", authentic=True)
+    kind, raw = int(match[1]), content[match.end() :]
+    try:
+        name = match[2].decode("ascii")
+        if not _NAME.match(name):
+            raise FrameError("malformed field name", authentic=True)
+        if kind == BINARY:
+            return name, raw
+        if kind != STRING:
+            raise FrameError(f"field {name} is of type {kind}; nested and compressed fields aren't accepted", authentic=True)
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise FrameError("a string isn't UTF-8", authentic=True) from error
+    if "\0" in text:
+        raise FrameError(f"field {name} holds a NUL", authentic=True)
+    return name, text
+
+
+def _check(name: str, value: Value) -> None:
+    if not _NAME.match(name) or name == "auth":
+        raise FrameError(f"{name!r} can't be the name of a field")
+    if isinstance(value, str) and ("\0" in value or "\n" in value):
+        raise FrameError(f"the value of {name} can't be sent as a string")
+
+
+def _prefixed(name: str, value: Value) -> bytes:
+    _check(name, value)
+    if isinstance(value, bytes):
+        return b"(1)%s=%s" % (name.encode(), value)
+    return b"(0)%s=%s" % (name.encode(), value.encode(errors="replace"))
+
+
+def _classic(name: str, value: Value) -> bytes:
+    """The line of the field in Linux-HA's classic form, over which the inner hash is made."""
+    if isinstance(value, bytes):
+        return b"(1)%s=%s\n" % (name.encode(errors="replace"), binascii.b2a_base64(value, newline=False))
+    return b"%s=%s\n" % (name.encode(errors="replace"), value.encode(errors="replace"))
+
+
+def _netstring(content: bytes) -> bytes:
+    return b"%d:%s," % (len(content), content)

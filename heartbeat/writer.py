@@ -1,0 +1,213 @@
+"""The writer: a small process that does heartbeat's fsyncs, because one can take seconds on a bad day (design §5).
+
+Promise: heartbeat never waits for the disk. Records are written one after the other in the order of ``persist``; each is
+answered, ``Persisted`` only after the fsync of file and folder. A writer that dies is replaced and given what it left undone;
+one that dies over the same record again and again is answered for with ``PersistFailed``. It ends when heartbeat has ended, a write
+under way included, and holds the store's lock until then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from heartbeat.model import Persisted, PersistFailed, Record
+from heartbeat.store import HISTORY, Store, record_to_json
+from runtime.durable import write_durably
+
+#: deaths over one and the same record before it is given up
+_TRIES = 3
+_HISTORY_BYTES = 64 * 1024
+_MESSAGE = 65536
+
+
+class Writer:
+    """Heartbeat's end. ``fileno`` becomes readable when ``answers`` has something; ``pending`` while a record is under way."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._socket: socket.socket | None = None
+        self._pid = 0
+        #: not yet answered, oldest first: (serial, message)
+        self._open: deque[tuple[int, bytes]] = deque()
+        #: not yet taken by the socket
+        self._queue: deque[bytes] = deque()
+        self._deaths = 0
+        self._start()
+
+    def fileno(self) -> int:
+        assert self._socket is not None
+        return self._socket.fileno()
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._open)
+
+    def persist(self, serial: int, record: Record) -> None:
+        message = json.dumps({"serial": serial, "record": record_to_json(record)}).encode()
+        self._open.append((serial, message))
+        self._send(message)
+
+    def remember(self, change: Mapping[str, Any]) -> None:
+        """Append one line to the history (not answered; nothing depends on it)."""
+        message = json.dumps({"history": change}).encode()
+        if len(message) <= _MESSAGE:
+            self._send(message)
+
+    def settle(self, generation: int) -> None:
+        """Make the generation, already written, last."""
+        self._send(json.dumps({"generation": generation}).encode())
+
+    def answers(self) -> list[Persisted | PersistFailed]:
+        """What has been answered since the last call; replaces a writer that died."""
+        events: list[Persisted | PersistFailed] = []
+        self._flush()
+        while True:
+            assert self._socket is not None
+            try:
+                data = self._socket.recv(_MESSAGE)
+            except BlockingIOError:
+                return events
+            except OSError:
+                data = b""
+            if not data:
+                events += self._replace()
+                return events
+            answer = json.loads(data)
+            if self._open and self._open[0][0] == answer["serial"]:
+                self._open.popleft()
+                self._deaths = 0
+            error = answer.get("error")
+            serial = answer["serial"]
+            events.append(Persisted(serial) if error is None else PersistFailed(serial, error))
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            _serve(theirs.fileno(), self._store)
+        theirs.close()
+        ours.setblocking(False)
+        self._socket, self._pid = ours, pid
+
+    def _replace(self) -> list[PersistFailed]:
+        old = self._socket
+        self._reap()
+        failed: list[PersistFailed] = []
+        self._deaths += 1
+        if self._deaths >= _TRIES and self._open:
+            serial, _ = self._open.popleft()
+            self._deaths = 0
+            failed.append(PersistFailed(serial, f"the writer died {_TRIES} times over it"))
+        self._queue.clear()
+        self._start()
+        # The number of the descriptor stays the same, so that whoever watches it need not know.
+        assert old is not None and self._socket is not None
+        number = old.detach()
+        os.dup2(self._socket.fileno(), number, inheritable=False)
+        fresh = socket.socket(fileno=number)
+        fresh.setblocking(False)
+        self._socket.close()
+        self._socket = fresh
+        for _, message in self._open:
+            self._send(message)
+        return failed
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, os.WNOHANG)
+
+    def _send(self, message: bytes) -> None:
+        self._queue.append(message)
+        self._flush()
+
+    def _flush(self) -> None:
+        assert self._socket is not None
+        while self._queue:
+            try:
+                self._socket.send(self._queue[0])
+            except OSError:
+                # Full: the writer hangs in an fsync; its next answer brings us back. Dead: ``answers`` will see it.
+                return
+            self._queue.popleft()
+
+
+# --- the other process ----------------------------------------------------------------------------------------------------
+
+
+def _serve(connection: int, store: Store) -> NoReturn:
+    """Body of the writer process; ends with the connection."""
+    code = 1
+    try:
+        _detach({connection, store.lock})
+        with socket.socket(fileno=connection) as channel:
+            while data := channel.recv(_MESSAGE):
+                answer = _carry_out(json.loads(data), store)
+                if answer is not None:
+                    channel.send(json.dumps(answer).encode())
+        code = 0
+    except BrokenPipeError:
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _detach(keep: set[int]) -> None:
+    """Neither heartbeat's sockets nor its signals are the writer's."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    at = 3
+    for fd in sorted(fd for fd in keep if fd >= 3):
+        os.closerange(at, fd)
+        at = fd + 1
+    os.closerange(at, 65536)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text("heartbeat-write")
+
+
+def _carry_out(request: dict[str, Any], store: Store) -> dict[str, Any] | None:
+    if "record" in request:
+        try:
+            write_durably(store.record_file, json.dumps(request["record"], indent=1) + "\n", mode=0o600)
+        except OSError as error:
+            return {"serial": request["serial"], "error": f"{store.record_file}: {error.strerror}"}
+        return {"serial": request["serial"]}
+    with contextlib.suppress(OSError):
+        if "generation" in request:
+            write_durably(store.generation_file, f"{request['generation']}\n", mode=0o600)
+        elif "history" in request:
+            _append(store.history_file, json.dumps(request["history"], ensure_ascii=False))
+    return None
+
+
+def _append(file: Path, line: str) -> None:
+    with open(file, "a", encoding="utf-8") as opened:
+        opened.write(line + "\n")
+        size = opened.tell()
+    if size > _HISTORY_BYTES:
+        kept = file.read_text(encoding="utf-8", errors="replace").splitlines()[-HISTORY:]
+        while sum(map(len, kept)) > _HISTORY_BYTES // 2:
+            del kept[0]
+        write_durably(file, "\n".join(kept) + "\n", mode=0o600, durable=False)
