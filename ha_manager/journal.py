@@ -1,7 +1,7 @@
 """The journal of the current role change: intent before, outcome after, on the disk.
 
-Promise: what ``begin`` or ``note`` returned from survives a power cut; a last line cut short by one is ignored; anything else that
-can't be read counts as no journal, because every step of the plan can be done again. Source: design §6.
+Promise: what ``begin`` or ``note`` returned from survives a power cut; a last line cut short by one is ignored; anything else
+that can't be read counts as no journal, because every step of the plan can be done again. Source: design §6.
 
 Lines of JSON: first the header (``plan.Change``), then one line per state of a step.
 """

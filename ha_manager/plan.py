@@ -1,9 +1,9 @@
 """What a change of role needs, in which order: the plan.
 
-Promise: pure. ``handle(event, now)`` returns what to do, to be carried out in list order: a step is noted in the journal before it
-runs and again when its outcome is known, so a crashed ha_manager goes on where it was. A newer change of role supersedes the running
-plan; a journal of an older epoch is discarded. Promotion waits for nothing here: Postgres follows heartbeat's wants in a lane of its
-own, and the plan only watches for the proof. Source: design §6, Trustwave §2.1.
+Promise: pure. ``handle(event, now)`` returns what to do, to be carried out in list order: a step is noted in the journal before
+it runs and again when its outcome is known, so a crashed ha_manager goes on where it was. A newer change of role supersedes the
+running plan; a journal of an older epoch is discarded. Promotion waits for nothing here: Postgres follows heartbeat's wants in
+a lane of its own, and the plan only watches for the proof. Source: design §6, Trustwave §2.1.
 
     becoming active                                            becoming passive
 
@@ -54,14 +54,16 @@ BECOMING_ACTIVE = (
     Step("becoming_active", Lane.HOOKS, "run hooks.d/becoming-active", "each hook ended with 0", 60),
     Step("promoted", Lane.DATABASE, "promote Postgres", "Postgres takes writes", 30),
     Step("base", Lane.FILES, "copy conf_ready to base", "base equals conf_ready", 300, after=("marker",)),
-    Step("reload", Lane.MANAGER, "manager-ctl reload", "the Manager runs in active mode", 60, needs=("marker",), after=("base",)),
+    Step("reload", Lane.MANAGER, "manager-ctl reload", "the Manager runs in active mode", 60,
+         needs=("marker",), after=("base",)),
     Step("place", Lane.FILES, "put replicated files in place", "each file equals its staged copy", 120, after=("base",)),
     Step("policy_start", Lane.POLICY, "start the policy server", "its status command says that it runs", 120,
          needs=("promoted",), after=("base", "place", "reload", "becoming_active")),
     Step("request", Lane.POLICY, "active_request_cli", "it ended with 0", 120, needs=("policy_start",)),
     Step("replicate", Lane.POLICY, "full_replicate", "it ended with 0", 600, needs=("request",)),
     Step("checkpoint", Lane.DATABASE, "CHECKPOINT", "the control file names the new timeline", 600, needs=("promoted",)),
-    Step("active", Lane.HOOKS, "run hooks.d/active", "each hook ended with 0", 60, needs=("promoted",), after=("policy_start",)),
+    Step("active", Lane.HOOKS, "run hooks.d/active", "each hook ended with 0", 60,
+         needs=("promoted",), after=("policy_start",)),
 )  # fmt: skip
 
 BECOMING_PASSIVE = (
@@ -269,7 +271,7 @@ class Plan:
         return [*effects, Begin(self.change), Report(f"becoming {event.role}: {event.because}")]
 
     def _resume(self, event: RoleIs) -> list[Effect] | None:
-        """Go on with the journal if it is of this very role and epoch; what had begun runs again, all steps being idempotent."""
+        """Go on with the journal if it is of this very role and epoch; what had begun runs again: steps are idempotent."""
         found = self.journal
         if found is None or found.change.role is not event.role or found.change.epoch.number != event.epoch.number:
             return None
@@ -330,7 +332,7 @@ class Plan:
         return effects
 
     def _abort_rest(self, event: Ended) -> list[Effect]:
-        """A hook said stop: what has not begun, apart from Postgres and the marker, is left undone until the next role change."""
+        """A hook said stop: what has not begun, apart from Postgres and the marker, stays undone until the next role change."""
         left = [n for n, p in self._progress.items() if p.state in (State.PENDING, State.FAILED) and n not in _NEVER_ABORTED]
         for name in left:
             self._progress[name].state = State.ABORTED
@@ -354,7 +356,12 @@ class Plan:
                 effects.append(Report(f"{step.words} does not answer after its limit of {step.limit:g} s", f"plan-{name}"))
         for name, progress in self._progress.items():
             step = _step(self.change.role, name)
-            if step.lane is not Lane.DATABASE and self._due(progress, now) and self._may_start(step) and self._lane_free(step.lane):
+            if (
+                step.lane is not Lane.DATABASE
+                and self._due(progress, now)
+                and self._may_start(step)
+                and self._lane_free(step.lane)
+            ):
                 progress.state, progress.hung_at = State.BEGUN, now + step.limit + SILENCE
                 effects += [Note(name, State.BEGUN), Run(self.number, step, self.change)]
         return effects

@@ -1,0 +1,133 @@
+"""All configuration of ha_manager as one frozen value: the pair (module.xml), this host (ha_manager.conf), which server we are.
+
+Promise: ``load`` returns a ``Config`` that may be used as it is, or raises ConfigError with file, line, attribute and remedy;
+it changes nothing and keeps nothing. Source: Trustwave §2.2.1; design §6.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from pathlib import Path
+
+from ha_manager.host import CONF, Host, load_host
+from ha_manager.site import MODULE_XML, Site, load_site
+from runtime.errors import ConfigError
+
+Interface = IPv4Interface | IPv6Interface
+
+
+@dataclass(frozen=True)
+class Config:
+    site: Site
+    host: Host
+    #: this server is the default active (else the default passive)
+    is_default_active: bool
+    node: str
+    #: "" as long as neither module.xml nor a pinned key says it
+    peer: str
+    module_xml: Path = MODULE_XML
+    conf: Path = field(default=CONF)
+
+    @property
+    def own_ip(self) -> str:
+        return (self.site.default_active if self.is_default_active else self.site.default_passive).ip
+
+    @property
+    def peer_ip(self) -> str:
+        return (self.site.default_passive if self.is_default_active else self.site.default_active).ip
+
+    @property
+    def default_active(self) -> str:
+        return self.node if self.is_default_active else self.peer
+
+    @property
+    def links(self) -> tuple[tuple[str, str], ...]:
+        """(own address, peer's address) on each heartbeat link, the servers' main addresses first."""
+        further = [(link.default_active, link.default_passive) for link in self.site.links]
+        return ((self.own_ip, self.peer_ip), *(pair if self.is_default_active else pair[::-1] for pair in further))
+
+
+def load(
+    addresses: Sequence[Interface],
+    *,
+    module_xml: Path = MODULE_XML,
+    conf: Path = CONF,
+    uname: str | None = None,
+) -> Config:
+    """Read and check everything. ``addresses`` are this server's, with their networks; ``uname`` for tests."""
+    site, host = load_site(module_xml), load_host(conf)
+    own = {str(each.ip) for each in addresses}
+    is_active = _side(site, own, module_xml)
+    _check_networks(site, addresses, is_active, module_xml)
+    node, peer = _names(site, host, is_active, uname or os.uname().nodename, module_xml)
+    return Config(site, host, is_active, node, peer, module_xml, conf)
+
+
+def _side(site: Site, own: set[str], path: Path) -> bool:
+    active, passive = site.default_active.ip in own, site.default_passive.ip in own
+    if active == passive:
+        whose = "both addresses of the pair are" if active else "neither address of the pair is"
+        what = f"{whose} this server's (default_active {site.default_active.ip}, default_passive {site.default_passive.ip})"
+        mine = ", ".join(sorted(own)) or "none"
+        remedy = f"this server has {mine}; correct attribute 'ip' of default_active or default_passive"
+        raise ConfigError(what, file=path, line=_line_of(path, "default_active"), remedy=remedy)
+    return active
+
+
+def _check_networks(site: Site, addresses: Sequence[Interface], is_active: bool, path: Path) -> None:
+    networks = [each.network for each in addresses]
+    if site.virtual_ip and not any(ip_address(site.virtual_ip) in network for network in networks):
+        known = ", ".join(str(network) for network in networks) or "none"
+        what = f"element 'virtual_ip', attribute 'ip': {site.virtual_ip} is in none of this server's networks ({known})"
+        raise ConfigError(what, file=path, line=_line_of(path, "virtual_ip"), remedy="use a free address of one of them")
+    own = {str(each.ip) for each in addresses}
+    if site.virtual_ip in own and any(
+        str(e.ip) == site.virtual_ip and e.network.prefixlen < e.max_prefixlen for e in addresses
+    ):
+        return  # held by heartbeat, or left behind by one that crashed: not for us to judge
+    for link in site.links:
+        mine = link.default_active if is_active else link.default_passive
+        if mine not in own:
+            side = "default_active" if is_active else "default_passive"
+            what = f"element 'link', attribute '{side}': {mine} is not an address of this server"
+            line = _line_of(path, "link", mine)
+            raise ConfigError(what, file=path, line=line, remedy="correct it, or bring that interface up")
+
+
+def _names(site: Site, host: Host, is_active: bool, uname: str, path: Path) -> tuple[str, str]:
+    ours, theirs = (site.default_active, site.default_passive) if is_active else (site.default_passive, site.default_active)
+    element = "default_active" if is_active else "default_passive"
+    if ours.name and ours.name != uname:
+        what = f"element '{element}', attribute 'name': this server ({ours.ip}) is called {uname}, not {ours.name}"
+        raise ConfigError(
+            what, file=path, line=_line_of(path, element), remedy="write what `uname -n` prints, or leave name out"
+        )
+    node = ours.name or pinned_name(host.paths.keys / "node.pub") or uname
+    peer = theirs.name or pinned_name(host.paths.keys / "peer.pub")
+    if peer and peer == node:
+        remedy = "give the servers different names (`uname -n`), then exchange keys again: ha keys make, ha keys accept"
+        raise ConfigError(f"the peer is called {peer}, as this server is", file=host.paths.keys / "peer.pub", remedy=remedy)
+    return node, peer
+
+
+def pinned_name(path: Path) -> str:
+    """The server's name in a key line (``ha-key-1 <name> …``); "" if there is no such file or it is something else."""
+    try:
+        words = path.read_text().split()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return words[1] if len(words) >= 3 and words[0] == "ha-key-1" else ""
+
+
+def _line_of(path: Path, element: str, text: str = "") -> int | None:
+    """Line of the first ``<element`` (that holds ``text``), for errors found after the document was taken apart."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    pattern = re.compile(rf"<{element}\b[^>]*{re.escape(text)}")
+    return next((number for number, line in enumerate(lines, 1) if pattern.search(line)), None)
