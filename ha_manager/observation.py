@@ -1,0 +1,218 @@
+"""What is seen of a Postgres, and what one Postgres must know of another to follow it: plain immutable values.
+
+Promise: nothing here interprets; no input or output. Log positions (LSN) are byte offsets as integers, -1 is unknown; times are
+seconds. Source: facts/postgres.md, "What a first-class two-node manager must do".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+#: An identifier of Postgres holds 63 bytes.
+_NAME_LIMIT = 63
+
+
+def lsn(text: str | None) -> int:
+    """``"16/B374D848"`` as a byte offset; -1 for None or an empty string. Raises ValueError for anything else."""
+    if not text:
+        return -1
+    high, low = text.split("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def lsn_text(position: int) -> str:
+    """A byte offset as Postgres writes it."""
+    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
+
+
+def standby_name(node: str, epoch: int) -> str:
+    """The application_name under which ``node`` follows the active of ``epoch``: ``ha_<node>_<epoch>``."""
+    tail = f"_{epoch}"
+    return f"ha_{_plain(node)}"[: _NAME_LIMIT - len(tail)] + tail
+
+
+def epoch_of(name: str) -> int:
+    """The epoch number in a name made by ``standby_name``; -1 if it is not one."""
+    found = re.fullmatch(r"ha_.*_(\d+)", name)
+    return int(found[1]) if found else -1
+
+
+def slot_name(node: str) -> str:
+    """The replication slot that ``node`` uses on its active (lower case letters, digits and _ are allowed)."""
+    return f"ha_{re.sub('[^a-z0-9_]', '_', node.lower())}"[:_NAME_LIMIT]
+
+
+def _plain(node: str) -> str:
+    return re.sub(r'[^\x21-\x7e]|["\\]', "_", node)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The active to follow. ``host`` is an address; ``epoch`` the active's own epoch number."""
+
+    node: str
+    epoch: int
+    host: str
+    port: int = 5432
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a database this one, told over the pinned session; enough to judge whether another can follow it."""
+
+    system_identifier: str
+    timeline: int
+    #: (timeline, position at which the next one left it), oldest first, ``timeline`` itself not included
+    history: tuple[tuple[int, int], ...] = ()
+    #: which promotion made a timeline: {2: "7/vs-166"}; two servers can promote to the same number
+    lineage: Mapping[int, str] = field(default_factory=dict)
+    lsn: int = -1
+    #: bytes of all databases; tablespaces beside the two built in
+    size: int = 0
+    tablespaces: int = 0
+    version: int = 0
+    #: Postgres's log segment size in bytes
+    segment: int = 16 * 1024 * 1024
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "system_identifier": self.system_identifier, "timeline": self.timeline,
+            "history": [list(pair) for pair in self.history], "lineage": {str(k): v for k, v in self.lineage.items()},
+            "lsn": self.lsn, "size": self.size, "tablespaces": self.tablespaces, "version": self.version,
+            "segment": self.segment,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Identity:
+        """Raises KeyError, TypeError or ValueError for what ``as_json`` did not make."""
+        return cls(
+            system_identifier=str(value["system_identifier"]),
+            timeline=int(value["timeline"]),
+            history=tuple((int(tli), int(end)) for tli, end in value["history"]),
+            lineage={int(tli): str(who) for tli, who in value["lineage"].items()},
+            lsn=int(value["lsn"]),
+            size=int(value["size"]),
+            tablespaces=int(value["tablespaces"]),
+            version=int(value["version"]),
+            segment=int(value["segment"]),
+        )
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """This standby's connection to its active. ``message_age``: seconds since anything came over it."""
+
+    status: str
+    name: str
+    host: str
+    flushed: int
+    message_age: float
+
+    @property
+    def streaming(self) -> bool:
+        return self.status == "streaming"
+
+
+@dataclass(frozen=True)
+class StandbyRow:
+    """One row of pg_stat_replication. ``reply_age``: seconds since its newest message."""
+
+    name: str
+    state: str
+    sync_state: str
+    sent: int
+    flushed: int
+    replayed: int
+    reply_age: float
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A replication slot. ``wal_status``: reserved | extended | unreserved | lost."""
+
+    name: str
+    active: bool
+    wal_status: str
+    restart: int
+    safe_wal_size: int = -1
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look at this server's Postgres."""
+
+    #: CLOCK_BOOTTIME of the look
+    at: float = 0.0
+    #: the keeper's state: stopped | starting | running | stopping | unknown (no keeper)
+    state: str = "unknown"
+    #: Postgres answered a query, and took a new connection lately; else ``because`` says what is wrong
+    answers: bool = False
+    because: str = ""
+    in_recovery: bool = False
+    timeline: int = 0
+    #: primary: insert position; standby: everything before it is flushed here
+    lsn: int = -1
+    replayed: int = -1
+    replay_paused: bool = False
+    #: transactions committed since this server's epoch was opened here
+    beyond: int = 0
+    #: ``synchronous_standby_names`` as this look's backend sees it
+    names: str = ""
+    primary_conninfo: str = ""
+    receiver: Receiver | None = None
+    standbys: tuple[StandbyRow, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    #: commits that wait for the standby, and for how long the oldest of them has been seen waiting
+    waiting: int = 0
+    stalled: float = 0.0
+    disk_free: int = -1
+    disk_total: int = -1
+    system_identifier: str = ""
+
+    def standby(self, name: str) -> StandbyRow | None:
+        """The row of ``name``, streaming ones first."""
+        rows = sorted((row for row in self.standbys if row.name == name), key=lambda row: row.state != "streaming")
+        return rows[0] if rows else None
+
+    def caught_up(self, name: str, within: int = 1024 * 1024) -> bool:
+        """``name`` streams and lacks at most ``within`` bytes, so that enforcing its name stalls nobody for long."""
+        row = self.standby(name)
+        return row is not None and row.state == "streaming" and row.flushed >= 0 and self.lsn - row.flushed <= within
+
+    @property
+    def following(self) -> int:
+        """Epoch number named in the replication connection that streams right now; -1: none."""
+        return epoch_of(self.receiver.name) if self.receiver is not None and self.receiver.streaming else -1
+
+
+NOTHING = Observation(because="Postgres has not been looked at yet")
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A proven stop: no process is left. ``shutdown_lsn``: end of the shutdown checkpoint record, -1 if it was not clean."""
+
+    clean: bool
+    shutdown_lsn: int = -1
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a copy is. ``total`` may grow."""
+
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+
+#: "never heard"
+NEVER = inf
