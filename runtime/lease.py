@@ -1,0 +1,198 @@
+"""The lease in the kernel on a virtual address, and who may reach the Postgres port.
+
+Promise: without a valid lease this server answers neither ARP nor IP for the VIP, even while the address is still
+configured and its owner is dead or hung: an nftables set element with a timeout is all that lets those packets pass.
+Source: design §4 rules 2, 4 and 5; facts/safety-model.md ("Checked on the kernel").
+
+What passes, with V the virtual address, P the Postgres port (``inet`` and ``arp`` table ``ha_manager``, nothing else is
+touched):
+
+| packet                                    | lease lapsed      | gate closed | block on                       |
+|-------------------------------------------|-------------------|-------------|--------------------------------|
+| arrives for V                             | dropped           | P: reset    | P: reset, unless from the peer |
+| leaves with source V                      | dropped           | passes      | passes                         |
+| ARP: who has V? and answers from V        | dropped           | passes      | passes                         |
+| gratuitous ARP of the peer for V          | passes            | passes      | passes                         |
+| this server to V while the peer has it    | passes, both ways | passes      | passes                         |
+| arrives for another address of ours       | passes            | passes      | P: reset, unless from the peer |
+| on lo (to addresses of ours except V)     | passes            | passes      | passes                         |
+| forwarded                                 | passes            | passes      | passes                         |
+
+Closing the gate also resets the connections that are established through V, so that a client that waits for an answer
+learns of it at once; while closed, nothing answers but a reset. Closed and unblocked is the state after the first
+``setup``.
+
+The timeout counts CLOCK_MONOTONIC: it stands still while the machine is suspended. ``expires`` is CLOCK_BOOTTIME, so
+whoever finds it in the past calls ``expire`` at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from runtime.address import ipv4
+from runtime.clock import boottime
+from runtime.nft import Nftables, NftError
+from runtime.reset import reset_connections
+
+_INET, _ARP = "inet ha_manager", "arp ha_manager"
+
+#: Sets, chains and rules. Declaring what exists is a no-op; flushed chains and new rules swap atomically; elements stay.
+_SETUP = """
+table inet ha_manager {{
+    set lease {{ type ipv4_addr; flags timeout; }}
+    set open {{ type inet_service; }}
+    set blocked {{ type inet_service; }}
+    chain input {{ type filter hook input priority -150; policy accept; }}
+    chain output {{ type filter hook output priority -150; policy accept; }}
+}}
+table arp ha_manager {{
+    set lease {{ type ipv4_addr; flags timeout; }}
+    chain input {{ type filter hook input priority -150; policy accept; }}
+    chain output {{ type filter hook output priority -150; policy accept; }}
+}}
+flush chain inet ha_manager input
+flush chain inet ha_manager output
+flush chain arp ha_manager input
+flush chain arp ha_manager output
+add rule inet ha_manager input ip daddr {vip} ip daddr != @lease drop
+add rule inet ha_manager input ip daddr {vip} tcp dport {port} tcp dport != @open reject with tcp reset
+add rule inet ha_manager input iifname != "lo" ip saddr {{ {peers} }} tcp dport {port} accept
+add rule inet ha_manager input iifname != "lo" tcp dport {port} tcp dport @blocked reject with tcp reset
+add rule inet ha_manager output ip saddr {vip} ip saddr != @lease drop
+add rule arp ha_manager input arp daddr ip {vip} arp saddr ip != {vip} arp daddr ip != @lease drop
+add rule arp ha_manager output arp saddr ip {vip} arp saddr ip != @lease drop
+"""
+
+
+class VipLease:
+    """The lease, gate and block of one virtual address. Every call is one transaction of 0.1 ms; none waits."""
+
+    def __init__(self, vip: str, port: int, peers: Sequence[str], nft: Nftables | None = None) -> None:
+        """``peers``: the peer's addresses, the only ones that reach the port while it is blocked."""
+        self.vip = ipv4(vip, "virtual address")
+        self.port = port
+        self.peers = tuple(dict.fromkeys(ipv4(p, "address of the peer") for p in peers))
+        if not self.peers:
+            raise ValueError("no address of the peer")
+        #: CLOCK_BOOTTIME until which the lease is good for certain; 0: none was taken by this process
+        self.expires = 0.0
+        self._nft = nft or Nftables()
+        self._open: bool | None = None  # None: as it is in the kernel
+        self._block: bool | None = None
+        self._rules: dict[str, str] = {}
+
+    def setup(self) -> None:
+        """Make the tables what they should be. Keeps lease, gate and block; after a flush restores gate and block."""
+        rules = _SETUP.format(vip=self.vip, port=self.port, peers=", ".join(self.peers))
+        rules += self._gate_command() + self._block_command()
+        try:
+            self._nft.run(rules)
+        except NftError:  # what is there has our name but another shape: start afresh
+            self._nft.run(_deleted() + rules)
+        self._rules = {table: self._nft.rules(table) for table in (_INET, _ARP)}
+
+    def check(self) -> list[str]:
+        """What is wrong with the tables since ``setup``, in words; empty: nothing (0.1 ms)."""
+        return [problem for table in (_INET, _ARP) if (problem := self._problem(table))]
+
+    def refresh(self, seconds: float) -> bool:
+        """The lease is good for ``seconds`` from now. False: somebody had removed the tables; restored (an alarm)."""
+        milliseconds = int(seconds * 1000)
+        if milliseconds < 1:
+            raise ValueError(f"a lease of {seconds} s")
+        started = boottime()
+        intact = self._repairing("".join(_refreshed(t, self.vip, milliseconds) for t in (_INET, _ARP)))
+        self.expires = started + milliseconds / 1000
+        return intact
+
+    def expire(self) -> None:
+        """End the lease now."""
+        self.expires = 0.0
+        self._repairing("".join(f"flush set {table} lease\n" for table in (_INET, _ARP)))
+
+    def remaining(self) -> float:
+        """Seconds that the kernel still holds the lease for, also one of an earlier process; 0.0: none."""
+        try:
+            listed = [self._nft.run(f"list set {table} lease") for table in (_INET, _ARP)]
+        except NftError:
+            return 0.0
+        return min(_expiry(text, self.vip) for text in listed)
+
+    def gate(self, open: bool) -> int:
+        """Open the port of the VIP, or refuse it; returns how many connections were reset by closing it."""
+        self._open = open
+        self._repairing(self._gate_command())
+        return 0 if open else reset_connections(self.vip, self.port)
+
+    def is_open(self) -> bool:
+        """Whether the gate is open, in the kernel."""
+        return self._contains("open")
+
+    def block(self, on: bool) -> None:
+        """Refuse the port on every address to all but lo and the peer, or end that."""
+        self._block = on
+        self._repairing(self._block_command())
+
+    def is_blocked(self) -> bool:
+        return self._contains("blocked")
+
+    def remove(self) -> None:
+        """Remove the tables. Nothing guards the VIP after it: the address goes first."""
+        self._nft.run(_deleted())
+        self.expires, self._open, self._block, self._rules = 0.0, None, None, {}
+
+    def _repairing(self, commands: str) -> bool:
+        try:
+            self._nft.run(commands)
+        except NftError:
+            self.setup()
+            self._nft.run(commands)
+            return False
+        return True
+
+    def _problem(self, table: str) -> str | None:
+        if table not in self._rules:
+            return f"table {table} was not set up by this process"
+        try:
+            return None if self._nft.rules(table) == self._rules[table] else f"table {table} was changed by somebody"
+        except NftError:
+            return f"table {table} was removed by somebody"
+
+    def _contains(self, name: str) -> bool:
+        try:
+            return re.search(rf"\b{self.port}\b", self._nft.run(f"list set {_INET} {name}")) is not None
+        except NftError:
+            return False
+
+    def _gate_command(self) -> str:
+        return _element("open", self.port, self._open)
+
+    def _block_command(self) -> str:
+        return _element("blocked", self.port, self._block)
+
+
+def _refreshed(table: str, vip: str, milliseconds: int) -> str:
+    """Delete and add in one transaction: before Linux 6.12 adding doesn't prolong. The first add lets the delete succeed."""
+    element = f"element {table} lease"
+    return f"add {element} {{ {vip} }}\ndelete {element} {{ {vip} }}\nadd {element} {{ {vip} timeout {milliseconds}ms }}\n"
+
+
+def _element(name: str, port: int, present: bool | None) -> str:
+    if present is None:
+        return ""
+    return f"flush set {_INET} {name}\n" + (f"add element {_INET} {name} {{ {port} }}\n" if present else "")
+
+
+def _deleted() -> str:
+    return "".join(f"add table {table}\ndelete table {table}\n" for table in (_INET, _ARP))
+
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def _expiry(listed: str, vip: str) -> float:
+    """Seconds from ``… 10.0.0.1 timeout 550ms expires 1s42ms …``."""
+    found = re.search(rf"\b{re.escape(vip)} timeout \S+ expires ([0-9dhms]+)", listed)
+    return sum(int(n) * _UNITS[u] for n, u in re.findall(r"(\d+)(ms|[dhms])", found[1])) if found else 0.0
