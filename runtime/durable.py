@@ -13,6 +13,7 @@ import json
 import os
 import pwd
 import secrets
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,15 @@ def write_json(path: str | os.PathLike[str], value: Any, *, mode: int = 0o644, o
     write_durably(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", mode=mode, owner=owner)
 
 
-def read_bytes(path: str | os.PathLike[str], limit: int = 16 * 1024 * 1024) -> bytes | None:
-    """Content of a regular file (its last component is not followed if it is a link); None if there is none."""
+def read_bytes(path: str | os.PathLike[str], limit: int = 16 * 1024 * 1024, *, follow: bool = False) -> bytes | None:
+    """Content of a regular file of at most ``limit`` bytes; None if there is none. A link is followed only if ``follow``."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     except FileNotFoundError:
         return None
     with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ConfigError("is not a regular file", file=path)
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ConfigError(f"is larger than {limit} bytes", file=path)

@@ -1,7 +1,7 @@
 """Life of a daemon: start, readiness, signals, end.
 
 Promise: whoever starts a daemon learns whether it started: the parent returns 0 when the daemon has called ``ready``,
-otherwise it prints the daemon's own words on stderr and exits with a status other than 0. One process a pid file. Signals arrive
+otherwise it prints the daemon's own words on stderr and exits with a status other than 0. One process a pid file. Signals come
 as events of a selector, never in the middle of something. The pid file goes with a clean stop only, so that a crash can be told
 from one.
 
