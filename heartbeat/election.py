@@ -74,6 +74,8 @@ from heartbeat.timing import Timing
 
 #: an enforcement of the names that is not proven in this time is taken back, and tried again after the same time (seconds)
 PROOF_LIMIT = 5.0
+#: a promotion that fails for so long is given up; its epoch, never promoted, is forgotten (seconds)
+PROMOTE_LIMIT = 30.0
 #: a planned failover whose checkpoint takes longer is given up (seconds)
 PREPARE_LIMIT = 60.0
 
@@ -126,19 +128,26 @@ class Core:
         self.leaving = ""
         self.forced = ""
         self._takeover_because = ""
+        self._takeover_valid: Callable[[], bool] = lambda: False
         self._stop = Stop.IMMEDIATE
         self._proving_since = inf
         self._proof_wait = -inf
         self._rival_seq = 0
         self._heard_reigning_at = -inf
         self._leave_since = inf
+        #: the first message that said "stood down"; a leaving active waits for its echo
+        self._word_seq = 0
+        self._forced_at = -inf
+        self._save_wait = -inf
+        #: the disk fails while standing down: silence is the only way left to let the peer take over
+        self._mute = False
         self.alarms: dict[str, str] = {}
         self._out: list[Effect] = []
         self.rules = rules(self)
         if record.active and resume.epoch == record.epoch and now < resume.expires:
             self.phase, self.because = Phase.RESUMING, "heartbeat was restarted within its lease"
         else:
-            self._out.append(DropVip())
+            self._out += [Gate(False), DropVip()]
 
     # --- the interface --------------------------------------------------------------------------------------------------
 
@@ -261,6 +270,8 @@ class Core:
         for older in [s for s in self._saves if s < serial]:
             del self._saves[older]
         self.disk, then = self._saves.pop(serial)
+        self._mute = False
+        self._alarm("disk", "")
         self.highest = max(self.highest, self.disk.epoch.number)
         if then:
             then()
@@ -268,10 +279,13 @@ class Core:
     def _persist_failed(self, serial: int, error: str) -> None:
         record, _ = self._saves.pop(serial, (None, None))
         self._alarm("disk", f"the state of the pair can't be written: {error}")
+        self._save_wait = self.now + self.timing.deadtime
         if record is not None and self.phase is Phase.OPENING:
-            self.opening = Epoch()
-            self._out.append(DropVip())
+            self._out += [Gate(False), DropVip()]
             self._become(Phase.PASSIVE, f"the takeover was given up: the new epoch can't be written ({error})")
+        if self.phase is Phase.STANDING_DOWN:
+            self._mute = True
+        self.opening = Epoch()
 
     # --- the one door ---------------------------------------------------------------------------------------------------
 
@@ -316,17 +330,25 @@ class Core:
 
     def _waiting(self) -> None:
         peer = self.members.peer
-        if peer is not None:
+        if self._too_late():
+            self._stand_down("heartbeat or the server was restarted, and its lease is gone")
+        elif peer is not None:
             self._become(Phase.PASSIVE, f"the peer is heard: it is {peer.phase}")
         elif self.now - self.phase_since >= self.timing.initdead:
             self._become(Phase.PASSIVE, f"the peer was not heard for {self.timing.initdead:g} s after the start")
+
+    def _too_late(self) -> bool:
+        """A former active is back while the passive is fit: the sooner that one is told, the sooner there is service (H2)."""
+        p, disk = self.members.peer, self.disk
+        reigned = disk.active and not disk.solo and not disk.tentative and not self.saving
+        return reigned and p is not None and p.fit and p.phase is Phase.PASSIVE and self.members.in_contact()
 
     def _resuming(self) -> None:
         if because := self.rules.outranked():
             self._stand_down(because)
         elif because := self.rules.may_resume():
             self.lease_at = self.now
-            self._out.append(TakeVip())
+            self._out += [TakeVip(), Gate(True)]
             self._become(Phase.ACTIVE, because)
         elif self.now >= self.resume.expires:
             self._stand_down("heartbeat was restarted, and its lease ran out before the peer was heard to be passive")
@@ -339,12 +361,14 @@ class Core:
             self._follow_sync(p)
         if self.disk.tentative or self.leaving:
             return
-        if because := self.rules.may_take_over():
-            self._begin_takeover(because)
+        if self._too_late():
+            self._stand_down("heartbeat or the server was restarted, and its lease is gone")
+        elif because := self.rules.may_take_over():
+            self._begin_takeover(because, lambda: not self.rules.unfit())
         elif self.forced:
-            self._begin_takeover(self.forced)
+            self._begin_takeover(self.forced, lambda: True)
         elif because := self.rules.may_boot_alone():
-            self._begin_takeover(because)
+            self._begin_takeover(because, lambda: not self.members.in_contact())
         elif not (p and p.phase in SERVING) and not (self.rules.peer_stood_down() and not self.rules.unfit()):
             self._elect()
 
@@ -373,11 +397,13 @@ class Core:
                 self.pledged_to = boot
 
             self._save(replace(newest, in_sync=False, solo=False, active=False), pledge)
-        elif outcome == "mine" and self.rules.peer_pledged() and self.members.connected() and self.facts.healthy:
-            self._begin_takeover("nobody was active: this server has the longest log, or is the default active")
+        elif outcome == "mine" and self.rules.peer_pledged() and self.facts.healthy:
+            because = "nobody was active: this server has the longest log, or is the default active"
+            self._begin_takeover(because, lambda: self.rules.peer_pledged() and not self.rules.higher_epoch_known())
 
-    def _begin_takeover(self, because: str) -> None:
-        self._takeover_because = because
+    def _begin_takeover(self, because: str, valid: Callable[[], bool]) -> None:
+        """``valid``: what allowed this takeover; asked again when the receiver is stopped, just before there is no way back."""
+        self._takeover_because, self._takeover_valid = because, valid
         self._become(Phase.DETACHING, because)
 
     def _detaching(self) -> None:
@@ -390,7 +416,10 @@ class Core:
         elif self.manager_lost:
             self._give_up(f"ha_manager is gone: {self.manager_lost}")
         elif self._wanted_holds(Database.DETACHED) and self.facts.postgres is Database.DETACHED:
-            self._open()
+            if self._takeover_valid():
+                self._open()
+            else:
+                self._give_up(self.rules.unfit() or "what allowed it no longer holds")
 
     def _give_up(self, because: str) -> None:
         self.forced = ""
@@ -469,6 +498,8 @@ class Core:
                 self._save(replace(self._newest(), tentative=False))
             self._out.append(Gate(True))
             self._become(Phase.ACTIVE, f"Postgres is promoted: {self._takeover_because}")
+        elif self.unhealthy_since < inf and self.now - max(self.unhealthy_since, self.phase_since) > PROMOTE_LIMIT:
+            self._stand_down(f"Postgres can't be promoted: {self.facts.because}")
 
     def _wanted_holds(self, postgres: Database) -> bool:
         return self.want.postgres is postgres and self.facts.serial >= self.want.serial > 0
@@ -496,7 +527,7 @@ class Core:
     # --- active: the data fence (rules 6 and 7) -------------------------------------------------------------------------
 
     def _fence(self) -> None:
-        if self.saving:
+        if self.saving or self.now < self._save_wait:
             return
         if self.disk.solo:
             self._prove()
@@ -559,11 +590,14 @@ class Core:
     def _standing_down(self) -> None:
         stopped = self._wanted_holds(Database.STOPPED) and self.facts.postgres is Database.STOPPED
         if stopped and not self.saving:
-            self._let_go()
-        elif self.manager_lost or self.now - self.phase_since > 2 * max(self.timing.deadtime, 1.0):
-            why = self.manager_lost or "Postgres did not stop in time"
-            if not any(isinstance(e, ForceStop) for e in self._out) and self._due_lease():
-                self._out.append(ForceStop(why))
+            if self.now >= self._save_wait:
+                self._let_go()
+            return
+        waited = self.now - self.phase_since
+        gone = self.manager_lost and waited > self.timing.allowance
+        if (gone or waited > 2 * max(self.timing.deadtime, 1.0)) and self.now - self._forced_at > self.timing.deadtime:
+            self._forced_at = self.now
+            self._out.append(ForceStop(self.manager_lost or "Postgres did not stop in time"))
 
     def _let_go(self) -> None:
         newest = self._newest()
@@ -626,10 +660,8 @@ class Core:
         newest = self._newest()
         version = newest.suspend_version + 1
         word = "suspended" if event.suspended else "resumed"
-        self._save(
-            replace(newest, suspended=event.suspended, suspend_version=version),
-            lambda: self._reply(True, f"automatic changes are {word} on both servers"),
-        )
+        self._save(replace(newest, suspended=event.suspended, suspend_version=version))
+        self._reply(True, f"automatic changes are {word}, here and on {self.site.peer} as soon as it hears of it")
 
     def _asked_leave(self, event: Leave) -> None:
         self.leaving, self._leave_since = event.kind, self.now
@@ -653,15 +685,12 @@ class Core:
             elif not self.saving:
                 needs_word = p is not None and self.members.in_contact() and p.phase in SERVING and p.calls_in_sync >= 0
                 asked = p is not None and p.asks_release and self.members.in_contact()
-                told = self.disk.stood_down and not self.members.echoes(self._leave_seq())
-                if not (needs_word or asked or told) or waited > 2 * self.timing.deadtime:
+                untold = self.disk.stood_down and self.members.in_contact() and not self.members.echoes(self._word_seq)
+                if not (needs_word or asked or untold) or waited > 2 * self.timing.deadtime:
                     self._leave_now()
         elif self.phase is Phase.ACTIVE and self.leaving == "off" and self.disk.solo and not self.saving:
             self._out.append(DropVip())
             self._leave_now()
-
-    def _leave_seq(self) -> int:
-        return self.seq if self.members.in_contact() else 0
 
     def _leave_now(self) -> None:
         because = f"heartbeat was stopped ({self.leaving})"
@@ -720,7 +749,7 @@ class Core:
     # --- what is said ---------------------------------------------------------------------------------------------------
 
     def _speak(self) -> None:
-        if self.phase is Phase.LEFT:
+        if self.phase is Phase.LEFT or self._mute:
             return
         if self.site.ping_nodes and self.now - self._pinged_at >= self.timing.ping_period:
             self._ping_seq += 1
@@ -748,6 +777,7 @@ class Core:
         self._said, self._said_at, self._answer_now = message, self.now, False
         if message.calls_in_sync >= 0:
             self.called_seq = self.seq
+        self._word_seq = (self._word_seq or self.seq) if message.stood_down else 0
         self._out.append(Send(message))
 
     def _message(self) -> Message:
@@ -778,7 +808,7 @@ class Core:
             ping_after=self.members.ping_after,
             connected=self.members.connected(),
             pledged_to=self.pledged_to if self.phase is Phase.PASSIVE else Boot(),
-            data=self.facts.data if not self.manager_lost else "failed",
+            data=self.rules.data(),
             lsn=self.facts.lsn,
             beyond=self.facts.beyond,
             vip=self.phase in SERVING,

@@ -237,26 +237,36 @@ class Rules:
 
     # --- rule 9: nobody active ------------------------------------------------------------------------------------------
 
+    def data(self) -> str:
+        """State of this server's database for an election; a ha_manager that has not come up in time counts as failed."""
+        c = self.core
+        if not c.manager_lost:
+            return c.facts.data
+        return "failed" if self.members.run - c.started_run > self.timing.initdead else "unknown"
+
     def elect(self) -> str:
         """ "mine", "theirs", "nobody" or "" (not known yet): which of two passives can serve, and has the most data."""
         c, p = self.core, self.members.peer
         if p is None or p.phase not in ELECTABLE or not self.members.in_contact() or p.echo_boot != c.boot:
             return ""
-        if c.facts.data in {"unknown", "starting"} or p.data in {"unknown", "starting"} or c.saving or c.disk.tentative:
+        mine = self.data()
+        if {mine, p.data} & {"unknown", "starting"} or c.saving or c.disk.tentative:
             return ""
         newest = max(c.disk.epoch.number, p.epoch.number)
         sides = {
             "mine": (c.disk.epoch, c.disk.in_sync, c.disk.stood_down, c.site.node, c.facts.beyond, c.facts.lsn,
-                     c.facts.data == "ready" and not c.manager_lost),
-            "theirs": (p.epoch, p.in_sync, p.stood_down, p.node, p.beyond, p.lsn, p.data == "ready"),
+                     mine == "ready", self.members.connected()),
+            "theirs": (p.epoch, p.in_sync, p.stood_down, p.node, p.beyond, p.lsn, p.data == "ready", p.connected),
         }  # fmt: skip
         same = c.disk.epoch == p.epoch
         ranked = []
-        for side, (epoch, in_sync, stood_down, node, beyond, lsn, ready) in sides.items():
+        for side, (epoch, in_sync, stood_down, node, beyond, lsn, ready, connected) in sides.items():
             complete = epoch.number == newest and (newest == 0 or epoch.node == node or in_sync)
             if complete and ready:
                 # who stood down did so because the other one is to take over: what it has in addition was never acknowledged
-                ranked.append((not stood_down, lsn if same else beyond, node == c.site.default_active, side))
+                # a server that was never in a pair: positions of two different databases can't be compared
+                length = 0 if newest == 0 else lsn if same else beyond
+                ranked.append((connected, not stood_down, length, node == c.site.default_active, side))
         return max(ranked)[-1] if ranked else "nobody"
 
     def peer_pledged(self) -> bool:
