@@ -79,16 +79,13 @@ def _side(site: Site, own: set[str], path: Path) -> bool:
 
 
 def _check_networks(site: Site, addresses: Sequence[Interface], is_active: bool, path: Path) -> None:
-    networks = [each.network for each in addresses]
+    # The VIP itself may be here, held by heartbeat or left by one that crashed: that is no network.
+    networks = [each.network for each in addresses if str(each.ip) != site.virtual_ip]
     if site.virtual_ip and not any(ip_address(site.virtual_ip) in network for network in networks):
         known = ", ".join(str(network) for network in networks) or "none"
         what = f"element 'virtual_ip', attribute 'ip': {site.virtual_ip} is in none of this server's networks ({known})"
         raise ConfigError(what, file=path, line=_line_of(path, "virtual_ip"), remedy="use a free address of one of them")
     own = {str(each.ip) for each in addresses}
-    if site.virtual_ip in own and any(
-        str(e.ip) == site.virtual_ip and e.network.prefixlen < e.max_prefixlen for e in addresses
-    ):
-        return  # held by heartbeat, or left behind by one that crashed: not for us to judge
     for link in site.links:
         mine = link.default_active if is_active else link.default_passive
         if mine not in own:

@@ -22,18 +22,20 @@ CONF = Path("/etc/ha_manager/ha_manager.conf")
 
 @dataclass(frozen=True)
 class PostgresHost:
-    """Where this host's Postgres is. Empty paths are found: the newest version of Debian's layout that is installed."""
+    """Where this host's Postgres is; what is empty (or 0) is found: the only cluster that is installed here."""
 
+    #: VERSION/NAME of Debian's layout
+    cluster: str = ""
     bin_dir: str = ""
     data_dir: str = ""
-    socket_dir: str = "/var/run/postgresql"
-    port: int = 5432
-    user: str = "postgres"
-    #: databases that must exist on an active (Trustwave §2.4); only reported if they don't
-    databases: tuple[str, ...] = ("policy_server", "logs", "reports", "system_logs")
-    #: MiB of log that a slot may hold back for an absent standby
+    config_file: str = ""
+    port: int = 0
+    socket_dir: str = ""
+    user: str = ""
+    log_file: str = ""
+    #: MiB of log that may be kept back for an absent passive; past it the passive is copied afresh. 0: as Postgres is set
     slot_keep: int = 4096
-    #: MiB that must stay free where the database is; less is unhealthy
+    #: MiB that must stay free where the database is; with less this server is not healthy
     free: int = 64
 
 
@@ -193,8 +195,10 @@ def _word(text: str) -> str:
     return text
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.replace(",", " ").split())
+def _cluster(text: str) -> str:
+    if text and not re.fullmatch(r"[0-9.]+/[A-Za-z0-9._-]+", text):
+        raise ValueError("is not VERSION/NAME, as in 15/main")
+    return text
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -208,8 +212,9 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 _SECTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "postgres": {
-        "bin_dir": _path_text, "data_dir": _path_text, "socket_dir": _path_text, "port": _number(1, 65535), "user": _word,
-        "databases": _words, "slot_keep": _number(16, 10**7), "free": _number(0, 10**6),
+        "cluster": _cluster, "bin_dir": _path_text, "data_dir": _path_text, "config_file": _path_text,
+        "port": _number(1, 65535), "socket_dir": _path_text, "user": _word, "log_file": _path_text,
+        "slot_keep": _number(0, 10**7), "free": _number(0, 10**6),
     },
     "commands": {f.name: _number(1, 86400) if f.name == "limit" else _command for f in fields(Commands)},
     "paths": {f.name: _path for f in fields(Paths)},
