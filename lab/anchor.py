@@ -1,10 +1,10 @@
-"""Process 1 of a lab: its namespaces are the switch and the shared root of all machines; with its end everything of the lab ends.
+"""Process 1 of a lab: its namespaces are the switch and the machines' shared root; with its end everything of the lab ends.
 
     anchor.py --channel FD SPEC        (SPEC: JSON {"lower", "upper", "work", "merged"}; started by ``spawn``)
 
-Promise: the machines' lower layer (host root + installed layer) is mounted in a mount namespace nobody else sees, so that no mount
-can be left behind; every machine is a descendant of this process's pid namespace, so the kernel ends them all with it. Says
-``ready`` or ``failed: reason`` on the channel. Standard library only. Source: design §2; pid_namespaces(7), overlayfs.
+Promise: the machines' lower layer (host root + installed layer) is mounted in a mount namespace nobody else sees, so that no
+mount can be left behind; every machine is a descendant of this process's pid namespace, so the kernel ends them all with it.
+Says ``ready`` or ``failed: reason`` on the channel. Standard library only. Source: design §2; pid_namespaces(7), overlayfs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import socket
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # started as a file, with -I -S
-from lab import syscalls as sc  # noqa: E402
+from lab import syscalls as sc
 
 
 def prepare(spec: dict[str, str]) -> None:

@@ -4,8 +4,8 @@
         lab.node("vs-166").run(["ha", "start"])
         cut_at = lab.power_off("vs-166")
 
-Promise: a ``Lab`` holds no state of its own, everything is in ``store``; several processes may use one lab. Each verb returns when
-its effect is there. Errors are LabError, ConfigError (a name that doesn't exist) or CommandFailed. Source: design §2.
+Promise: a ``Lab`` holds no state of its own, everything is in ``store``; several processes may use one lab. Each verb returns
+when its effect is there. Errors are LabError, ConfigError (a name that doesn't exist) or CommandFailed. Source: design §2.
 """
 
 from __future__ import annotations
@@ -135,9 +135,8 @@ class Lab:
             for machine in state.topology.machines
         }
         links = {f"{machine.name}:{card.name}": state.faults.of(machine.port(card)) for machine, card in state.topology.cards()}
-        return {
-            "name": self.name, "up": up, "layer": state.layer, "machines": machines, "faults": {k: v for k, v in links.items() if v}
-        }  # fmt: skip
+        faults = {link: fault for link, fault in links.items() if fault}
+        return {"name": self.name, "up": up, "layer": state.layer, "machines": machines, "faults": faults}
 
     # --- machines -----------------------------------------------------------------------------------------------------
 
@@ -247,8 +246,8 @@ class Lab:
     def cut(self, link: str, *, one_way: str | None = None) -> float:
         """Lose all frames on ``NODE:INTERFACE``, ``NODE:BRIDGE`` or a whole ``BRIDGE``; the carrier stays.
 
-        ``one_way``: "out" loses what the machine sends, "in" what is sent to it; a machine's name (with a BRIDGE) loses what that
-        machine sends. Returns time.monotonic() from just before.
+        ``one_way``: "out" loses what the machine sends, "in" what is sent to it; a machine's name (with a BRIDGE) loses what
+        that machine sends. Returns time.monotonic() from just before.
         """
         with self._changing() as state:
             if one_way not in (None, "in", "out"):
@@ -272,14 +271,15 @@ class Lab:
             return at
 
     def loss(self, link: str, percent: float) -> None:
-        """Lose that share of the frames, in each direction by itself; 0 ends it."""
+        """Lose that share of the frames, 0 ends it: on a machine's link in each direction, on a bridge of all that crosses it."""
         if not 0 <= percent <= 100:
             raise ConfigError(f"a loss of {percent:g} % can't be", remedy="give a number from 0 to 100")
         with self._changing() as state:
             for port in state.topology.ports(link):
-                state.faults.loss[port] = percent
-                if not percent:
-                    del state.faults.loss[port]
+                for direction in (state.faults.loss_sent, state.faults.loss_received):
+                    direction.pop(port, None)
+                    if percent and (":" in link or direction is state.faults.loss_sent):
+                        direction[port] = percent
             network.apply(_anchor(state).pid, state.faults)
 
     def heal(self, link: str | None = None) -> float:

@@ -1,7 +1,7 @@
 """The commands of ``python -m lab``.
 
-Promise: each is one verb of ``api.Lab``; errors are one sentence on stderr and exit status 1, a wrong command line is 2; ``enter``
-passes on the status of what it ran. Source: design §2; house style, 11.
+Promise: each is one verb of ``api.Lab``; errors are one sentence on stderr and exit status 1, a wrong command line is 2;
+``enter`` passes on the status of what it ran. Source: design §2; house style, 11.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     init.py --channel FD SPEC        (SPEC: JSON, see ``Spec``; started by ``lab.spawn``)
 
-Promise: the machine's root is an overlay whose upper folder is its disk and is all that survives; /dev, /proc, /sys, /run and /tmp
-are new at every boot. Says ``root`` on the channel, waits there for ``network`` (its cables are plugged in from outside), says
-``booted`` when the boot services have been started. Orphans are reaped; nothing is respawned. SIGTERM is the power button: the
-stop scripts run, then every process ends, then the disk is synced. Standard library only; one process, no threads.
+Promise: the machine's root is an overlay whose upper folder is its disk and is all that survives; /dev, /proc, /sys, /run and
+/tmp are new at every boot. Says ``root`` on the channel, waits there for ``network`` (its cables are plugged in from outside),
+says ``booted`` when the boot services have been started. Orphans are reaped; nothing is respawned. SIGTERM is the power
+button: the stop scripts run, then every process ends, then the disk is synced. Standard library only; one process, no threads.
 Source: design §2; LSB init scripts; rsyslog's file format; RFC 3164 for what arrives on /dev/log.
 """
 
@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # started as a file, with -I -S
-from lab import syscalls as sc  # noqa: E402
+from lab import syscalls as sc
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START = 'for script in /etc/rc2.d/S*; do [ ! -x "$script" ] || "$script" start; done'

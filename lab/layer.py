@@ -1,10 +1,10 @@
 """The installed layer: what ``install.sh`` adds to this machine's root, made once and kept until something of it changes.
 
-Promise: a layer is complete or absent; it is made inside namespaces of its own over the root, so that the machine around it stays
-as it is; the key is a hash of everything that decides its content (what gets installed, Debian's package state, the installer).
-A layer with the same third-party packages is the starting point of the next, so that a changed module costs seconds, not minutes.
-In a layer none of Debian's services starts at boot, and the checkout itself can't be seen: what runs is what was installed.
-Source: design §2.
+Promise: a layer is complete or absent; it is made inside namespaces of its own over the root, so that the machine around it
+stays as it is; the key is a hash of everything that decides its content (what gets installed, Debian's package state, the
+installer). A layer with the same third-party packages is the starting point of the next, so that a changed module costs
+seconds, not minutes. In a layer none of Debian's services starts at boot, and the checkout itself can't be seen: what runs is
+what was installed. Source: design §2.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Progress = Callable[[str], None]
 
 
 def ready(progress: Progress) -> Path:
-    """The folder of the current layer, made first if need be. Raises LabError when install.sh fails, with its output's place."""
+    """The folder of the current layer, made first if need be. Raises LabError when install.sh fails, with its output."""
     cache = base() / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache):
@@ -51,7 +51,7 @@ def key() -> str:
 
 
 def lower_of(layer: Path, into: Path) -> dict[str, str]:
-    """Give a lab its own hard-linked copy of the layer: two overlays must not share an upper folder, and nobody writes to this one."""
+    """Give a lab its own hard-linked copy of the layer: overlays must not share an upper folder. Nobody ever writes to it."""
     into.mkdir(parents=True)
     subprocess.run(["cp", "-al", str(layer / "upper"), str(into / "upper")], check=True)
     for folder in ("work", "merged"):

@@ -1,7 +1,8 @@
 """One machine of a lab: run programs in it, look at its disk, hurt its processes.
 
-Promise: programs run in all of the machine's namespaces, so a power cut ends them too; with ``files="host"`` they keep this machine's
-root (the checkout, its virtual environment) but have the node's network and die with it. Source: design §2; nsenter(1).
+Promise: programs run in all of the machine's namespaces, so a power cut ends them too; with ``files="host"`` they keep this
+machine's root (the checkout, its virtual environment) but have the node's network and die with it. Source: design §2;
+nsenter(1).
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Node:
         files: Files = "node",
         env: dict[str, str] | None = None,
     ) -> Completed:
-        """Run a program; ``Completed`` has stdout, stderr, code, seconds. Raises CommandFailed (time limit; code ≠ 0 with check)."""
+        """Run a program: stdout, stderr, code, seconds. Raises CommandFailed (out of time; with ``check`` also code ≠ 0)."""
         return commands.run(self.argv(argv, files=files, env=env), input=input, timeout=timeout, check=check)
 
     def sh(self, script: str, *, timeout: float = 60.0, check: bool = True) -> str:

@@ -1,8 +1,9 @@
 """The switch of a lab: bridges, cables, and what goes wrong with them.
 
-Promise: bridges and the switch's ends of all cables live in the anchor's network namespace; faults are one nftables table there,
-replaced as a whole, so that several links fail in the same instant. A *cut* link keeps its carrier (a switch died somewhere in
-between), an *unplugged* one loses it. Only frames that cross the bridge are touched. Source: design §2; nft(8), ip-link(8).
+Promise: bridges and the switch's ends of all cables live in the anchor's network namespace; faults are one nftables table
+there, replaced as a whole, so that several links fail in the same instant. A *cut* link keeps its carrier (a switch died
+somewhere in between), an *unplugged* one loses it. Only frames that cross the bridge are touched. Source: design §2; nft(8),
+ip-link(8).
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ def ruleset(faults: Faults) -> str:
     for match, ports in (("iifname", faults.sent | faults.dark), ("oifname", faults.received | faults.dark)):
         if ports:
             rules.append(f"{match} {{ {', '.join(_quoted(ports))} }} drop")
-    for port, percent in sorted(faults.loss.items()):
-        chance = f"numgen random mod 10000 < {round(percent * 100)} drop"
-        rules += [f'iifname "{port}" {chance}', f'oifname "{port}" {chance}']
+    for match, losses in (("iifname", faults.loss_sent), ("oifname", faults.loss_received)):
+        for port, percent in sorted(losses.items()):
+            rules.append(f'{match} "{port}" numgen random mod 10000 < {round(percent * 100)} drop')
     chain = "\n    ".join(["type filter hook forward priority 0; policy accept;", *rules])
     return f"table bridge faults\ndelete table bridge faults\ntable bridge faults {{\n  chain lost {{\n    {chain}\n  }}\n}}\n"
 

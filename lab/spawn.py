@@ -2,10 +2,10 @@
 
     spawn.py [--join PID] [--channel FD] -- PROGRAM ARGUMENT...
 
-Promise: returns as soon as the program is on its way; the program inherits the channel, a Unix socket on which it says hello, so
-that whoever holds the other end learns its process id as seen from out there (SCM_CREDENTIALS). With ``--join`` it dies with that
-process, whatever happens. A process of its own, because fork and unshare aren't for programs with threads. Standard library only.
-Source: pid_namespaces(7).
+Promise: returns as soon as the program is on its way; the program inherits the channel, a Unix socket on which it says hello,
+so that whoever holds the other end learns its process id as seen from out there (SCM_CREDENTIALS). With ``--join`` it dies
+with that process, whatever happens. A process of its own, because fork and unshare aren't for programs with threads. Standard
+library only. Source: pid_namespaces(7).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # started as a file, with -I -S
-from lab import syscalls as sc  # noqa: E402
+from lab import syscalls as sc
 
 
 def main() -> None:

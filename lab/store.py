@@ -1,8 +1,8 @@
 """What a lab leaves on the disk of this machine while it is up: its directory, its state, its lock.
 
-Promise: everything ``down`` needs is here, written atomically before or right after it becomes true, so that a lab can be taken down
-by another process, also after its maker crashed. A process is remembered with its start time: a reused process id is never
-mistaken for it. Source: design §2.
+Promise: everything ``down`` needs is here, written atomically before or right after it becomes true, so that a lab can be
+taken down by another process, also after its maker crashed. A process is remembered with its start time: a reused process id
+is never mistaken for it. Source: design §2.
 """
 
 from __future__ import annotations
@@ -87,11 +87,13 @@ def _start_time(pid: int) -> int | None:
 
 @dataclass
 class Faults:
-    """What is wrong with the cables, by switch port. ``sent``: frames the machine sends are lost; ``received``: those for it."""
+    """What is wrong with the cables, by switch port. ``sent``: what the machine sends is lost; ``received``: what it is sent."""
 
     sent: set[str] = field(default_factory=set)
     received: set[str] = field(default_factory=set)
-    loss: dict[str, float] = field(default_factory=dict)
+    #: percent of the frames
+    loss_sent: dict[str, float] = field(default_factory=dict)
+    loss_received: dict[str, float] = field(default_factory=dict)
     unplugged: set[str] = field(default_factory=set)
     #: ports of machines without power
     dark: set[str] = field(default_factory=set)
@@ -100,7 +102,8 @@ class Faults:
         for port in ports:
             for broken in (self.sent, self.received, self.unplugged):
                 broken.discard(port)
-            self.loss.pop(port, None)
+            self.loss_sent.pop(port, None)
+            self.loss_received.pop(port, None)
 
     def of(self, port: str) -> str:
         """In words, for people; "" when nothing is wrong."""
@@ -113,8 +116,9 @@ class Faults:
             words.append("cut, one way: out")
         elif port in self.received:
             words.append("cut, one way: in")
-        if port in self.loss:
-            words.append(f"loses {self.loss[port]:g} %")
+        for loss, way in ((self.loss_sent, "sent"), (self.loss_received, "received")):
+            if port in loss:
+                words.append(f"loses {loss[port]:g} % of what is {way}")
         return ", ".join(words)
 
 
@@ -137,7 +141,9 @@ class State:
         def process(one: dict[str, int] | None) -> Process | None:
             return Process(**one) if one else None
 
-        faults = {name: set(value) if isinstance(value, list) else value for name, value in raw["faults"].items()}
+        faults: dict[str, Any] = {
+            name: set(value) if isinstance(value, list) else value for name, value in raw["faults"].items()
+        }
         return cls(
             topology=Topology.from_json(raw["topology"]),
             layer=raw["layer"],

@@ -121,7 +121,7 @@ def _server(name: str, number: int) -> Machine:
     return Machine(name, "server", cards, gateway="192.168.120.1")
 
 
-#: Two policy servers, the gateway that is their ping node, and a client. The VIP belongs to whoever is active: not configured here.
+#: Two policy servers, the gateway that is their ping node, and a client. The VIP is nobody's until a server becomes active.
 PAIR = Topology(
     machines=(
         _server("vs-166", 166),

@@ -2,8 +2,8 @@
 
     watch.py LAB OWNER_PID
 
-Promise: prints its own process id once it watches, then outlives terminals and signals meant for the owner's group. Source: design §2
-("leaves nothing behind"); pidfd_open(2).
+Promise: prints its own process id once it watches, then outlives terminals and signals meant for the owner's group. Source:
+design §2 ("leaves nothing behind"); pidfd_open(2).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # started as a file
-from lab.api import Lab  # noqa: E402
+from lab.api import Lab
 
 
 def main() -> None:
