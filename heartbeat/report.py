@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from heartbeat.model import SERVING, Phase
 
 if TYPE_CHECKING:
-    from heartbeat.election import Core
+    from heartbeat.state import Server
 
 
-def why_peer_unfit(core: Core) -> str:
+def why_peer_unfit(core: Server) -> str:
     p = core.members.peer
     if p is None:
         return "it was never heard"
@@ -29,7 +29,7 @@ def why_peer_unfit(core: Core) -> str:
     return f"it says that it is not fit (database {p.data}, in sync: {'yes' if p.in_sync else 'no'})"
 
 
-def what_activation_risks(core: Core) -> str:
+def what_activation_risks(core: Server) -> str:
     """What an operator risks by making this passive active alone (rule 11)."""
     disk = core.disk
     held = f"this database belongs to epoch {disk.epoch}"
@@ -42,7 +42,7 @@ def what_activation_risks(core: Core) -> str:
     return f"{held}; {risk}. If the other server is gone for good: `ha activate --force`"
 
 
-def alarms(core: Core) -> dict[str, str]:
+def alarms(core: Server) -> dict[str, str]:
     """Every alarm by name; an empty text clears it."""
     m, t = core.members, core.timing
     started = core.now - core.phase_since
@@ -62,7 +62,7 @@ def alarms(core: Core) -> dict[str, str]:
     } | links(core)
 
 
-def links(core: Core) -> dict[str, str]:
+def links(core: Server) -> dict[str, str]:
     m = core.members
     if m.peer is None or m.silent_for() >= core.timing.deadtime:
         return {f"link-{link}": "" for link in core.site.links}
@@ -73,7 +73,7 @@ def links(core: Core) -> dict[str, str]:
     }
 
 
-def status(core: Core, now: float) -> dict[str, object]:
+def status(core: Server, now: float) -> dict[str, object]:
     m, p = core.members, core.members.peer
     unfit = core.rules.unfit() if core.phase is Phase.PASSIVE else ""
     return {
@@ -109,7 +109,7 @@ def status(core: Core, now: float) -> dict[str, object]:
     }
 
 
-def explain(core: Core, now: float) -> list[str]:
+def explain(core: Server, now: float) -> list[str]:
     disk, p = core.disk, core.members.peer
     lines = [f"{core.site.node} is {core.phase} in epoch {disk.epoch}, because {core.because}."]
     if core.phase in SERVING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from heartbeat.model import SERVING, Database, Epoch, Message, Phase
 
 if TYPE_CHECKING:
-    from heartbeat.election import Core
+    from heartbeat.state import Server
 
 #: the sender reigns, or did a moment ago and is about to again
 REIGNING = SERVING | {Phase.RESUMING}
@@ -25,7 +25,7 @@ IDLE = frozenset({Phase.WAITING, Phase.PASSIVE, Phase.LEFT})
 class Rules:
     """Predicates over one core. Times: see ``Membership`` for the two clocks."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Server) -> None:
         self.core = core
         self.members = core.members
         self.timing = core.timing

@@ -1,0 +1,178 @@
+"""The active's side of the rules: promoting, yielding, the data fence, standing down (design §4, rules 3 to 8).
+
+Promise: "solo" is on disk before commits stop waiting for the passive, and cleared there only when every commit is proven to
+wait; "stood down" is said only when the VIP is gone, Postgres has stopped and the disk says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+from heartbeat.model import (
+    SERVING,
+    Database,
+    Epoch,
+    ForceStop,
+    Garp,
+    Gate,
+    Names,
+    Phase,
+    RefreshLease,
+    RoleChanged,
+    Stop,
+)
+from heartbeat.state import Server
+
+#: an enforcement of the names that is not proven in this time is taken back, and tried again after the same time (seconds)
+PROOF_LIMIT = 5.0
+#: a promotion that fails for so long is given up; its epoch, never promoted, is forgotten (seconds)
+PROMOTE_LIMIT = 30.0
+#: a planned failover whose checkpoint takes longer is given up (seconds)
+PREPARE_LIMIT = 60.0
+
+
+class Active(Server):
+    """Phases PROMOTING, ACTIVE, PREPARING, STANDING_DOWN."""
+
+    def _reigning(self) -> None:
+        if because := self.rules.outranked():
+            self._stand_down(because)
+        elif self._rival():
+            self._stand_down("two servers were active, and the other one has more to lose")
+        elif self.rules.isolated():
+            self._stand_down(f"neither the peer nor a ping node was heard for {self.timing.isolation * 1000:.0f} ms")
+        else:
+            if self._due_lease():
+                self._out.append(RefreshLease())
+            if self.phase is Phase.PROMOTING:
+                self._promoting()
+            elif self.phase is Phase.ACTIVE:
+                self._yield()
+                self._fence()
+            elif self.phase is Phase.PREPARING:
+                self._preparing()
+
+    def _rival(self) -> bool:
+        """Rule 8, equal numbers. The winner sends GARP at once; the loser lets go when the winner has heard of it."""
+        p = self.members.peer
+        if not (p and p.phase in SERVING and p.epoch.number == self.disk.epoch.number and p.epoch != self.disk.epoch):
+            self._rival_seq = 0
+            return False
+        if not self._rival_seq:
+            self._rival_seq = self.seq + 1
+            self._out.append(Garp())
+            self._send()
+            self._alarm("two-actives", f"{p.node} is active too, in epoch {p.epoch}")
+        return self.rules.rival_wins() and self.members.echoes(self._rival_seq)
+
+    def _promoting(self) -> None:
+        if self._wanted_holds(Database.PRIMARY) and self.facts.postgres is Database.PRIMARY and self.disk.active:
+            if self.disk.tentative and not self.saving:
+                self._save(replace(self._newest(), tentative=False))
+            self._out.append(Gate(True))
+            self._become(Phase.ACTIVE, f"Postgres is promoted: {self._takeover_because}")
+        elif self.unhealthy_since < inf and self.now - max(self.unhealthy_since, self.phase_since) > PROMOTE_LIMIT:
+            self._stand_down(f"Postgres can't be promoted: {self.facts.because}")
+
+    def _yield(self) -> None:
+        """Rule 3: ask the passive to confirm; hand over only when it can take over at this very moment."""
+        because = self.rules.wants_to_yield()
+        if not because or self.disk.solo or self.saving:
+            self.ask_ping_seq = 0
+        elif not self.ask_ping_seq:
+            self.ask_ping_seq = self.seq + 1
+        elif self.rules.peer_confirms(self.ask_ping_seq):
+            self._stand_down(because)
+
+    def _preparing(self) -> None:
+        p = self.members.peer
+        if self.forced or (p and p.fit and self.members.in_contact()):
+            if self.facts.prepared and self.want.prepare and self.facts.serial >= self.want.serial:
+                self._stand_down(self._takeover_because, Stop.FAST)
+            elif self.now - self.phase_since > PREPARE_LIMIT:
+                self._become(Phase.ACTIVE, "the planned failover was given up: the checkpoint took too long")
+        else:
+            self._become(Phase.ACTIVE, "the planned failover was given up: the passive is no longer fit")
+
+    # --- the data fence
+
+    def _fence(self) -> None:
+        if self.saving or self.now < self._save_wait:
+            return
+        if self.disk.solo:
+            self._prove()
+            return
+        if self.rules.solo_by_silence():
+            self._go_solo(f"the passive has been silent on every link for {self.timing.solo:g} s")
+        elif because := self.rules.wants_release():
+            if not self.ask_release_seq:
+                self.ask_release_seq = self.seq + 1
+            elif self.rules.released(self.ask_release_seq):
+                self._go_solo(f"released by the passive: {because}")
+        elif self.ask_release_seq and self.facts.stalled == 0:
+            self.ask_release_seq = 0
+
+    def _go_solo(self, because: str) -> None:
+        self.opening = Epoch(self.highest + 1, self.site.node)
+        self.highest = self.opening.number
+        record = replace(self._newest(), epoch=self.opening, active=True, solo=True, in_sync=False, stood_down=False)
+
+        def then() -> None:
+            self.opening = Epoch()
+            self._reset_reign()
+            self._out.append(RoleChanged(self.phase, self.phase, self.disk.epoch, f"solo: {because}"))
+            self.because = f"solo: {because}"
+
+        self._save(record, then)
+
+    def _prove(self) -> None:
+        """Rule 7: names set and proven, then "solo" cleared on disk, then published (by ``_message``)."""
+        if self._proving_since == inf:
+            ready = self.site.synchronous and self.rules.standby_ready() and self.now >= self._proof_wait
+            if ready and not self.disk.tentative and not self.leaving:
+                self._proving_since = self.now
+            return
+        proven = self.want.names is Names.ENFORCED and self.facts.serial >= self.want.serial and self.facts.proven >= 0
+        if proven and self.rules.standby_ready():
+            because = "in sync again: every commit waits for the passive"
+
+            def then() -> None:
+                self._proving_since = inf
+                self.called_seq = self.seq + 1
+                self._out.append(RoleChanged(self.phase, self.phase, self.disk.epoch, because))
+                self.because = because
+
+            self._save(replace(self._newest(), solo=False), then)
+        elif self.now - self._proving_since > PROOF_LIMIT or not self.rules.standby_ready():
+            self._proving_since, self._proof_wait = inf, self.now + self.timing.deadtime
+
+    # --- standing down
+
+    def _standing_down(self) -> None:
+        stopped = self._wanted_holds(Database.STOPPED) and self.facts.postgres is Database.STOPPED
+        if stopped and not self.saving:
+            if self.now >= self._save_wait:
+                self._let_go()
+            return
+        waited = self.now - self.phase_since
+        gone = self.manager_lost and waited > self.timing.allowance
+        if (gone or waited > 2 * max(self.timing.deadtime, 1.0)) and self.now - self._forced_at > self.timing.deadtime:
+            self._forced_at = self.now
+            self._out.append(ForceStop(self.manager_lost or "Postgres did not stop in time"))
+
+    def _let_go(self) -> None:
+        newest = self._newest()
+        stopping = self.leaving and not self.rules.peer_may_be_fit()
+        if stopping or newest.tentative:
+            # stopped while solo: what is on the disk lets it take up again alone (rule 11); tentative: resolved at boot
+            self._become(Phase.PASSIVE, self.because)
+            return
+        record = replace(newest, active=False, solo=False, in_sync=False, stood_down=True)
+        because = self.because
+
+        def then() -> None:
+            if self.phase is Phase.STANDING_DOWN:
+                self._become(Phase.PASSIVE, f"stood down in epoch {self.disk.epoch}: {because}")
+
+        self._save(record, then)

@@ -1,0 +1,157 @@
+"""The passive's side of the rules: starting, following, electing, taking over (design §4, rules 2, 6a, 7, 9, 11).
+
+Promise: the order of a takeover is receiver stopped, VIP, announcement on every link, epoch on disk, promotion; it can be
+given up until the announcement, and what allowed it is asked once more just before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from heartbeat.model import (
+    SERVING,
+    Database,
+    Epoch,
+    Gate,
+    Message,
+    Phase,
+    Record,
+    TakeVip,
+)
+from heartbeat.state import Server
+
+
+class Passive(Server):
+    """Phases WAITING, RESUMING, PASSIVE, DETACHING, OPENING."""
+
+    def _waiting(self) -> None:
+        peer = self.members.peer
+        if self._too_late():
+            self._stand_down("heartbeat or the server was restarted, and its lease is gone")
+        elif peer is not None:
+            self._become(Phase.PASSIVE, f"the peer is heard: it is {peer.phase}")
+        elif self.now - self.phase_since >= self.timing.initdead:
+            self._become(Phase.PASSIVE, f"the peer was not heard for {self.timing.initdead:g} s after the start")
+
+    def _too_late(self) -> bool:
+        """A former active is back while the passive is fit: the sooner that one is told, the sooner there is service (H2)."""
+        p, disk = self.members.peer, self.disk
+        reigned = disk.active and not disk.solo and not disk.tentative and not self.saving
+        return reigned and p is not None and p.fit and p.phase is Phase.PASSIVE and self.members.in_contact()
+
+    def _resuming(self) -> None:
+        if because := self.rules.outranked():
+            self._stand_down(because)
+        elif because := self.rules.may_resume():
+            self.lease_at = self.now
+            self._out += [TakeVip(), Gate(True)]
+            self._become(Phase.ACTIVE, because)
+        elif self.now >= self.resume.expires:
+            self._stand_down("heartbeat was restarted, and its lease ran out before the peer was heard to be passive")
+
+    def _resolve_tentative(self) -> None:
+        """Crashed between announcing an epoch and seeing it promoted: the database's timeline tells which (rule 2, H15)."""
+        disk = self._newest()
+        if self.facts.timeline > disk.timeline or self.facts.postgres is Database.PRIMARY:
+            self._save(replace(disk, tentative=False))
+        else:
+            self._save(
+                replace(disk, epoch=disk.previous, tentative=False, active=False, solo=False, in_sync=False, stood_down=False)
+            )
+
+    # --- passive
+
+    def _passive(self) -> None:
+        p = self.members.peer
+        if p is not None:
+            self._follow_sync(p)
+        if self.disk.tentative or self.leaving:
+            return
+        if self._too_late():
+            self._stand_down("heartbeat or the server was restarted, and its lease is gone")
+        elif because := self.rules.may_take_over():
+            self._begin_takeover(because, lambda: not self.rules.unfit())
+        elif self.forced:
+            self._begin_takeover(self.forced, lambda: True)
+        elif because := self.rules.may_boot_alone():
+            self._begin_takeover(because, lambda: not self.members.in_contact())
+        elif not (p and p.phase in SERVING) and not (self.rules.peer_stood_down() and not self.rules.unfit()):
+            self._elect()
+
+    def _follow_sync(self, p: Message) -> None:
+        """Rules 6a and 7, the passive's side: store "in sync" when all is held, clear it when asked to (or when it fails)."""
+        newest = self._newest()
+        asked = p.asks_release and p.epoch.number >= newest.epoch.number
+        failed = self.facts.data == "failed" and not self.manager_lost
+        if newest.in_sync and (asked or failed):
+            self._save(replace(newest, in_sync=False))
+            return
+        stored = newest.epoch == p.epoch and newest.in_sync
+        if self.rules.holds_all(p) and not (stored or p.asks_release or self.leaving or self.saving):
+            record = replace(newest, epoch=p.epoch, in_sync=True, active=False, solo=False)
+            self._save(replace(record, stood_down=False, tentative=False))
+
+    def _elect(self) -> None:
+        """Rule 9: two passives in contact. The loser first persists that it gives way; only then does the winner take over."""
+        outcome = self.rules.elect()
+        p = self.members.peer
+        if outcome == "theirs" and p and self.pledged_to != p.boot:
+            newest = self._newest()
+            boot = p.boot
+
+            def pledge() -> None:
+                self.pledged_to = boot
+
+            self._save(replace(newest, in_sync=False, solo=False, active=False), pledge)
+        elif outcome == "mine" and self.rules.peer_pledged() and self.facts.healthy:
+            because = "nobody was active: this server has the longest log, or is the default active"
+            self._begin_takeover(because, lambda: self.rules.peer_pledged() and not self.rules.higher_epoch_known())
+
+    # --- takeover
+
+    def _begin_takeover(self, because: str, valid: Callable[[], bool]) -> None:
+        """``valid``: what allowed this takeover; asked again when the receiver is stopped, just before there is no way back."""
+        self._takeover_because, self._takeover_valid = because, valid
+        self._become(Phase.DETACHING, because)
+
+    def _detaching(self) -> None:
+        p = self.members.peer
+        reappeared = self._heard_reigning_at > self.members.run - (self.now - self.phase_since)
+        if self.rules.outranked() or (p and reappeared and not self.rules.peer_stood_down()):
+            self._give_up("the active was heard again")
+        elif self.now - self.phase_since > max(2 * self.timing.deadtime, 2.0):
+            self._give_up("the receiver could not be stopped in time")
+        elif self.manager_lost:
+            self._give_up(f"ha_manager is gone: {self.manager_lost}")
+        elif self._wanted_holds(Database.DETACHED) and self.facts.postgres is Database.DETACHED:
+            if self._takeover_valid():
+                self._open()
+            else:
+                self._give_up(self.rules.unfit() or "what allowed it no longer holds")
+
+    def _give_up(self, because: str) -> None:
+        self.forced = ""
+        self._become(Phase.PASSIVE, f"the takeover was given up: {because}")
+
+    def _open(self) -> None:
+        """Rule 2's order: VIP, announce on every link, persist, promote."""
+        self.opening = Epoch(self.highest + 1, self.site.node)
+        self.highest = self.opening.number
+        self.forced = ""
+        newest = self._newest()
+        self._become(Phase.OPENING, self._takeover_because)
+        self.lease_at = self.now
+        self._out.append(TakeVip())
+        self._send()
+        record = Record(
+            epoch=self.opening, active=True, solo=True, tentative=True, previous=self.disk.epoch, timeline=self.facts.timeline,
+            suspended=newest.suspended, suspend_version=newest.suspend_version,
+        )  # fmt: skip
+        self._save(record, self._opened)
+
+    def _opened(self) -> None:
+        if self.phase is Phase.OPENING:
+            self.opening = Epoch()
+            self._reset_reign()
+            self._become(Phase.PROMOTING, f"epoch {self.disk.epoch} is on disk")

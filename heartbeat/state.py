@@ -1,0 +1,252 @@
+"""What one server of the pair knows, and the few ways in which that may change.
+
+Promise: one door changes the phase (``_become``); one way leads to the disk (``_save``), and what is to happen after a record
+is on disk is named together with it; one function says what ha_manager is to make so (``_wanted``). Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+
+from heartbeat import speech
+from heartbeat.membership import Membership
+from heartbeat.model import (
+    SERVING,
+    Alarm,
+    Boot,
+    Database,
+    DropVip,
+    Effect,
+    Epoch,
+    Facts,
+    Gate,
+    Message,
+    Names,
+    Persist,
+    Phase,
+    Ping,
+    Record,
+    Reply,
+    Resume,
+    Role,
+    RoleChanged,
+    Send,
+    Site,
+    Stop,
+    Want,
+)
+from heartbeat.rules import Rules
+from heartbeat.timing import Timing
+
+
+class Server:
+    """State of one server. Attributes are for ``rules``, ``report`` and ``speech`` to read; only its subclasses write them."""
+
+    def __init__(
+        self, site: Site, timing: Timing, boot: Boot, record: Record, resume: Resume, now: float, rules: type[Rules] = Rules
+    ) -> None:
+        self.site = site
+        self.timing = timing
+        self.boot = boot
+        self.disk = record
+        self.resume = resume
+        self.now = now
+        self.members = Membership(site, timing, boot, now)
+        self.started_run = self.members.run
+        self.phase = Phase.WAITING
+        self.because = "heartbeat has just started"
+        self.phase_since = now
+        self.highest = record.epoch.number
+        #: the epoch being opened by a takeover or by going solo
+        self.opening = Epoch()
+        #: records on their way to the disk: serial -> (record, what to do then)
+        self.saves: dict[int, tuple[Record, Callable[[], None] | None]] = {}
+        self._serial = 0
+        # ha_manager
+        self.facts = Facts()
+        self.facts_at = now
+        self.manager_lost = "it has not reported yet"
+        self.unhealthy_since = inf
+        self.want = Want(0, Phase.WAITING, record.epoch, Database.KEEP)
+        # what is said
+        self.seq = 0
+        self._said_at = -inf
+        self.said: Message | None = None
+        self._answer_now = False
+        self._pinged_at = -inf
+        self._ping_seq = 0
+        # standing questions: the seq of the first message that asked; 0: not asking
+        self.ask_release_seq = 0
+        self.ask_ping_seq = 0
+        self.called_seq = 0
+        self.peer_was_in_sync = False
+        self.stood_down_run = inf
+        self.pledged_to = Boot()
+        self.lease_at = now
+        self.vip_link_down = ""
+        self.leaving = ""
+        self.forced = ""
+        self._takeover_because = ""
+        self._takeover_valid: Callable[[], bool] = lambda: False
+        self._stop = Stop.IMMEDIATE
+        self._proving_since = inf
+        self._proof_wait = -inf
+        self._rival_seq = 0
+        self._heard_reigning_at = -inf
+        self._leave_since = inf
+        #: the first message that said "stood down"; a leaving active waits for its echo
+        self._word_seq = 0
+        self._forced_at = -inf
+        self._save_wait = -inf
+        #: the disk fails while standing down: silence is the only way left to let the peer take over
+        self._mute = False
+        self.alarms: dict[str, str] = {}
+        self._out: list[Effect] = []
+        self.rules = rules(self)
+        if record.active and resume.epoch == record.epoch and now < resume.expires:
+            self.phase, self.because = Phase.RESUMING, "heartbeat was restarted within its lease"
+        else:
+            self._out += [Gate(False), DropVip()]
+
+    @property
+    def role(self) -> Role:
+        return Role.ACTIVE if self.phase in SERVING else Role.PASSIVE
+
+    @property
+    def saving(self) -> bool:
+        return bool(self.saves)
+
+    @property
+    def saving_solo(self) -> bool:
+        return any(record.solo for record, _ in self.saves.values())
+
+    # --- the disk
+
+    def _newest(self) -> Record:
+        return next(reversed(self.saves.values()))[0] if self.saves else self.disk
+
+    def _save(self, record: Record, then: Callable[[], None] | None = None) -> None:
+        self._serial += 1
+        self.saves[self._serial] = (record, then)
+        self._out.append(Persist(self._serial, record))
+
+    def _persisted(self, serial: int) -> None:
+        if serial not in self.saves:
+            raise ValueError(f"no record {serial} was given to the disk")
+        for older in [s for s in self.saves if s < serial]:
+            del self.saves[older]
+        self.disk, then = self.saves.pop(serial)
+        self._mute = False
+        self._alarm("disk", "")
+        self.highest = max(self.highest, self.disk.epoch.number)
+        if then:
+            then()
+
+    def _persist_failed(self, serial: int, error: str) -> None:
+        record, _ = self.saves.pop(serial, (None, None))
+        self._alarm("disk", f"the state of the pair can't be written: {error}")
+        self._save_wait = self.now + self.timing.deadtime
+        if record is not None and self.phase is Phase.OPENING:
+            self._out += [Gate(False), DropVip()]
+            self._become(Phase.PASSIVE, f"the takeover was given up: the new epoch can't be written ({error})")
+        if self.phase is Phase.STANDING_DOWN:
+            self._mute = True
+        self.opening = Epoch()
+
+    # --- the one door
+
+    def _become(self, phase: Phase, because: str) -> None:
+        if phase is self.phase:
+            return
+        self._out.append(RoleChanged(self.phase, phase, self.disk.epoch, because))
+        self.phase, self.because, self.phase_since = phase, because, self.now
+
+    def _reset_reign(self) -> None:
+        """A new epoch begins: what was asked and proven in the last one is void."""
+        self.ask_release_seq = self.ask_ping_seq = self.called_seq = 0
+        self.peer_was_in_sync = False
+        self._proving_since, self._proof_wait = inf, -inf
+
+    def _stand_down(self, because: str, stop: Stop = Stop.IMMEDIATE) -> None:
+        """Rules 3, 4, 5, 8: VIP, client port, Postgres, disk, and only then the word."""
+        self._stop = stop
+        self.forced = ""
+        self.opening = Epoch()
+        self._out.append(Gate(False))
+        self._out.append(DropVip())
+        self._become(Phase.STANDING_DOWN, because)
+
+    # --- what ha_manager is to make so
+
+    def _say_what_is_wanted(self) -> None:
+        want = self._wanted()
+        if replace(want, serial=0) != replace(self.want, serial=0):
+            self.want = replace(want, serial=self.want.serial + 1)
+            self._out.append(self.want)
+
+    def _wanted(self) -> Want:
+        p = self.members.peer
+        epoch, names, follow, ask = self.disk.epoch, Names.RELAXED, Epoch(), ""
+        match self.phase:
+            case Phase.WAITING | Phase.RESUMING | Phase.LEFT:
+                postgres = Database.KEEP
+            case Phase.PASSIVE:
+                postgres = Database.STANDBY
+                if p and p.phase in {Phase.ACTIVE, Phase.PREPARING} and p.epoch.number > 0:
+                    follow = p.epoch
+                if self.members.silent_for() >= self.timing.warntime and self.facts.sign_age < self.timing.deadtime:
+                    ask = "no heartbeat is heard on any link, but it still serves"
+            case Phase.DETACHING | Phase.OPENING:
+                postgres = Database.DETACHED
+            case Phase.STANDING_DOWN:
+                postgres = Database.STOPPED
+            case _:
+                postgres = Database.PRIMARY
+                solo = self.disk.solo and self._proving_since == inf
+                names = Names.RELAXED if solo or not self.site.synchronous else Names.ENFORCED
+        prepare = self.phase is Phase.PREPARING
+        stop = self._stop if postgres is Database.STOPPED else Stop.IMMEDIATE
+        return Want(0, self.phase, epoch, postgres, names, stop, prepare, follow, ask, self.because)
+
+    def _wanted_holds(self, postgres: Database) -> bool:
+        return self.want.postgres is postgres and self.facts.serial >= self.want.serial > 0
+
+    # --- what is said
+
+    def _reply(self, ok: bool, text: str) -> None:
+        self._out.append(Reply(ok, text))
+
+    def _alarm(self, name: str, text: str) -> None:
+        if text and name not in self.alarms:
+            self.alarms[name] = text
+            self._out.append(Alarm(name, True, text))
+        elif not text and name in self.alarms:
+            self._out.append(Alarm(name, False, self.alarms.pop(name)))
+
+    def _speak(self) -> None:
+        if self.phase is Phase.LEFT or self._mute:
+            return
+        if self.site.ping_nodes and self.now - self._pinged_at >= self.timing.ping_period:
+            self._ping_seq += 1
+            self._pinged_at = self.now
+            self._out.append(Ping(self._ping_seq))
+        if self._answer_now or self.now - self._said_at >= self.timing.keepalive or speech.changed(self):
+            self._send()
+
+    def _send(self) -> None:
+        self.seq += 1
+        message = speech.message(self)
+        self.members.sent(self.seq)
+        self.said, self._said_at, self._answer_now = message, self.now, False
+        if message.calls_in_sync >= 0:
+            self.called_seq = self.seq
+        self._word_seq = (self._word_seq or self.seq) if message.stood_down else 0
+        self._out.append(Send(message))
+
+    def _due_lease(self) -> bool:
+        due = self.now - self.lease_at >= self.timing.keepalive / 2
+        if due:
+            self.lease_at = self.now
+        return due
