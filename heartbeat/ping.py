@@ -80,7 +80,7 @@ class Pinger:
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071); 0 for data that contains its own right one."""
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total & 0xFFFF) + (total >> 16)
     return ~(total + (total >> 16)) & 0xFFFF
 
@@ -98,8 +98,6 @@ def answered(packet: bytes, identifier: int, nonce: bytes) -> int | None:
     if len(icmp) < _HEADER.size + _PAYLOAD.size or checksum(icmp) != 0:
         return None
     kind, code, _, replied, low = _HEADER.unpack_from(icmp)
-    theirs: bytes
-    seq: int
     theirs, seq = _PAYLOAD.unpack_from(icmp, _HEADER.size)
     ours = (kind, code, replied, theirs, low) == (_ECHO_REPLY, 0, identifier, nonce, seq & 0xFFFF)
     return seq if ours else None
