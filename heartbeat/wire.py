@@ -2,7 +2,8 @@
 
 Promise: ``message`` accepts only what ``fields`` could have written, field by field; fields that it doesn't know are ignored,
 and a frame without any of ours (a Linux-HA peer) is None. The fields that Linux-HA reads (t, st, dt, src, seq, hg, …) are
-written so that a 3.0.6 node takes them; ours begin with ``x_``. Source: facts/linux-ha-heartbeat.md; docs/protocols.md, "Frames".
+written so that a 3.0.6 node takes them; ours begin with ``x_``. Source: facts/linux-ha-heartbeat.md; docs/protocols.md,
+"Frames".
 """
 
 from __future__ import annotations

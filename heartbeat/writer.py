@@ -2,8 +2,8 @@
 
 Promise: heartbeat never waits for the disk. Records are written one after the other in the order of ``persist``; each is
 answered, ``Persisted`` only after the fsync of file and folder. A writer that dies is replaced and given what it left undone;
-one that dies over the same record again and again is answered for with ``PersistFailed``. It ends when heartbeat has ended, a write
-under way included, and holds the store's lock until then.
+one that dies over the same record again and again is answered for with ``PersistFailed``. It ends when heartbeat has ended, a
+write under way included, and holds the store's lock until then.
 """
 
 from __future__ import annotations

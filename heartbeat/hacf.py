@@ -1,0 +1,305 @@
+"""ha.cf: Linux-HA's directives, and ours beside them, read line by line.
+
+Promise: every directive that heartbeat 3.0.6 knows is accepted; those that mean nothing here are named in a warning, not
+refused, so that an existing file can be used as it is; a directive that nobody knows, or a value that can't be meant, is
+refused with its line and a remedy. Only the lines are judged here; whether they make a pair is ``config``'s question.
+Source: facts/linux-ha-heartbeat.md, "ha.cf"; ha.cf(5). Ours: ``profile``, ``ping_period``, ``isolation``, ``lease``,
+``stale``, ``solo_time``, ``role_expiry``, ``allowance``, ``stall``, ``solo``, ``boot_alone``, ``vip_port``,
+``compatibility``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address
+
+from runtime.errors import ConfigError
+from runtime.timing import PROFILES
+
+UDP_PORT = 694
+VIP_PORT = 5432
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One ucast, bcast or mcast directive (a bcast line with two devices is two). ``address`` is "" for bcast."""
+
+    kind: str
+    device: str
+    address: str
+    port: int
+    line: int
+
+
+@dataclass
+class HaCf:
+    """What the file says. Times are seconds, by the name of the directive; ``lines`` tells where each directive stood last."""
+
+    file: str
+    nodes: list[str] = field(default_factory=list)
+    media: list[Medium] = field(default_factory=list)
+    #: name → addresses; a plain ping node is a group of one, named like its address
+    ping_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+    profile: str = ""
+    port: int = UDP_PORT
+    vip_port: int = VIP_PORT
+    solo: str = "silence"
+    boot_alone: str = "wait"
+    compatible: bool = False
+    facility: str = "daemon"
+    debug: int = 0
+    realtime: bool = True
+    priority: int = 1
+    #: every directive as written, for ``cl_status hbparameter``
+    parameters: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def error(self, message: str, line: int | None, remedy: str) -> ConfigError:
+        return ConfigError(message, file=self.file, line=line, remedy=remedy)
+
+
+def parse(text: str, file: str = "ha.cf") -> HaCf:
+    """Read a whole file. Raises ConfigError at the first line that can't be used."""
+    cf = HaCf(file)
+    for number, raw in enumerate(text.splitlines(), 1):
+        words = raw.split("#", 1)[0].split()
+        if not words:
+            continue
+        name, values = words[0], words[1:]
+        reader = _DIRECTIVES.get(name)
+        if reader is None:
+            raise cf.error(f"unknown directive {name}", number, _similar(name))
+        cf.lines[name] = number
+        cf.parameters[name] = " ".join(values)
+        reader(cf, name, values, number)
+    return cf
+
+
+def _similar(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), _DIRECTIVES, 1)
+    return f"is {near[0]} meant?" if near else "remove the line; ha.cf(5) lists the directives"
+
+
+# --- values ---------------------------------------------------------------------------------------------------------------
+
+_TIME = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(us|usec|ms|msec|s|sec|m|min|h|hr|hour|d)?\Z")
+_UNITS = {
+    "us": 1e-6, "usec": 1e-6, "ms": 1e-3, "msec": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hr": 3600.0,
+    "hour": 3600.0, "d": 86400.0,
+}  # fmt: skip
+_TRUE, _FALSE = {"true", "on", "yes", "y", "1"}, {"false", "off", "no", "n", "0"}
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_DEVICE = re.compile(r"[^\s/:]{1,15}\Z")
+
+Reader = Callable[[HaCf, str, list[str], int], None]
+
+
+def _one(cf: HaCf, name: str, values: list[str], line: int) -> str:
+    if len(values) != 1:
+        raise cf.error(f"{name} takes one value, not {len(values)}", line, f"write: {name} VALUE")
+    return values[0]
+
+
+def _seconds(cf: HaCf, name: str, values: list[str], line: int) -> float:
+    text = _one(cf, name, values, line)
+    match = _TIME.match(text)
+    if match is None:
+        raise cf.error(f"{name}: {text!r} is not a time", line, "write seconds (2, 1.7) or milliseconds (500ms)")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _boolean(cf: HaCf, name: str, values: list[str], line: int) -> bool:
+    text = _one(cf, name, values, line).lower()
+    if text not in _TRUE | _FALSE:
+        raise cf.error(f"{name}: {text!r} is neither on nor off", line, f"write: {name} on, or {name} off")
+    return text in _TRUE
+
+
+def _number(cf: HaCf, name: str, values: list[str], line: int, least: int, most: int) -> int:
+    text = _one(cf, name, values, line)
+    if not re.fullmatch("[0-9]{1,6}", text) or not least <= int(text) <= most:
+        raise cf.error(f"{name}: {text!r} is not a number from {least} to {most}", line, f"write: {name} {most}")
+    return int(text)
+
+
+def _address(cf: HaCf, name: str, text: str, line: int) -> str:
+    try:
+        return str(IPv4Address(text))
+    except AddressValueError:
+        raise cf.error(f"{name}: {text!r} is no IPv4 address", line, "write it as in 192.168.120.1") from None
+
+
+def _device(cf: HaCf, name: str, text: str, line: int) -> str:
+    if not _DEVICE.match(text):
+        raise cf.error(f"{name}: {text!r} can't be an interface", line, "write its name as `ip link` shows it")
+    return text
+
+
+# --- directives -----------------------------------------------------------------------------------------------------------
+
+
+def _read_node(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    for node in values or [""]:
+        if not _NODE.match(node):
+            raise cf.error(f"node: {node!r} can't be a host's name", line, "write what `uname -n` prints on that server")
+        if node in cf.nodes:
+            raise cf.error(f"node {node} is named twice", line, "name each of the two servers once")
+        cf.nodes.append(node)
+
+
+def _read_ucast(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    if len(values) != 2:
+        raise cf.error("ucast takes an interface and an address", line, "write: ucast eth0 192.168.1.2 (the other server's)")
+    medium = Medium("ucast", _device(cf, name, values[0], line), _address(cf, name, values[1], line), cf.port, line)
+    if any((m.kind, m.device, m.address) == ("ucast", medium.device, medium.address) for m in cf.media):
+        raise cf.error(f"ucast {medium.device} {medium.address} is there twice", line, "remove one of the lines")
+    cf.media.append(medium)
+
+
+def _read_bcast(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    if not values:
+        raise cf.error("bcast takes at least one interface", line, "write: bcast eth0")
+    cf.media += [Medium("bcast", _device(cf, name, device, line), "", cf.port, line) for device in values]
+
+
+def _read_mcast(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    if len(values) != 5:
+        raise cf.error("mcast takes interface, group, port, ttl and loop", line, "write: mcast eth0 225.0.0.1 694 1 0")
+    group = _address(cf, name, values[1], line)
+    if not IPv4Address(group).is_multicast:
+        raise cf.error(f"mcast: {group} is no multicast group", line, "give one from 224.0.0.0 to 239.255.255.255")
+    cf.media.append(
+        Medium("mcast", _device(cf, name, values[0], line), group, _number(cf, name, values[2:3], line, 1, 65535), line)
+    )
+
+
+def _read_udpport(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    if cf.media:
+        raise cf.error(
+            "udpport comes after a medium, for which it would not hold", line, "move it above bcast, mcast and ucast"
+        )
+    cf.port = _number(cf, name, values, line, 1, 65535)
+
+
+def _read_ping(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    if not values:
+        raise cf.error("ping takes at least one address", line, "write: ping 192.168.120.1 (usually the default gateway)")
+    for text in values:
+        address = _address(cf, name, text, line)
+        cf.ping_groups[address] = (address,)
+
+
+def _read_ping_group(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    if len(values) < 2:
+        raise cf.error("ping_group takes a name and addresses", line, "write: ping_group routers 10.0.0.1 10.0.0.2")
+    cf.ping_groups[values[0]] = tuple(_address(cf, name, text, line) for text in values[1:])
+
+
+def _read_time(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    seconds = _seconds(cf, name, values, line)
+    if seconds <= 0:
+        raise cf.error(f"{name} must be longer than nothing", line, "write seconds (2, 1.7) or milliseconds (500ms)")
+    cf.times[name] = seconds
+
+
+def _read_auto_failback(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    if (len(values) == 1 and values[0].lower() == "legacy") or _boolean(cf, name, values, line):
+        because = "the service stays where it is until somebody moves it"
+        cf.warnings.append(f"{cf.file}:{line}: auto_failback {values[0]} is not followed: {because}")
+
+
+def _word(*words: str) -> Reader:
+    def read(cf: HaCf, name: str, values: list[str], line: int) -> None:
+        text = _one(cf, name, values, line)
+        if text not in words:
+            raise cf.error(f"{name}: {text!r} is none of {', '.join(words)}", line, f"write: {name} {words[0]}")
+        setattr(cf, name, text)
+
+    return read
+
+
+def _read_vip_port(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.vip_port = _number(cf, name, values, line, 1, 65535)
+
+
+def _read_compatibility(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.compatible = _boolean(cf, name, values, line)
+
+
+def _read_facility(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    text = _one(cf, name, values, line).lower()
+    if text == "none":
+        cf.warnings.append(f"{cf.file}:{line}: logfacility none is not followed: role changes always reach the system log")
+        return
+    from runtime.syslog import FACILITIES
+
+    if text not in FACILITIES:
+        raise cf.error(f"logfacility: {text!r} is no facility of syslog", line, f"one of {', '.join(FACILITIES)}")
+    cf.facility = text
+
+
+def _read_debug(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.debug = _number(cf, name, values, line, 0, 255)
+
+
+def _read_realtime(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.realtime = _boolean(cf, name, values, line)
+
+
+def _read_rtprio(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.priority = _number(cf, name, values, line, 1, 99)
+
+
+def _read_crm(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    if _one(cf, name, values, line).lower() not in _FALSE:
+        raise cf.error(
+            f"{name} {values[0]}: this heartbeat doesn't run under a cluster resource manager", line, f"write: {name} off"
+        )
+
+
+def _unused(because: str) -> Reader:
+    def read(cf: HaCf, name: str, values: list[str], line: int) -> None:
+        cf.warnings.append(f"{cf.file}:{line}: {name} is not used: {because}")
+
+    return read
+
+
+def _quiet(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    """Accepted; what it asks for is so, or makes no difference."""
+
+
+#: directives that are times, and the field of ``Timing`` that each sets
+TIMES = {
+    "keepalive": "keepalive", "deadtime": "deadtime", "warntime": "warntime", "initdead": "initdead", "deadping": "ping_dead",
+    "ping_period": "ping_period", "isolation": "isolation", "lease": "lease", "stale": "stale", "solo_time": "solo",
+    "role_expiry": "role_expiry", "allowance": "allowance", "stall": "stall",
+}  # fmt: skip
+
+_OBSOLETE = _unused("it is obsolete")
+_LOGGING = _unused("messages go to the system log")
+_PROCESSES = _unused("the Manager starts and watches processes")
+
+_DIRECTIVES: dict[str, Reader] = {
+    "node": _read_node, "ucast": _read_ucast, "bcast": _read_bcast, "mcast": _read_mcast, "udpport": _read_udpport,
+    "ping": _read_ping, "ping_group": _read_ping_group, "auto_failback": _read_auto_failback,
+    "profile": _word(*PROFILES), "solo": _word("silence", "release"), "boot_alone": _word("wait", "after_initdead"),
+    "vip_port": _read_vip_port, "compatibility": _read_compatibility, "logfacility": _read_facility, "debug": _read_debug,
+    "realtime": _read_realtime, "rtprio": _read_rtprio, "crm": _read_crm, "pacemaker": _read_crm,
+    **dict.fromkeys(TIMES, _read_time),
+    **dict.fromkeys(("logfile", "debugfile", "use_logd", "conn_logd_time"), _LOGGING),
+    **dict.fromkeys(("respawn", "apiauth"), _PROCESSES),
+    **dict.fromkeys(("stonith", "stonith_host"), _unused("fence agents are not called yet; NOTHING IS FENCED by this line")),
+    "watchdog": _unused("the Manager watches heartbeat, and its leases end by themselves"),
+    **dict.fromkeys(("ucast6", "mcast6", "ping6"), _unused("heartbeats go over IPv4")),
+    **dict.fromkeys(("compression", "compression_threshold", "traditional_compression"), _unused("frames are small")),
+    **dict.fromkeys(("uuidfrom", "coredumps", "hbgenmethod", "msgfmt"), _quiet),
+    "autojoin": _unused("a pair has exactly the two nodes that are named"),
+    **dict.fromkeys(("serial", "baud", "hopfudge", "hbaping", "nice_failback", "normalpoll", "use_apphbd"), _OBSOLETE),
+    **dict.fromkeys(("memreserve", "crm_daemon_dir", "crmd_spawns_pengine", "env", "max_rexmit_delay"), _OBSOLETE),
+}  # fmt: skip
