@@ -70,6 +70,9 @@ class Core(Passive, Active):
         self._take(event)
         self._settle()
         out, self._out = self._out, []
+        if self.phase is Phase.LEFT and not self._gone:
+            self._gone = True
+            out.append(Exit())
         return out
 
     # --- events
@@ -223,7 +226,6 @@ class Core(Passive, Active):
         if event.kind == "restart":
             self._reply(True, "restarting within the lease")
             self._become(Phase.LEFT, f"restart asked by {event.by}")
-            self._out.append(Exit())
             return
         self._reply(True, f"leaving ({event.kind}), asked by {event.by}")
         if event.kind == "handover" and self.phase in SERVING | {Phase.RESUMING}:
@@ -251,7 +253,6 @@ class Core(Passive, Active):
         because = f"heartbeat was stopped ({self.leaving})"
         self._become(Phase.LEFT, because)
         self._send()
-        self._out.append(Exit())
 
     # --- for people
 

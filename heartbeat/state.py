@@ -96,6 +96,7 @@ class Server:
         self._rival_seq = 0
         self._heard_reigning_at = -inf
         self._leave_since = inf
+        self._gone = False
         #: the first message that said "stood down"; a leaving active waits for its echo
         self._word_seq = 0
         self._forced_at = -inf
@@ -182,7 +183,7 @@ class Server:
 
     def _say_what_is_wanted(self) -> None:
         want = self._wanted()
-        if replace(want, serial=0) != replace(self.want, serial=0):
+        if replace(want, serial=0, because="") != replace(self.want, serial=0, because=""):
             self.want = replace(want, serial=self.want.serial + 1)
             self._out.append(self.want)
 

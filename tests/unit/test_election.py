@@ -1,0 +1,459 @@
+"""The safety rules, one by one, on one server: each holds when it should, and does not when one condition is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from heartbeat.model import (
+    Activate,
+    Boot,
+    Database,
+    DropVip,
+    Epoch,
+    ForceStop,
+    Gate,
+    Leave,
+    ManagerLost,
+    Names,
+    Persist,
+    Persisted,
+    Phase,
+    Record,
+    Reply,
+    Resume,
+    Send,
+    Standby,
+    Stop,
+    Suspend,
+    TakeVip,
+    Want,
+)
+from tests.unit.server import PEER_ACTIVE, PEER_PASSIVE, SITE, Server, active_in_sync, passive_in_sync
+
+
+def test_a_fit_passive_takes_over_after_silence_in_the_order_of_rule_2() -> None:
+    server = passive_in_sync()
+    server.did.clear()
+    server.peer_speaks = False
+    server.run(1.6)
+    assert server.core.phase is Phase.ACTIVE
+    assert server.core.disk.epoch == Epoch(5, "vs-166")
+    wanted = [e for e in server.did if isinstance(e, (Want, TakeVip, Persist, Gate)) or (isinstance(e, Send) and e.message.vip)]
+    kinds = [e.postgres if isinstance(e, Want) else type(e).__name__ for e in wanted]
+    kinds = list(dict.fromkeys(kinds[kinds.index(Database.DETACHED) :]))
+    assert kinds[:5] == [Database.DETACHED, "TakeVip", "Send", "Persist", Database.PRIMARY]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "not in sync",
+        "unhealthy",
+        "no ping",
+        "higher epoch",
+        "stale",
+        "sign of service",
+        "suspended",
+        "no ha_manager",
+        "one-way",
+    ],
+)
+def test_a_passive_does_not_take_over(what: str) -> None:
+    server = passive_in_sync()
+    server.peer_speaks = what == "one-way"
+    match what:
+        case "not in sync":
+            server.hear(asks_release=True, calls_in_sync=-1)
+        case "unhealthy":
+            server.facts = replace(server.facts, healthy=False, because="disk full")
+        case "no ping":
+            server.pings = False
+        case "higher epoch":
+            server.hear(highest=9)
+        case "stale":
+            server.pings = False
+            server.run(2.6)
+            server.pings = True
+        case "sign of service":
+            server.facts = replace(server.facts, sign_age=0.1, sign="replication delivers")
+        case "suspended":
+            server.hear(suspended=True, suspend_version=1)
+        case "no ha_manager":
+            server.manager = False
+            server.give(ManagerLost("killed"))
+        case "one-way":
+            server.peer_hears = False
+    server.run(3.0)
+    assert server.core.phase is Phase.PASSIVE, server.core.because
+
+
+def test_a_takeover_is_given_up_when_the_active_speaks_before_the_announcement() -> None:
+    server = passive_in_sync()
+    server.manager = server.peer_speaks = False
+    server.run(1.2)
+    assert server.core.phase is Phase.DETACHING
+    server.hear()
+    assert server.core.phase is Phase.PASSIVE
+    assert server.core.disk.epoch == Epoch(4, "vs-28")
+
+
+def test_an_epoch_is_not_promoted_before_it_is_on_disk() -> None:
+    server = passive_in_sync()
+    server.peer_speaks = server.disk = False
+    server.run(1.6)
+    assert server.core.phase is Phase.OPENING
+    assert server.want is not None and server.want.postgres is Database.DETACHED
+    serial = next(e.serial for e in reversed(server.did) if isinstance(e, Persist))
+    server.give(Persisted(serial))
+    assert server.want.postgres is Database.PRIMARY and server.want.epoch == Epoch(5, "vs-166")
+
+
+def test_a_stood_down_active_is_succeeded_at_once() -> None:
+    server = passive_in_sync()
+    server.hear(phase=Phase.PASSIVE, stood_down=True, calls_in_sync=-1, vip=False)
+    server.run(0.2)
+    assert server.core.phase is Phase.ACTIVE
+
+
+def test_a_stand_down_in_another_epoch_says_nothing() -> None:
+    server = passive_in_sync()
+    server.hear(phase=Phase.PASSIVE, stood_down=True, calls_in_sync=-1, vip=False, epoch=Epoch(3, "vs-28"))
+    server.run(0.2)
+    assert server.core.phase is Phase.PASSIVE
+
+
+@pytest.mark.parametrize("timeline,expected", [(1, Epoch(4, "vs-28")), (2, Epoch(5, "vs-166"))])
+def test_an_epoch_announced_but_never_promoted_is_forgotten(timeline: int, expected: Epoch) -> None:
+    record = Record(Epoch(5, "vs-166"), active=True, solo=True, tentative=True, previous=Epoch(4, "vs-28"), timeline=1)
+    server = Server(record)
+    server.facts = replace(server.facts, timeline=timeline)
+    server.run(0.5)
+    assert server.core.disk.epoch == expected
+    assert server.core.disk.active == (timeline == 2)
+
+
+def test_an_active_without_ping_node_hands_over_only_when_the_passive_confirms_a_later_ping() -> None:
+    server = active_in_sync()
+    server.pings = False
+    server.run(1.0)
+    assert server.core.phase is Phase.ACTIVE
+    assert server.said is not None and server.said.asks_ping
+    server.hear(ping_after=server.core.ask_ping_seq)
+    assert server.core.phase is Phase.STANDING_DOWN
+    server.run(0.1)
+    assert server.core.disk == Record(Epoch(4, "vs-166"), stood_down=True)
+    assert server.said.stood_down
+
+
+def test_vip_goes_before_postgres_before_disk_before_word() -> None:
+    server = active_in_sync()
+    server.did.clear()
+    server.peer_speaks = server.pings = False
+    server.run(1.2)
+    kinds = [type(e).__name__ for e in server.did if isinstance(e, (Gate, DropVip, Want, Persist))]
+    assert kinds[:4] == ["Gate", "DropVip", "Want", "Persist"]
+    first = next(e for e in server.did if isinstance(e, Want))
+    assert (first.postgres, first.stop) == (Database.STOPPED, Stop.IMMEDIATE)
+    said = [e.message for e in server.did if isinstance(e, Send)]
+    persisted = server.did.index(next(e for e in server.did if isinstance(e, Persist)))
+    assert not any(m.stood_down for e in server.did[:persisted] if isinstance(e, Send) for m in [e.message])
+    assert said[-1].stood_down
+
+
+def test_isolation_counts_from_the_last_of_both() -> None:
+    server = active_in_sync()
+    server.peer_speaks = False
+    server.run(2.0)
+    assert server.core.phase is Phase.ACTIVE  # the ping node still answers
+    server.pings = False
+    server.run(0.6)
+    assert server.core.phase is Phase.ACTIVE
+    server.run(0.1)
+    assert server.core.phase is Phase.STANDING_DOWN or server.core.disk.stood_down
+
+
+def test_an_active_that_did_not_run_for_its_lease_has_lost_the_role() -> None:
+    server = active_in_sync()
+    server.now += 0.7
+    server.run(0.02)
+    assert server.core.phase is not Phase.ACTIVE
+
+
+def test_a_solo_active_keeps_its_role_over_a_pause() -> None:
+    server = active_in_sync()
+    server.hear(in_sync=False, fit=False)
+    server.run(0.1)
+    server.hear()
+    assert server.core.disk.solo
+    server.now += 5.0
+    server.run(0.1)
+    assert server.core.phase is Phase.ACTIVE
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_restarted_active_resumes_only_within_its_lease(late: bool) -> None:
+    record = Record(Epoch(4, "vs-166"), active=True)
+    server = Server(record, Resume(Epoch(4, "vs-166"), 100.4))
+    server.facts = replace(server.facts, postgres=Database.PRIMARY)
+    assert server.core.phase is Phase.RESUMING
+    server.run(0.5 if late else 0.1)
+    server.hear(**PEER_PASSIVE)
+    server.run(0.1)
+    assert (server.core.phase is Phase.ACTIVE) is not late
+
+
+def test_a_restarted_active_whose_peer_is_taking_over_does_not_resume() -> None:
+    server = Server(Record(Epoch(4, "vs-166"), active=True), Resume(Epoch(4, "vs-166"), 100.4))
+    server.hear(**{**PEER_PASSIVE, "phase": Phase.OPENING, "epoch": Epoch(5, "vs-28")})
+    assert server.core.phase is Phase.STANDING_DOWN
+
+
+def test_solo_by_release_is_on_disk_before_commits_stop_waiting() -> None:
+    server = active_in_sync()
+    server.facts = replace(server.facts, stalled=0.6, caught_up=False)
+    server.run(0.1)
+    assert server.said is not None and server.said.asks_release and server.said.calls_in_sync == -1
+    assert server.want is not None and server.want.names is Names.ENFORCED
+    server.disk = False
+    server.hear(in_sync=False, fit=False)
+    assert server.want.names is Names.ENFORCED
+    server.give(Persisted(next(e.serial for e in reversed(server.did) if isinstance(e, Persist))))
+    assert server.core.disk.solo and server.core.disk.epoch == Epoch(5, "vs-166")
+    assert server.want.names is Names.RELAXED
+
+
+def test_no_release_is_asked_without_a_ping_answered_since_the_stall() -> None:
+    server = active_in_sync()
+    server.pings = False
+    server.run(0.8)
+    server.facts = replace(server.facts, stalled=0.6)
+    server.run(0.1)
+    assert server.said is not None and not server.said.asks_release
+    server.pings = True
+    server.run(0.1)
+    assert server.said.asks_release
+
+
+def test_a_word_sent_before_the_question_releases_nobody() -> None:
+    server = active_in_sync()
+    server.facts = replace(server.facts, stalled=0.6, caught_up=False)
+    server.run(0.06)
+    asked = server.core.ask_release_seq
+    assert asked
+    server.peer_hears = False
+    server.peer = replace(server.peer, echo_seq=asked - 1)  # type: ignore[type-var]
+    server.hear(in_sync=False)
+    assert not server.core.disk.solo and not server.core.saving
+
+
+def test_solo_by_silence_and_never_with_solo_release() -> None:
+    for solo, expected in (("silence", True), ("release", False)):
+        server = active_in_sync()
+        server.core.site = replace(SITE, solo=solo)
+        server.peer_speaks = False
+        server.run(3.3)
+        assert not server.core.disk.solo
+        server.run(0.5)
+        assert server.core.disk.solo is expected
+
+
+def test_solo_by_silence_starts_again_after_a_moment_without_connection() -> None:
+    server = active_in_sync()
+    server.peer_speaks = False
+    server.run(2.8)
+    server.pings = False
+    while server.core.members.connected():
+        server.run(0.02)
+    server.pings = True
+    server.run(1.0)
+    assert not server.core.disk.solo and server.core.phase is Phase.ACTIVE
+
+
+def test_in_sync_is_published_only_after_solo_is_cleared_on_disk() -> None:
+    server = active_in_sync()
+    server.hear(in_sync=False, fit=False)
+    server.run(0.1)
+    server.hear()
+    server.facts = replace(server.facts, proven=-1)
+    server.run(0.5)
+    assert server.want is not None and server.want.names is Names.ENFORCED and server.core.disk.solo
+    server.disk = False
+    server.facts = replace(server.facts, proven=1234)
+    server.run(0.5)
+    assert server.said is not None and server.said.calls_in_sync == -1
+    server.give(Persisted(next(e.serial for e in reversed(server.did) if isinstance(e, Persist))))
+    assert server.said.calls_in_sync == 1234 and not server.said.solo
+
+
+def test_the_passive_stores_in_sync_only_when_it_holds_what_is_named() -> None:
+    server = Server()
+    server.hear(**PEER_ACTIVE)
+    server.facts = replace(server.facts, following=Epoch(4, "vs-28"), lsn=899)
+    server.run(0.5)
+    assert not server.core.disk.in_sync
+    server.facts = replace(server.facts, lsn=900, following=Epoch(3, "vs-28"))
+    server.run(0.5)
+    assert not server.core.disk.in_sync
+    server.facts = replace(server.facts, following=Epoch(4, "vs-28"))
+    server.run(0.5)
+    assert server.core.disk.in_sync and server.core.disk.epoch == Epoch(4, "vs-28")
+
+
+def test_in_sync_on_its_way_to_the_disk_is_never_denied() -> None:
+    """Denying it would release the active while this server may wake up in sync."""
+    server = Server()
+    server.disk = False
+    server.hear(**PEER_ACTIVE)
+    server.facts = replace(server.facts, following=Epoch(4, "vs-28"))
+    server.run(0.2)
+    assert server.core.saving
+    server.hear(asks_release=True, calls_in_sync=-1)
+    assert server.said is not None and server.said.in_sync
+    for effect in [e for e in server.did if isinstance(e, Persist)]:
+        server.give(Persisted(effect.serial))
+    assert not server.said.in_sync and not server.core.disk.in_sync
+
+
+def test_a_higher_epoch_wins_even_from_a_passive() -> None:
+    server = active_in_sync()
+    server.hear(epoch=Epoch(5, "vs-28"), highest=5)
+    assert server.core.phase is Phase.STANDING_DOWN
+
+
+def test_two_actives_with_equal_numbers_the_one_with_less_to_lose_yields() -> None:
+    for mine, theirs, stays in ((3, 10, False), (10, 3, True), (5, 5, True)):
+        server = active_in_sync()
+        server.facts = replace(server.facts, beyond=mine)
+        server.run(0.1)
+        server.hear(phase=Phase.ACTIVE, epoch=Epoch(4, "vs-28"), beyond=theirs, vip=True)
+        server.hear()
+        server.hear()
+        assert (server.core.phase is Phase.ACTIVE) is stays
+        assert "Garp" in server.kinds()
+
+
+ELECTIONS = [
+    # mine: epoch, active, in sync, lsn · theirs: epoch, in sync, lsn, data · outcome
+    (Record(Epoch(4, "vs-166"), active=True), 100, Epoch(4, "vs-166"), True, 90, "ready", "mine"),
+    (Record(Epoch(4, "vs-28"), in_sync=True), 100, Epoch(4, "vs-28"), False, 90, "ready", "mine"),
+    (Record(Epoch(4, "vs-28"), in_sync=True), 80, Epoch(4, "vs-28"), False, 90, "ready", "theirs"),
+    (Record(Epoch(4, "vs-28"), in_sync=False), 100, Epoch(4, "vs-28"), False, 90, "ready", "theirs"),
+    (Record(Epoch(4, "vs-166"), active=True), 100, Epoch(5, "vs-28"), False, 90, "ready", "theirs"),
+    (Record(Epoch(4, "vs-28"), in_sync=True), 80, Epoch(4, "vs-28"), False, 90, "copying", "mine"),
+    (Record(Epoch(4, "vs-28"), in_sync=False), 80, Epoch(4, "vs-28"), False, 90, "failed", "nobody"),
+    (Record(), 5, Epoch(), False, 900, "ready", "mine"),
+    (Record(Epoch(4, "vs-166"), active=True), 100, Epoch(4, "vs-166"), True, 90, "starting", ""),
+]
+
+
+@pytest.mark.parametrize("record,lsn,epoch,in_sync,their_lsn,data,outcome", ELECTIONS)
+def test_who_wins_when_nobody_is_active(
+    record: Record, lsn: int, epoch: Epoch, in_sync: bool, their_lsn: int, data: str, outcome: str
+) -> None:
+    server = Server(record)
+    server.facts = replace(server.facts, lsn=lsn)
+    fields = {**PEER_PASSIVE, "epoch": epoch, "in_sync": in_sync, "lsn": their_lsn, "data": data}
+    server.disk = False  # so that a pledge does not change what is asked about
+    server.hear(**fields)
+    server.run(0.02)
+    server.hear()
+    server.core.saves.clear()
+    assert server.core.rules.elect() == outcome
+
+
+def test_the_winner_waits_for_the_pledge() -> None:
+    server = Server(Record(Epoch(4, "vs-166"), active=True))
+    server.hear(**PEER_PASSIVE, in_sync=True, lsn=10)
+    server.run(1.0)
+    assert server.core.phase is Phase.PASSIVE
+    server.hear(in_sync=False, pledged_to=Boot(7, 76))
+    server.run(0.2)
+    assert server.core.phase is Phase.PASSIVE
+    server.hear(pledged_to=Boot(7, 77))
+    server.run(0.3)
+    assert server.core.phase is Phase.ACTIVE
+
+
+@pytest.mark.parametrize(
+    "solo,boot_alone,alone", [(True, "wait", True), (False, "wait", False), (False, "after_initdead", True)]
+)
+def test_boot_alone(solo: bool, boot_alone: str, alone: bool) -> None:
+    record = Record(Epoch(4, "vs-166"), active=True, solo=solo)
+    server = Server(record, site=replace(SITE, boot_alone=boot_alone))
+    server.run(2.9)
+    assert server.core.phase in {Phase.WAITING, Phase.PASSIVE}
+    server.run(4.5)
+    assert (server.core.phase is Phase.ACTIVE) is alone, server.core.because
+
+
+def test_a_planned_failover_is_refused_in_words() -> None:
+    server = active_in_sync()
+    server.hear(fit=False, in_sync=True)
+    (reply,) = [e for e in server.give(Standby("root")) if isinstance(e, Reply)]
+    assert not reply.ok and "not fit" in reply.text
+    server = passive_in_sync()
+    (reply,) = [e for e in server.give(Standby("root")) if isinstance(e, Reply)]
+    assert not reply.ok and "only the active" in reply.text
+
+
+def test_a_planned_failover_checkpoints_then_stops_fast() -> None:
+    server = active_in_sync()
+    (reply,) = [e for e in server.give(Standby("root")) if isinstance(e, Reply)]
+    assert reply.ok
+    assert server.core.phase is Phase.PREPARING and server.want is not None and server.want.prepare
+    server.facts = replace(server.facts, prepared=True)
+    server.run(0.1)
+    assert server.core.disk.stood_down
+    stops = [e.stop for e in server.did if isinstance(e, Want) and e.postgres is Database.STOPPED]
+    assert stops == [Stop.FAST]
+
+
+def test_activation_says_what_is_at_risk_and_needs_force() -> None:
+    server = Server(Record(Epoch(4, "vs-28"), in_sync=True))
+    server.run(4.0)
+    (reply,) = [e for e in server.give(Activate("root")) if isinstance(e, Reply)]
+    assert not reply.ok and "ha activate --force" in reply.text
+    server.give(Activate("root", force=True))
+    server.run(0.3)
+    assert server.core.phase is Phase.ACTIVE
+
+
+def test_suspension_holds_on_both_and_the_higher_version_wins() -> None:
+    server = active_in_sync()
+    server.give(Suspend("root", True))
+    assert server.core.disk.suspended and server.core.disk.suspend_version == 1
+    server.hear(suspended=False, suspend_version=2)
+    assert not server.core.disk.suspended
+    server.hear(suspended=True, suspend_version=1)
+    assert not server.core.disk.suspended
+
+
+def test_a_leaving_passive_goes_only_when_the_active_is_solo() -> None:
+    server = passive_in_sync()
+    server.give(Leave("init", "handover"))
+    server.run(0.1)
+    assert not server.core.disk.in_sync and "Exit" not in server.kinds()
+    server.hear(calls_in_sync=-1, solo=True, epoch=Epoch(5, "vs-28"))
+    server.run(0.1)
+    assert server.kinds()[-1] == "Exit"
+    assert server.want is not None and server.want.postgres is Database.KEEP
+
+
+def test_a_hung_ha_manager_does_not_keep_a_stand_down_waiting() -> None:
+    server = active_in_sync()
+    server.manager = False
+    server.give(ManagerLost("no report for 450 ms"))
+    server.run(0.1)
+    server.hear(ping_after=server.core.ask_ping_seq)
+    server.run(0.6)
+    assert any(isinstance(e, ForceStop) for e in server.did)
+
+
+def test_nonsense_from_the_disk_raises_and_changes_nothing() -> None:
+    server = active_in_sync()
+    before = server.core.disk
+    with pytest.raises(ValueError):
+        server.give(Persisted(999))
+    assert server.core.disk == before
