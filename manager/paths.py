@@ -1,0 +1,55 @@
+"""Where the Manager's files are.
+
+Promise: every path of the Manager's own in one place, below one root, so that a test or a chroot can have its own set.
+Source: docs/protocols.md, "Files".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .model import Mode
+
+
+@dataclass(frozen=True)
+class Paths:
+    root: Path = Path("/")
+
+    @property
+    def configuration(self) -> Path:
+        return self.root / "etc/Manager/manager.conf.xml"
+
+    @property
+    def active_module(self) -> Path:
+        return self.root / "var/wasp/conf/Commander/current/module.xml"
+
+    @property
+    def passive_module(self) -> Path:
+        return self.root / "etc/Manager/commander_passive_module.xml"
+
+    @property
+    def passive_device(self) -> Path:
+        """Exists while the Manager runs in passive mode."""
+        return self.root / "etc/Manager/passive_device"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.root / "run/manager/manager.pid"
+
+    @property
+    def control(self) -> Path:
+        return self.root / "run/manager/control"
+
+    @property
+    def held(self) -> Path:
+        """What an operator stopped; below /run, so that a boot forgets it."""
+        return self.root / "run/manager/held"
+
+    def module(self, mode: Mode) -> Path:
+        """The file that says which roles are enabled in ``mode``."""
+        return self.passive_module if mode is Mode.PASSIVE else self.active_module
+
+    def mode(self) -> Mode:
+        """What the passive_device file says."""
+        return Mode.PASSIVE if self.passive_device.exists() else Mode.ACTIVE
