@@ -264,9 +264,11 @@ def test_solo_by_silence_starts_again_after_a_moment_without_connection() -> Non
     server.peer_speaks = False
     server.run(2.8)
     server.pings = False
-    while server.core.members.connected():
+    while server.core.members.ping_silent_for() < 0.59:
         server.run(0.02)
     server.pings = True
+    server.run(0.04)
+    assert server.core.members.run - server.core.members.broken_at < 0.1
     server.run(1.0)
     assert not server.core.disk.solo and server.core.phase is Phase.ACTIVE
 
