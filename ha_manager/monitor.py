@@ -1,0 +1,155 @@
+"""Looking at Postgres, and letting it live: two threads that nothing else may hold up.
+
+Promise: an observation every 100 ms, every 20 ms while something changes; a Postgres that hangs delays only the next
+observation, which then is old and counts as unhealthy. The keeper's lease is renewed only while the main loop is alive and,
+for a primary, only as long as heartbeat's role lease plus the restart allowance; past that, Postgres is ended. Source:
+design §4 rule 5.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+from ha_manager.observation import Observation
+from ha_manager.outlook import Carried, Look
+from runtime.errors import HaError
+
+log = logging.getLogger(__name__)
+
+PERIOD, QUICK = 0.1, 0.02
+#: the main loop has answered within this time, or it counts as hung (seconds)
+LOOP_LIMIT = 1.0
+#: a passive's Postgres may run for so long without ha_manager
+PASSIVE_TTL = 8.0
+#: a keeper that can't be reached for so long is in trouble
+KEEPER_LIMIT = 1.0
+
+
+class Observed(Protocol):
+    def facts(self, limit: float = 0.3) -> Observation: ...
+    def renew(self, ttl: float, limit: float = 0.2) -> None: ...
+    def attach(self, limit: float = 5.0) -> str: ...
+    def kill(self) -> None: ...
+
+
+class Monitor:
+    """Looks; hands each look to ``seen``, from its thread."""
+
+    def __init__(
+        self, database: Observed, carried: Callable[[], Carried], seen: Callable[[Look], None], clock: Callable[[], float]
+    ) -> None:
+        self._db = database
+        self._carried = carried
+        self._seen = seen
+        self._clock = clock
+        self._wake = threading.Event()
+        self._quick_until = -inf
+        self._ended = False
+
+    def nudge(self, seconds: float = 0.0) -> None:
+        """Look at once, and for ``seconds`` more often: something changes."""
+        self._quick_until = max(self._quick_until, self._clock() + seconds)
+        self._wake.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    def run(self) -> None:
+        while not self._ended:
+            began = self._clock()
+            self._wake.clear()
+            self.look()
+            period = QUICK if self._clock() < self._quick_until else PERIOD
+            self._wake.wait(max(0.002, period - (self._clock() - began)))
+
+    def look(self) -> None:
+        """One look. The serial is read before it: the observation is later than what it names."""
+        carried, at = self._carried(), self._clock()
+        self._seen(Look(self._db.facts(), carried.serial, carried.link, at))
+
+
+class Lease:
+    """Renews the keeper's lease. ``loop_alive``: when the main loop last turned; ``role_until``: heartbeat's role lease."""
+
+    def __init__(
+        self,
+        database: Observed,
+        *,
+        loop_alive: Callable[[], float],
+        role_until: Callable[[], float],
+        allowance: Callable[[], float],
+        primary: Callable[[], bool],
+        report: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._db = database
+        self._loop_alive = loop_alive
+        self._role_until = role_until
+        self._allowance = allowance
+        self._primary = primary
+        self._report = report
+        self._clock = clock
+        self._renewed_at = clock()
+        self._fenced = False
+        self._wake = threading.Event()
+        #: what is wrong with the keeper; "" if nothing is
+        self.trouble = ""
+
+    def end(self) -> None:
+        self._wake.set()
+
+    def run(self) -> None:
+        while not self._wake.is_set():
+            self.turn()
+            self._wake.wait(PERIOD)
+
+    def turn(self) -> None:
+        """One renewal, or the reason for none."""
+        now = self._clock()
+        if now - self._loop_alive() > LOOP_LIMIT:
+            return
+        ttl = PASSIVE_TTL
+        if self._primary():
+            ttl = self._role_until() + self._allowance() - now
+            if ttl <= 0:
+                self._fence(-ttl)
+                return
+        self._fenced = False
+        self._renew(ttl, now)
+
+    def _renew(self, ttl: float, now: float) -> None:
+        try:
+            self._db.renew(ttl)
+            self._renewed_at, self.trouble = now, ""
+        except HaError as wrong:
+            if now - self._renewed_at < KEEPER_LIMIT:
+                return
+            self._end_keeper(str(wrong), now)
+
+    def _end_keeper(self, wrong: str, now: float) -> None:
+        """Dead or hung: its Postgres dies with it (PR_SET_PDEATHSIG); what is wanted is started again under a new one."""
+        if not self.trouble:
+            self._report(f"the keeper of Postgres does not answer ({wrong}): it is ended and started again")
+        self.trouble = wrong
+        try:
+            self._db.kill()
+            self._db.attach()
+            self._renewed_at, self.trouble = now, ""
+        except HaError as still:
+            self.trouble = str(still)
+
+    def _fence(self, late: float) -> None:
+        """Heartbeat is gone for longer than its allowance: nobody may find a primary here any more."""
+        if self._fenced:
+            return
+        self._fenced = True
+        self._report(f"heartbeat's role lease ended {late * 1000:.0f} ms beyond its allowance: Postgres is stopped")
+        try:
+            self._db.kill()
+        except HaError as wrong:
+            log.error("Postgres can't be stopped: %s; the keeper does it when its own lease ends", wrong)

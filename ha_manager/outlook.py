@@ -1,0 +1,179 @@
+"""What heartbeat is told: observations of Postgres, the worker's state and signs of the peer, made into ``Facts``.
+
+Promise: pure; remembers only since when something has been so. Nothing is reported that was not observed, and ``serial`` never
+names a want that was carried out after the observation. Source: docs/protocols.md ("facts"); design §4 rules 1, 6, 7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+
+from ha_manager.observation import NOTHING, Observation, standby_name
+from ha_manager.orders import Epoch, Facts, Names, Postgres, Want
+
+#: an observation older than this is one of a Postgres, or a monitor, that hangs (seconds)
+STALE = 1.0
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Where the Postgres worker is. Replaced as a whole, so that any thread may read it."""
+
+    #: newest want that is fully carried out; 0: none yet
+    serial: int = 0
+    #: which connection to heartbeat ``serial`` belongs to: a restarted heartbeat counts anew
+    link: int = 0
+    #: the receiver was stopped for good by this worker, and nothing has started it since
+    detached: bool = False
+    #: position of the latest proof that every commit waits; -1: the names are not enforced
+    proven: int = -1
+    prepared: bool = False
+    shutdown_lsn: int = -1
+    #: the active that Postgres was told to follow
+    follow: Epoch = Epoch()
+    #: ready | starting | copying | none | failed | unknown
+    data: str = "unknown"
+    #: a sentence while a copy runs
+    copying: str = ""
+    #: why the newest want can't be carried out; "" while it can
+    trouble: str = ""
+    #: the checkpoint after a promotion is done, in this epoch
+    checkpointed: int = -1
+
+
+@dataclass(frozen=True)
+class Look:
+    """One observation, with the worker's serial from *before* it was made."""
+
+    observation: Observation = NOTHING
+    serial: int = 0
+    link: int = 0
+    at: float = -inf
+
+
+@dataclass(frozen=True)
+class PeerSigns:
+    """What the pinned session told: when the peer last said that it is active with a living heartbeat, and any stand-down."""
+
+    active_at: float = -inf
+    stood_down: Epoch = Epoch()
+
+
+@dataclass
+class Outlook:
+    """Keeps what takes time to see: since when a standby is gone, when a sign of service last came."""
+
+    node: str
+    peer: str
+    #: bytes that must be free where the database is
+    disk_needed: int = 64 * MIB
+    _gone_since: float = inf
+    _sign_at: float = -inf
+    _sign: str = ""
+    _seen_standby: set[str] = field(default_factory=set)
+
+    def facts(self, want: Want | None, carried: Carried, look: Look, signs: PeerSigns, now: float, keeper: str = "") -> Facts:
+        """The report of this moment. ``keeper``: what is wrong with the keeper, "" if nothing is."""
+        seen = look.observation
+        postgres = observed_state(seen, carried)
+        epoch = want.epoch if want else Epoch()
+        names = Names.ENFORCED if seen.names else Names.RELAXED
+        self._note_sign(seen, postgres, signs, epoch, now)
+        because = self._trouble(want, carried, look, now, keeper)
+        return Facts(
+            serial=look.serial if look.link == carried.link else 0,
+            postgres=postgres,
+            healthy=not because,
+            because=because or "everything is as it should be",
+            data=_data(carried, seen, postgres),
+            timeline=seen.timeline,
+            lsn=seen.lsn,
+            beyond=seen.beyond,
+            following=self._following(seen, carried),
+            caught_up=postgres is Postgres.PRIMARY and seen.caught_up(standby_name(self.peer, epoch.number)),
+            proven=carried.proven if postgres is Postgres.PRIMARY and names is Names.ENFORCED else -1,
+            names=names,
+            stalled=self._stalled(seen, postgres, names, epoch, now),
+            sign_age=max(0.0, now - self._sign_at),
+            sign=self._sign,
+            peer_stood_down=signs.stood_down,
+            prepared=carried.prepared,
+            shutdown_lsn=carried.shutdown_lsn,
+        )
+
+    def _following(self, seen: Observation, carried: Carried) -> Epoch:
+        number = seen.following
+        if number < 0:
+            return Epoch()
+        return carried.follow if carried.follow.number == number else Epoch(number, self.peer)
+
+    def _note_sign(self, seen: Observation, postgres: Postgres, signs: PeerSigns, epoch: Epoch, now: float) -> None:
+        """Rule 1: replication that delivers, or the peer's own word. A connection is only as fresh as its messages."""
+        candidates = [(signs.active_at, "the peer's ha_manager says: active, heartbeat alive")]
+        if postgres is Postgres.STANDBY and seen.receiver is not None and seen.receiver.streaming:
+            candidates.append((seen.at - seen.receiver.message_age, "the replication connection still delivers"))
+        if postgres is Postgres.PRIMARY and (row := seen.standby(standby_name(self.peer, epoch.number))) is not None:
+            candidates.append((seen.at - row.reply_age, "the standby's status messages still arrive"))
+        for at, words in candidates:
+            if self._sign_at < at <= now:
+                self._sign_at, self._sign = at, words
+
+    def _stalled(self, seen: Observation, postgres: Postgres, names: Names, epoch: Epoch, now: float) -> float:
+        """Seconds that commits have waited, or that the standby they would wait for has been gone."""
+        if postgres is not Postgres.PRIMARY or names is not Names.ENFORCED:
+            self._gone_since = inf
+            return 0.0
+        row = seen.standby(standby_name(self.peer, epoch.number))
+        if row is not None and row.state == "streaming":
+            self._gone_since = inf
+        elif self._gone_since == inf:
+            self._gone_since = seen.at
+        gone = max(0.0, now - self._gone_since) if self._gone_since < inf else 0.0
+        waited = seen.stalled + max(0.0, now - seen.at) if seen.stalled > 0 else 0.0
+        return max(gone, waited)
+
+    def _trouble(self, want: Want | None, carried: Carried, look: Look, now: float, keeper: str) -> str:
+        """Everything that stands against serving or promoting, the worst first; "" if nothing does."""
+        seen = look.observation
+        if keeper:
+            return f"the keeper of Postgres is in trouble: {keeper}"
+        if carried.copying:
+            return carried.copying
+        if carried.trouble:
+            return carried.trouble
+        if seen is NOTHING:
+            return seen.because
+        if now - look.at > STALE:
+            return f"Postgres could not be looked at for {now - look.at:.1f} s"
+        if 0 <= seen.disk_free < self.disk_needed:
+            return f"the disk of the database is full: {seen.disk_free // MIB} MiB free, {self.disk_needed // MIB} needed"
+        if want is None or want.postgres in (Postgres.KEEP, Postgres.STOPPED):
+            return ""
+        if seen.state != "running":
+            return f"Postgres is {seen.state}" + (f": {seen.because}" if seen.because else "")
+        if not seen.answers:
+            return f"Postgres does not answer: {seen.because}"
+        return ""
+
+
+def observed_state(seen: Observation, carried: Carried) -> Postgres:
+    """What ``docs/protocols.md`` calls the state of Postgres, from one look."""
+    if seen.state == "stopped":
+        return Postgres.STOPPED
+    if seen.state != "running" or not seen.answers:
+        return Postgres.UNKNOWN
+    if not seen.in_recovery:
+        return Postgres.PRIMARY
+    if carried.detached and not seen.primary_conninfo and seen.receiver is None:
+        return Postgres.DETACHED
+    return Postgres.STANDBY
+
+
+def _data(carried: Carried, seen: Observation, postgres: Postgres) -> str:
+    if carried.copying:
+        return "copying"
+    if carried.data == "ready" and (seen.state == "starting" or postgres is Postgres.UNKNOWN):
+        return "starting"
+    return carried.data

@@ -1,0 +1,372 @@
+"""The Postgres worker: one thread that makes heartbeat's newest want true and keeps it true.
+
+Promise: the newest want wins; what a want makes obsolete (a copy) is cancelled, so promotion, detaching and stopping wait
+for nothing they don't need; a failure is told and tried again with backoff; a Postgres that dies while wanted is restarted
+in place, within a limit. ``carried`` says what is proven and never names a want before it holds. Source: docs/protocols.md
+(wants); design §4 rules 3, 7, 10, 11, §6.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from typing import Protocol
+
+from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream
+from ha_manager.orders import Epoch, Names, Postgres, Stop, Want
+from ha_manager.outlook import Carried, observed_state
+from ha_manager.rejoin import Verdict, Way
+from runtime.errors import HaError, ReplicationError
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST, RETRY_MOST = 0.1, 2.0
+#: what was just carried out is not carried out again before it could be seen (seconds)
+REST = 0.3
+#: a standby that was told to follow may take so long to stream before it is asked why it doesn't (seconds)
+PATIENCE = 2.0
+#: more deaths than this within the window, and Postgres counts as broken on this server
+DEATHS, DEATH_WINDOW = 3, 60.0
+
+
+class Postgreses(Protocol):
+    """What the worker needs of ``database.Database``."""
+
+    def make_stopped(self, *, immediate: bool, limit: float = 30.0) -> Stopped: ...
+    def make_standby(self, follow: Upstream | None, limit: float = 60.0) -> None: ...
+    def make_detached(self, limit: float = 1.0) -> int: ...
+    def make_primary(self, epoch: int, limit: float = 30.0) -> int: ...
+    def settle_primary(self, epoch: int, limit: float = 10.0) -> None: ...
+    def set_names_relaxed(self, limit: float = 5.0) -> None: ...
+    def set_names_enforced(self, epoch: int, limit: float = 2.0) -> int: ...
+    def prepare(self, limit: float = 60.0) -> None: ...
+    def data(self) -> str: ...
+    def judge(self, active: Identity, limit: float = 30.0) -> Verdict: ...
+    def rejoin(
+        self, verdict: Verdict, follow: Upstream, active: Identity, progress: Callable[[Progress], bool], limit: float = 3600.0
+    ) -> str: ...
+    def why_not_following(self, follow: Upstream, limit: float = 2.0) -> str | None: ...
+
+
+class Active(Protocol):
+    """The active, as a passive can learn of it."""
+
+    def upstream(self, follow: Epoch) -> Upstream:
+        """Where to connect: known from module.xml even while the session is down."""
+
+    def identity(self, follow: Epoch) -> Identity | None:
+        """The active's own word over the session, in this very epoch; None while it can't be asked."""
+
+
+class Events(Protocol):
+    """Whom the worker tells; called from its thread."""
+
+    def changed(self) -> None:
+        """``carried`` is new."""
+
+    def replication(self, event: str, text: str) -> None:
+        """``started`` | ``initialised`` | ``kept``: for log, status and hooks."""
+
+
+class Obsolete(ReplicationError):
+    """A newer want made the running one pointless."""
+
+
+class Worker:
+    """Give it wants and observations from any thread; read ``carried`` from any thread."""
+
+    def __init__(self, database: Postgreses, active: Active, events: Events, clock: Callable[[], float]) -> None:
+        self._db = database
+        self._active = active
+        self._events = events
+        self._clock = clock
+        self._condition = threading.Condition()
+        self._newest: Want | None = None
+        self._seen = Observation()
+        self._again = False
+        self._ended = False
+        self.carried = Carried()
+        # only the worker's thread touches what follows
+        self._names: tuple[Names, int] | None = None
+        self._settled = -1
+        self._primary_epoch: Epoch | None = None
+        self._deaths: deque[float] = deque()
+        self._following_since = inf
+        self._failures = 0
+        self._retry_at = inf
+        self._stepped_at = -inf
+
+    # --- for other threads ----------------------------------------------------------------------------------------------
+
+    def want(self, want: Want) -> None:
+        """Replace what is wanted."""
+        with self._condition:
+            self._newest = want
+            self._retry_at = inf
+            self._condition.notify()
+
+    def new_link(self) -> None:
+        """Another run of heartbeat counts its wants anew: what is wanted stays, its serial means nothing any more."""
+        with self._condition:
+            if self._newest is not None:
+                self._newest = replace(self._newest, serial=0)
+            self.carried = replace(self.carried, serial=0, link=self.carried.link + 1)
+
+    def look(self, seen: Observation) -> None:
+        """Take an observation; wakes the worker if what was carried out no longer holds."""
+        with self._condition:
+            self._seen = seen
+            rested = self._clock() - self._stepped_at >= REST
+            if rested and self._newest is not None and _deviates(self._newest, self.carried, seen):
+                self._again = True
+                self._condition.notify()
+
+    def end(self) -> None:
+        with self._condition:
+            self._ended = True
+            self._condition.notify()
+
+    # --- the thread -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until ``end``."""
+        self._publish(data=self._data())
+        while (want := self._next()) is not None:
+            self.step(want)
+
+    def step(self, want: Want) -> None:
+        """Carry out ``want`` once; publish what came of it."""
+        try:
+            self._carry(want)
+        except Obsolete:
+            self._publish(copying="")
+            return
+        except HaError as wrong:
+            self._failed(want, str(wrong))
+            return
+        except Exception as bug:
+            log.exception("carrying out want %d", want.serial)
+            self._failed(want, f"internal error: {type(bug).__name__}: {bug}")
+            return
+        self._failures = 0
+        with self._condition:
+            self._retry_at = inf
+        if self.carried.trouble:
+            log.info("Postgres is as wanted again: %s", want.postgres)
+        self._stepped_at = self._clock()
+        self._publish(trouble="", copying="", data=self._data())
+        self._carried_out(want)
+        self._afterwards(want)
+
+    def _next(self) -> Want | None:
+        with self._condition:
+            while not self._ended:
+                newest, now = self._newest, self._clock()
+                due = newest is not None and (
+                    (newest.serial != self.carried.serial and self._retry_at == inf) or now >= self._retry_at or self._again
+                )
+                if due and (not self._again or self._retry_at == inf or now >= self._retry_at):
+                    self._again = False
+                    return newest
+                self._condition.wait(min(0.5, max(0.01, self._retry_at - now)))
+        return None
+
+    def _failed(self, want: Want, text: str) -> None:
+        self._failures += 1
+        wait = min(RETRY_MOST, RETRY_FIRST * 2 ** (self._failures - 1))
+        with self._condition:
+            if self._newest is want:
+                self._retry_at = self._clock() + wait
+        if text != self.carried.trouble:
+            log.error("Postgres can't be made %s: %s", want.postgres, text)
+        self._publish(trouble=text, copying="", data=self._data())
+
+    def _carried_out(self, want: Want) -> None:
+        with self._condition:
+            if self._newest is want:
+                self.carried = replace(self.carried, serial=want.serial)
+        self._events.changed()
+
+    def _publish(self, **changes: object) -> None:
+        with self._condition:
+            before, self.carried = self.carried, replace(self.carried, **changes)  # type: ignore[arg-type]
+        if before != self.carried:
+            self._events.changed()
+
+    def _data(self) -> str:
+        try:
+            return self._db.data()
+        except HaError:
+            return "failed"
+
+    def _current(self, want: Want) -> bool:
+        return self._newest is want or (self._newest is not None and replace(self._newest, serial=want.serial) == want)
+
+    # --- wants ----------------------------------------------------------------------------------------------------------
+
+    def _carry(self, want: Want) -> None:
+        if want.postgres is not Postgres.PRIMARY:
+            self._names, self._primary_epoch = None, None
+        match want.postgres:
+            case Postgres.KEEP | Postgres.UNKNOWN:
+                pass
+            case Postgres.STOPPED:
+                self._following_since = inf
+                stopped = self._db.make_stopped(immediate=want.stop is Stop.IMMEDIATE)
+                self._publish(detached=False, proven=-1, shutdown_lsn=stopped.shutdown_lsn, follow=Epoch())
+            case Postgres.DETACHED:
+                self._following_since = inf
+                self._db.make_detached()
+                self._publish(detached=True, follow=Epoch())
+            case Postgres.STANDBY:
+                self._standby(want)
+            case Postgres.PRIMARY:
+                self._primary(want)
+
+    def _primary(self, want: Want) -> None:
+        self._following_since = inf
+        if self._seen.state == "stopped" and self._primary_epoch == want.epoch:
+            self._count_death()
+        self._db.make_primary(want.epoch.number)
+        self._primary_epoch = want.epoch
+        self._publish(detached=False, follow=Epoch(), shutdown_lsn=-1)
+        wanted = (want.names, want.epoch.number)
+        if want.names is Names.RELAXED and self._names != wanted:
+            self._publish(proven=-1)
+            self._db.set_names_relaxed()
+        elif want.names is Names.ENFORCED and (self._names != wanted or self.carried.proven < 0):
+            self._names = None
+            self._publish(proven=self._db.set_names_enforced(want.epoch.number))
+        self._names = wanted
+        if want.prepare and not self.carried.prepared:
+            self._db.prepare()
+        self._publish(prepared=want.prepare)
+
+    def _count_death(self) -> None:
+        now = self._clock()
+        self._deaths.append(now)
+        while self._deaths and now - self._deaths[0] > DEATH_WINDOW:
+            self._deaths.popleft()
+        if len(self._deaths) > DEATHS:
+            raise ReplicationError(f"Postgres has died {len(self._deaths)} times within {DEATH_WINDOW:g} s; see its log")
+        log.warning("Postgres has died; starting it again in place")
+
+    def _afterwards(self, want: Want) -> None:
+        """What a promotion owes, when nobody waits for the promotion any more."""
+        if want.postgres is not Postgres.PRIMARY or self._settled == want.epoch.number or not self._current(want):
+            return
+        try:
+            self._db.settle_primary(want.epoch.number)
+            self._settled = want.epoch.number
+        except HaError as wrong:
+            log.warning("after the promotion: %s", wrong)
+            with self._condition:
+                self._retry_at = self._clock() + RETRY_MOST
+
+    # --- following ------------------------------------------------------------------------------------------------------
+
+    def _standby(self, want: Want) -> None:
+        seen = self._seen
+        if seen.state == "running" and seen.answers and not seen.in_recovery:
+            self._db.make_stopped(immediate=want.stop is Stop.IMMEDIATE)
+            seen = replace(seen, state="stopped")
+        self._publish(proven=-1, prepared=False)
+        if want.follow == Epoch():
+            self._following_since = inf
+            if self._db.data() not in ("none", "copying"):
+                self._db.make_standby(None)
+            self._publish(detached=False, follow=Epoch())
+            return
+        follow = self._active.upstream(want.follow)
+        if seen.state != "running":
+            self._make_fit(want, follow)
+        elif self.carried.follow == want.follow and self._clock() - self._following_since > PATIENCE:
+            self._ask_why(want, follow)
+        if self.carried.follow != want.follow:
+            self._events.replication("started", f"following {want.follow.node} in epoch {want.follow.number}")
+            self._following_since = self._clock()
+        self._db.make_standby(follow)
+        self._publish(detached=False, follow=want.follow)
+
+    def _make_fit(self, want: Want, follow: Upstream) -> None:
+        """Postgres is stopped: may its data follow that active? If the active can't be asked, data that is there may try."""
+        active = self._active.identity(want.follow)
+        if active is None:
+            if self._db.data() in ("none", "copying", "failed"):
+                raise ReplicationError(
+                    f"there is no usable database here yet, and ha_manager on {want.follow.node} can't be asked for a copy: "
+                    "waiting for the session (port, keys: see `ha show`)"
+                )
+            return
+        verdict = self._db.judge(active)
+        if verdict.way is not Way.START:
+            self._replace(want, verdict, follow, active)
+
+    def _ask_why(self, want: Want, follow: Upstream) -> None:
+        """Told to follow, and not streaming: only a fresh copy may help."""
+        self._following_since = self._clock()
+        reason = self._db.why_not_following(follow)
+        if reason is None:
+            return
+        active = self._active.identity(want.follow)
+        if active is None:
+            raise ReplicationError(f"this database can't follow {want.follow.node} ({reason}), whose ha_manager can't be asked")
+        self._db.make_stopped(immediate=False)
+        verdict = self._db.judge(active)
+        if verdict.way is Way.START:
+            verdict = Verdict(Way.COPY, reason, verdict.fork, verdict.timeline)
+        self._replace(want, verdict, follow, active)
+
+    def _replace(self, want: Want, verdict: Verdict, follow: Upstream, active: Identity) -> None:
+        self._events.replication("copying", f"copying the database of {want.follow.node}: {verdict.because}")
+        self._publish(copying=f"the database is being copied from {want.follow.node}: {verdict.because}", data="copying")
+
+        def progress(done: Progress) -> bool:
+            share = f"{done.done // 2**20} of {done.total // 2**20} MiB, {done.share:.0%}, {done.seconds:.0f} s"
+            self._publish(copying=f"the database is being copied from {want.follow.node}: {share}")
+            newest = self._newest
+            return not self._ended and newest is not None and _same_copy(newest, want)
+
+        try:
+            report = self._db.rejoin(verdict, follow, active, progress)
+        except HaError:
+            if self._ended or self._newest is None or not _same_copy(self._newest, want):
+                raise Obsolete("no longer wanted") from None
+            raise
+        self._publish(copying="", data=self._data())
+        if report:
+            self._events.replication("kept", report)
+        self._events.replication("initialised", f"the database was copied from {want.follow.node}")
+
+
+def _same_copy(newest: Want, running: Want) -> bool:
+    """A copy that began for ``running`` still serves ``newest``: the same server is to be followed, maybe in a later epoch."""
+    if newest.postgres is not Postgres.STANDBY:
+        return False
+    return newest.follow == running.follow or newest.follow == Epoch() or newest.follow.node == running.follow.node
+
+
+def _deviates(want: Want, carried: Carried, seen: Observation) -> bool:
+    """What was carried out no longer holds, or (a standby that doesn't stream) doesn't hold yet."""
+    if carried.serial != want.serial or seen.state in ("starting", "stopping", "unknown"):
+        return False
+    state = observed_state(seen, carried)
+    match want.postgres:
+        case Postgres.PRIMARY:
+            relaxed = want.names is Names.RELAXED and seen.answers and bool(seen.names)
+            return seen.state == "stopped" or state is Postgres.STANDBY or (state is Postgres.PRIMARY and relaxed)
+        case Postgres.STANDBY:
+            if seen.state == "stopped":
+                return carried.data == "ready" or want.follow != Epoch()
+            return state is Postgres.PRIMARY or (
+                want.follow != Epoch() and seen.answers and seen.following != want.follow.number
+            )
+        case Postgres.DETACHED:
+            return seen.state == "stopped" or state is Postgres.STANDBY
+        case Postgres.STOPPED:
+            return seen.state == "running"
+    return False
