@@ -32,7 +32,7 @@ from heartbeat.model import (
     Tick,
     Want,
 )
-from heartbeat.timing import PROFILES
+from heartbeat.timing import PROFILES, Timing
 
 SITE = Site("vs-166", "vs-28", "vs-166", ("192.168.120.1",), ("eth0", "eth1"))
 TIMING = PROFILES["recommended"]
@@ -44,10 +44,10 @@ NO_RESUME = Resume()
 class Server:
     """``vs-166`` of a pair; by default it hears its ping node, its disk answers at once, its ha_manager does what is wanted."""
 
-    def __init__(self, record: Record = NEW, resume: Resume = NO_RESUME, site: Site = SITE, now: float = 100.0) -> None:
-        self.now = now
+    def __init__(self, record: Record = NEW, resume: Resume = NO_RESUME, site: Site = SITE, timing: Timing = TIMING) -> None:
+        self.now = 100.0
         self.boot = Boot(7, 77)
-        self.core = Core(site, TIMING, self.boot, record, resume, now)
+        self.core = Core(site, timing, self.boot, record, resume, self.now)
         self.peer: Message | None = None
         self.peer_speaks = True
         self.peer_hears = True
@@ -127,9 +127,9 @@ def passive_in_sync() -> Server:
     return server
 
 
-def active_in_sync() -> Server:
+def active_in_sync(timing: Timing = TIMING) -> Server:
     """An active whose passive is in sync and fit."""
-    server = Server(Record(epoch=Epoch(4, "vs-166"), active=True), Resume(Epoch(4, "vs-166"), 100.4))
+    server = Server(Record(epoch=Epoch(4, "vs-166"), active=True), Resume(Epoch(4, "vs-166"), 100.4), timing=timing)
     server.facts = replace(server.facts, postgres=Database.PRIMARY, proven=900, names=Names.ENFORCED, caught_up=True)
     server.hear(**PEER_PASSIVE, in_sync=True, fit=True)
     server.run(0.5)
