@@ -1,0 +1,156 @@
+"""What must hold in every run.
+
+1. No acknowledged write is lost: whoever acknowledges, or is active at the end, holds everything acknowledged before by anyone.
+2. Once a reign (one promotion of one Postgres) has been followed by another one that acknowledged, it never acknowledges again.
+3. Two servers answer for the VIP together for no longer than ``OVERLAP`` (a takeover from a server that is heard but can't hear: the announcement's
+   delivery; two actives: rule 8's handover, on purpose).
+4. Roles don't flap: changes to active are bounded by the faults.
+5. Once the faults are over: one active, one fit passive in sync, the client served, within ``RECOVERY``.
+
+Exception (design §4, "What stays impossible"): while both servers run, both see the ping node, and no path at all is open between them, for
+``BLIND`` or more, the safety checks 1–3 say nothing with ``solo="silence"``; with ``solo="release"`` they hold in every schedule.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heartbeat.model import Phase, RoleChanged
+
+from .network import other
+
+if TYPE_CHECKING:
+    from .server import Server
+    from .world import World
+
+OVERLAP = 1.0
+RECOVERY = 30.0
+BLIND = 0.5
+#: what stays in order for so long is settled
+STEADY = 1.0
+
+
+class Checks:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.acked: list[int] = []
+        self.failures: list[str] = []
+        self.blind = False
+        self.settled_at: float | None = None
+        self.served_at = 0.0
+        self.outages: list[tuple[float, float]] = []
+        self.activations = 0
+        self._reign = 0
+        self._closed: set[int] = set()
+        self._overlap = self._blind = self._settled = 0.0
+
+    def fail(self, kind: str, text: str) -> None:
+        if kind in ("lost", "double", "vip") and self.blind and self.world.solo == "silence":
+            return
+        now = self.world.engine.now
+        self.world.note("check", f"FAILED {kind}: {text}")
+        self.failures.append(f"{kind}: {text} (at {now:.3f} s)")
+
+    @property
+    def kind(self) -> str:
+        """The first failure's kind, "" without any."""
+        return self.failures[0].split(":")[0] if self.failures else ""
+
+    # --- told by the world ------------------------------------------------------------------------------------------------
+
+    def acknowledged(self, server: Server, entry: int, by_vip: bool) -> None:
+        reign = server.postgres.reign
+        if reign != self._reign:
+            if reign in self._closed:
+                self._late(server, entry)
+                return
+            self._closed.add(self._reign)
+            self._reign = reign
+            self._holds_all(server, "acknowledges")
+        self.acked.append(entry)
+        if by_vip:
+            now = self.world.engine.now
+            if now - self.served_at > 0.3:
+                self.outages.append((self.served_at, now - self.served_at))
+            self.served_at = now
+
+    def _late(self, server: Server, entry: int) -> None:
+        """A write of a former reign is confirmed: harmless if the standby's word was on its way, i.e. the reigning one holds it."""
+        if any(s.postgres.reign == self._reign and entry in s.postgres.log for s in self.world.servers.values()):
+            self.acked.append(entry)
+        else:
+            self.fail("double", f"{server.name} acknowledges {entry} in a reign that another one had followed")
+
+    def _holds_all(self, server: Server, does: str) -> None:
+        missing = set(self.acked).difference(server.postgres.log)
+        if missing:
+            self.fail("lost", f"{server.name} {does} without {len(missing)} acknowledged writes, e.g. {min(missing)}")
+
+    def role_changed(self, server: Server, change: RoleChanged) -> None:
+        if change.after is Phase.ACTIVE and change.before is Phase.PROMOTING:
+            self.activations += 1
+            if self.activations > 2 * len(self.world.schedule) + 4:
+                self.fail("flap", f"{self.activations} activations for {len(self.world.schedule)} faults")
+
+    # --- looked at every 50 ms ----------------------------------------------------------------------------------------------
+
+    def look(self, period: float) -> None:
+        a, b = self.world.servers.values()
+        self._overlap = self._overlap + period if a.answers() and b.answers() else 0.0
+        self._blind = self._blind + period if self._no_path(a, b) else 0.0
+        if self._blind >= BLIND:
+            self.blind = True
+        if self._overlap > OVERLAP:
+            self.fail("vip", f"both servers have answered for the VIP for {self._overlap:.2f} s")
+
+    def _no_path(self, a: Server, b: Server) -> bool:
+        """Both run, both see the ping node, and nothing can pass between them."""
+        if not (a.alive and b.alive) or a.paused or b.paused:
+            return False
+        network = self.world.network
+        if network.hears("A", "B") or network.hears("B", "A"):
+            return False
+        if not (network.sees_gateway("A") and network.sees_gateway("B")):
+            return False
+        talk = network.both_ways(self.world.session_link, "A", "B", "session") and a.manager.works and b.manager.works
+        return not talk and not network.both_ways(self.world.replication_link, "A", "B", "repl")
+
+    def settled(self, period: float) -> bool:
+        """The pair has been in order for a while."""
+        self._settled = self._settled + period if self.in_order() else 0.0
+        return self._settled >= STEADY
+
+    def in_order(self) -> bool:
+        servers = self.world.servers
+        for name, server in servers.items():
+            core, peer = server.heartbeat.core, servers[other(name)].heartbeat.core
+            if core is None or peer is None or core.phase is not Phase.ACTIVE:
+                continue
+            return (
+                peer.phase is Phase.PASSIVE
+                and not core.disk.solo
+                and peer.disk.in_sync
+                and peer.disk.epoch == core.disk.epoch
+                and not peer.rules.unfit()
+                and self.world.engine.now - self.served_at < 0.3
+            )
+        return False
+
+    def finish(self) -> None:
+        """At the end of the run: everything acknowledged is where the clients are served."""
+        actives = [s for s in self.world.servers.values() if s.heartbeat.core and s.heartbeat.core.phase is Phase.ACTIVE]
+        if self.settled_at is None:
+            state = ", ".join(f"{s.name}: {self._state(s)}" for s in self.world.servers.values())
+            late = self.world.engine.now - self.world.faults_end
+            self.fail("stuck", f"no pair in order {late:.0f} s after the faults: {state}")
+        for server in actives:
+            if server.postgres.mode == "primary":
+                self._holds_all(server, "is active at the end")
+
+    @staticmethod
+    def _state(server: Server) -> str:
+        core = server.heartbeat.core
+        if core is None:
+            return "no heartbeat"
+        unfit = f", unfit: {core.rules.unfit()}" if core.phase is Phase.PASSIVE else ""
+        return f"{core.phase} in {core.disk.epoch} ({core.because}), Postgres {server.postgres.mode}{unfit}"

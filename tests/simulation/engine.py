@@ -1,0 +1,46 @@
+"""Virtual time: a heap of calls and the one source of randomness.
+
+Promise: calls run in the order of their times, equal times in the order they were asked for; nothing else decides the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from random import Random
+from typing import Any
+
+
+class Spin(Exception):
+    """So many calls at one moment that time no longer moves."""
+
+
+class Engine:
+    """Seconds of true time since the start of the run; the servers' clocks are derived from it."""
+
+    def __init__(self, seed: int) -> None:
+        self.now = 0.0
+        self.random = Random(seed)
+        self._heap: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
+        self._count = 0
+
+    def after(self, delay: float, call: Callable[..., Any], *args: Any) -> None:
+        self._count += 1
+        heappush(self._heap, (self.now + delay, self._count, call, args))
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * self.random.random()
+
+    def run(self, until: float, stop: Callable[[], bool]) -> None:
+        """Run every call due before ``until``, or until ``stop`` says so after one of them."""
+        heap = self._heap
+        at_once, last = 0, -1.0
+        while heap and heap[0][0] <= until and not stop():
+            self.now, _, call, args = heappop(heap)
+            at_once = at_once + 1 if self.now == last else 0
+            last = self.now
+            if at_once > 5000:
+                raise Spin(f"time stands still at {self.now:.3f} s in {call}")
+            call(*args)
+        if not stop():
+            self.now = max(self.now, until)

@@ -1,0 +1,345 @@
+"""The faults: what each does, how it ends, and how a seed chooses them.
+
+Promise: a schedule is a tuple of ``Fault``; each can be taken out, shortened or moved without touching the others, so that a failing schedule
+can be shrunk. ``length`` is in seconds; when it is over the fault is healed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from heartbeat.model import Leave, LinkChanged, Standby, Suspend
+
+from .network import GATEWAY, LINKS, NODES, other
+from .server import HANG_LIMIT
+
+if TYPE_CHECKING:
+    from .heartbeat import Heartbeat
+    from .ha_manager import HaManager
+    from .server import Server
+    from .world import World
+
+Heal = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    at: float
+    kind: str
+    node: str
+    length: float = 0.0
+    arg: str = ""
+
+    def __str__(self) -> str:
+        return f"Fault({self.at:.2f}, {self.kind!r}, {self.node!r}, {self.length:.2f}, {self.arg!r})"
+
+
+Schedule = tuple[Fault, ...]
+
+
+def begin(world: World, fault: Fault) -> None:
+    """Make ``fault`` happen, and heal it after its length."""
+    world.note("fault", f"{fault}")
+    heal = KINDS[fault.kind](world, world.servers[fault.node], fault)
+    world.engine.after(fault.length, _heal, world, fault, heal)
+
+
+def _heal(world: World, fault: Fault, heal: Heal) -> None:
+    world.note("fault", f"over: {fault}")
+    heal()
+
+
+# --- machines and processes -------------------------------------------------------------------------------------------------
+
+
+def _power(world: World, server: Server, fault: Fault) -> Heal:
+    server.power_off()
+    return server.power_on
+
+
+def _pause(world: World, server: Server, fault: Fault) -> Heal:
+    if not server.alive:
+        return lambda: None
+    life = server.pause()
+    return lambda: server.resume(life)
+
+
+def _process(server: Server, kind: str) -> Heartbeat | HaManager:
+    return server.heartbeat if kind.startswith("heartbeat") else server.manager
+
+
+def _kill(world: World, server: Server, fault: Fault) -> Heal:
+    """Killed; with a length it also stays down for so long (its Manager is gone too)."""
+    process = _process(server, fault.kind)
+    key = (server.name, type(process).__name__)
+    world.held_down[key] += fault.length > 0
+    if process is server.heartbeat:
+        server.heartbeat.kill()
+    elif server.manager.running:
+        server.manager.kill()
+        server.restart(server.manager)
+
+    def heal() -> None:
+        if fault.length > 0:
+            world.held_down[key] -= 1
+            if not world.held_down[key] and server.alive:
+                process.start()
+
+    return heal
+
+
+def _heartbeat_hang(world: World, server: Server, fault: Fault) -> Heal:
+    heartbeat = server.heartbeat
+    life = heartbeat.stop()
+
+    def watched() -> None:
+        if heartbeat.life == life and heartbeat.stopped:
+            heartbeat.kill()
+
+    if fault.arg != "unwatched":
+        world.engine.after(HANG_LIMIT, watched)
+    return lambda: heartbeat.go_on(life)
+
+
+def _ha_manager_hang(world: World, server: Server, fault: Fault) -> Heal:
+    manager = server.manager
+    life = manager.life
+    manager.hung += manager.running
+
+    def watched() -> None:
+        if manager.life == life and manager.hung:
+            manager.kill()
+            server.restart(manager)
+
+    def heal() -> None:
+        if manager.life == life and manager.hung:
+            manager.hung -= 1
+
+    if fault.arg != "unwatched":
+        world.engine.after(HANG_LIMIT, watched)
+    return heal
+
+
+def _postgres(world: World, server: Server, fault: Fault) -> Heal:
+    postgres = server.postgres
+    if fault.kind == "postgres-kill":
+        postgres.hung = 0
+        postgres.kill()
+        return lambda: None
+    if fault.kind == "postgres-broken":
+        postgres.broken += 1
+        postgres.kill()
+
+        def mended() -> None:
+            postgres.broken -= 1
+
+        return mended
+    postgres.hung += 1
+
+    def goes_on() -> None:
+        if postgres.hung:
+            postgres.hung -= 1
+            if not postgres.hung:
+                postgres.go_on()
+
+    return goes_on
+
+
+def _crash(world: World, server: Server, fault: Fault) -> Heal:
+    """A crash between two effects: ``arg`` is "<how many lists of heavy effects>:<kill|power>"."""
+    count, how = fault.arg.split(":")
+    server.heartbeat.crash = (int(count), how)
+
+    def heal() -> None:
+        server.heartbeat.crash = None
+        server.power_on()
+
+    return heal
+
+
+# --- networks ----------------------------------------------------------------------------------------------------------------
+
+
+def _cut(world: World, server: Server, fault: Fault) -> Heal:
+    """``arg``: "<lan|ic|*|hb|repl|session>:<out|in|both>", seen from the node towards its peer."""
+    what, direction = fault.arg.split(":")
+    node, peer = server.name, other(server.name)
+    pairs = {"out": [(node, peer)], "in": [(peer, node)], "both": [(node, peer), (peer, node)]}[direction]
+    keys = [(link, *pair) for link in (LINKS if what == "*" else (what,)) for pair in pairs]
+    return _cut_keys(world, keys)
+
+
+def _cut_keys(world: World, keys: list[tuple[str, str, str]]) -> Heal:
+    cuts = world.network.cuts
+    cuts.update(keys)
+    return lambda: cuts.subtract(keys)
+
+
+def _ping(world: World, server: Server, fault: Fault) -> Heal:
+    if fault.arg == "both":
+        world.network.gateway_down += 1
+
+        def heal() -> None:
+            world.network.gateway_down -= 1
+
+        return heal
+    return _cut_keys(world, [("lan", server.name, GATEWAY), ("lan", GATEWAY, server.name)])
+
+
+def _port(world: World, server: Server, fault: Fault) -> Heal:
+    network = world.network
+    network.ports[server.name] += 1
+    carrier = fault.arg == "carrier"
+    if carrier:
+        server.later(0.002, server.heartbeat.feed, LinkChanged("lan", False, True))
+
+    def heal() -> None:
+        network.ports[server.name] -= 1
+        if carrier and not network.ports[server.name]:
+            server.later(0.002, server.heartbeat.feed, LinkChanged("lan", True, True))
+
+    return heal
+
+
+def _loss(world: World, server: Server, fault: Fault) -> Heal:
+    network = world.network
+    for link in LINKS:
+        network.loss[link, server.name, other(server.name)] = float(fault.arg)
+
+    def heal() -> None:
+        for link in LINKS:
+            network.loss.pop((link, server.name, other(server.name)), None)
+
+    return heal
+
+
+# --- disks and databases -------------------------------------------------------------------------------------------------------
+
+
+def _slow(world: World, server: Server, fault: Fault) -> Heal:
+    server.disk.slow = float(fault.arg)
+
+    def heal() -> None:
+        server.disk.slow = 0.0
+
+    return heal
+
+
+def _checkpointer(world: World, server: Server, fault: Fault) -> Heal:
+    server.postgres.checkpointer_slow = float(fault.arg)
+
+    def heal() -> None:
+        server.postgres.checkpointer_slow = 0.0
+
+    return heal
+
+
+def _full(world: World, server: Server, fault: Fault) -> Heal:
+    server.disk.full += 1
+
+    def heal() -> None:
+        server.disk.full -= 1
+
+    return heal
+
+
+# --- people ------------------------------------------------------------------------------------------------------------------------
+
+
+def _failover(world: World, server: Server, fault: Fault) -> Heal:
+    server.later(0.0, server.heartbeat.feed, Standby("an operator"))
+    return lambda: None
+
+
+def _suspend(world: World, server: Server, fault: Fault) -> Heal:
+    server.later(0.0, server.heartbeat.feed, Suspend("an operator", True))
+
+    def resume() -> None:
+        for one in world.servers.values():
+            if one.heartbeat.works and not one.paused and not one.disk.full:
+                one.later(0.0, one.heartbeat.feed, Suspend("an operator", False))
+                break
+        else:
+            world.engine.after(0.5, resume)
+
+    return resume
+
+
+def _leave(world: World, server: Server, fault: Fault) -> Heal:
+    heartbeat = server.heartbeat
+    server.later(0.0, heartbeat.feed, Leave("an operator", fault.arg))
+
+    def comes_back() -> None:
+        if heartbeat.running and heartbeat.core is not None and heartbeat.core.leaving in ("handover", "off"):
+            world.engine.after(0.5, comes_back)
+            return
+        heartbeat.left = False
+        server.later(0.0, heartbeat.start)
+
+    return comes_back
+
+
+KINDS: dict[str, Callable[[World, Server, Fault], Heal]] = {
+    "power": _power, "pause": _pause, "heartbeat-kill": _kill, "ha_manager-kill": _kill, "heartbeat-hang": _heartbeat_hang,
+    "ha_manager-hang": _ha_manager_hang, "postgres-kill": _postgres, "postgres-hang": _postgres, "postgres-broken": _postgres,
+    "crash": _crash, "cut": _cut, "ping": _ping, "port": _port, "loss": _loss, "slow": _slow, "checkpointer": _checkpointer,
+    "full": _full, "failover": _failover, "suspend": _suspend, "leave": _leave,
+}  # fmt: skip
+
+#: kind, weight in a mixed schedule, weight in one heavy with crashes
+WEIGHTS: tuple[tuple[str, float, float], ...] = (
+    ("power", 4, 9), ("pause", 4, 4), ("heartbeat-kill", 4, 5), ("ha_manager-kill", 3, 2), ("heartbeat-hang", 3, 3),
+    ("ha_manager-hang", 2, 1), ("postgres-kill", 3, 2), ("postgres-hang", 2, 1), ("postgres-broken", 2, 1), ("crash", 3, 6),
+    ("cut", 10, 8), ("ping", 4, 3), ("port", 3, 3), ("loss", 2, 1), ("slow", 2, 1), ("checkpointer", 2, 2), ("full", 1, 0.5),
+    ("failover", 4, 2), ("suspend", 1, 0), ("leave", 2, 1),
+)  # fmt: skip
+
+
+def _argument(random: Random, kind: str) -> str:
+    match kind:
+        case "heartbeat-hang" | "ha_manager-hang":
+            return random.choice(("", "", "unwatched"))
+        case "crash":
+            return f"{random.randint(1, 6)}:{random.choice(('kill', 'power'))}"
+        case "cut":
+            what = random.choice(("lan", "ic", "*", "*", "hb", "repl", "session"))
+            return f"{what}:{random.choice(('out', 'in', 'both'))}"
+        case "ping":
+            return random.choice(("", "both"))
+        case "port":
+            return random.choice(("", "carrier"))
+        case "loss":
+            return random.choice(("0.2", "0.5", "0.7"))
+        case "slow":
+            return random.choice(("0.1", "0.8", "2.5"))
+        case "checkpointer":
+            return random.choice(("0.3", "2.0", "4.0"))
+        case "leave":
+            return random.choice(("handover", "off"))
+    return ""
+
+
+def _length(random: Random, kind: str) -> float:
+    if kind in ("postgres-kill", "failover"):
+        return 0.0
+    if kind in ("heartbeat-kill", "ha_manager-kill") and random.random() < 0.7:
+        return 0.0
+    return float(round(0.1 * 60.0 ** random.random() + (0.3 if kind in ("power", "crash") else 0.0), 2))
+
+
+def random_schedule(random: Random, most: int, symmetric: bool = False) -> Schedule:
+    """Up to ``most`` faults, near each other in time; ``symmetric`` puts a cut of every path among them."""
+    column = random.choice((1, 2))
+    kinds = [row[0] for row in WEIGHTS]
+    weights = [float(row[column]) for row in WEIGHTS]
+    at, faults = 1.0 + random.random(), []
+    if symmetric:
+        faults.append(Fault(round(at, 2), "cut", "A", round(random.uniform(0.5, 8.0), 2), "*:both"))
+    for _ in range(random.randint(1, most)):
+        kind = random.choices(kinds, weights)[0]
+        faults.append(Fault(round(at, 2), kind, random.choice(NODES), _length(random, kind), _argument(random, kind)))
+        at += random.expovariate(1.0) if random.random() < 0.8 else random.uniform(2.0, 5.0)
+    return tuple(faults)

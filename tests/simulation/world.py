@@ -1,0 +1,162 @@
+"""Everything together: two servers, networks, clients, faults and checks, played from one seed.
+
+Promise: ``play`` with the same arguments gives the same result. A run begins with a pair in sync (or, ``cold``, with two servers that have just been
+switched on) and ends when the pair has been in order for a while after the last fault, or ``RECOVERY`` later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from heartbeat.election import Core
+from heartbeat.model import Boot, Effect, Epoch, Event, Facts, Heard, Ping, PingReply, PingSent, Record, RefreshLease, Resume
+from heartbeat.model import Send, Site, Tick
+from heartbeat.rules import Rules
+from heartbeat.timing import PROFILES, Timing
+
+from .checks import RECOVERY, Checks
+from .clients import LocalClient, VipClient
+from .engine import Engine, Spin
+from .faults import Schedule, begin, random_schedule
+from .network import CLIENT, GATEWAY, LINKS, NODES, Network, other
+from .postgres import PRIMARY, STANDBY
+from .server import Server
+from .trace import brief
+
+LOOK = 0.05
+RECOMMENDED = PROFILES["recommended"]
+#: the recommended times with fewer pings, which are most of the work
+COARSE = replace(RECOMMENDED, ping_period=0.1, ping_dead=0.5)
+
+
+class World:
+    def __init__(
+        self, seed: int, schedule: Schedule, *, rules: type[Rules] = Rules, solo: str = "silence", timing: Timing = COARSE,
+        cold: bool = False, tracing: bool = False,
+    ) -> None:  # fmt: skip
+        self.engine = Engine(seed)
+        self.timing = timing
+        self.schedule = schedule
+        self.solo = solo
+        self.rules = rules
+        self.tracing = tracing
+        self.verbose = False
+        self.lines: list[str] = []
+        self._entries = 1
+        self.held_down: Counter[tuple[str, str]] = Counter()
+        self.network = Network(self.engine)
+        self.replication_link = self.engine.random.choice(LINKS)
+        self.session_link = self.engine.random.choice(LINKS)
+        drift = self.engine.between(-0.005, 0.005)
+        self.checks = Checks(self)
+        self.sites = {name: Site(name, other(name), "A", ("gw",), LINKS, solo) for name in NODES}
+        self.servers = {"A": Server(self, "A", 1 + drift), "B": Server(self, "B", 1 - drift)}
+        for name, server in self.servers.items():
+            server.peer = self.servers[other(name)]
+        self.faults_end = max((fault.at + fault.length for fault in schedule), default=0.0)
+        if cold:
+            for server in self.servers.values():
+                server.power_on()
+        else:
+            self._in_sync()
+        self.clients = [VipClient(self), *(LocalClient(self, server) for server in self.servers.values())]
+        for fault in schedule:
+            self.engine.after(fault.at, begin, self, fault)
+        self.engine.after(LOOK, self._look)
+
+    def make_core(self, site: Site, boot: Boot, record: Record, resume: Resume, now: float) -> Core:
+        return Core(site, self.timing, boot, record, resume, now, self.rules)
+
+    def next_entry(self) -> int:
+        self._entries += 1
+        return self._entries
+
+    def _in_sync(self) -> None:
+        """A was active and B its passive a moment ago; both heartbeats restart now."""
+        epoch = Epoch(1, "A")
+        a, b = self.servers["A"], self.servers["B"]
+        a.disk.record, b.disk.record = Record(epoch, active=True), Record(epoch, in_sync=True)
+        for server, mode in ((a, PRIMARY), (b, STANDBY)):
+            server.alive = True
+            server.postgres.mode = mode
+            server.postgres.clean = False
+        a.epoch_starts[epoch] = 1
+        a.postgres.reign = self.next_entry()
+        a.postgres.names_set = a.postgres.names_applied = 1
+        b.postgres.follow_active(1)
+        a.vip = a.gate = True
+        a.refresh_lease(epoch)
+        for server in (a, b):
+            server.heartbeat.start()
+            server.manager.start()
+            server.watch()
+        self.network.arp.update({CLIENT: "A", GATEWAY: "A"})
+
+    # --- trace ------------------------------------------------------------------------------------------------------------
+
+    def note(self, who: str, text: str) -> None:
+        if self.tracing:
+            self.lines.append(f"{self.engine.now:8.3f} {who:5} {text}")
+
+    def note_step(self, who: str, event: Event, effects: list[Effect]) -> None:
+        quiet = isinstance(event, Tick | Heard | PingSent | PingReply | Facts)
+        shown = [e for e in effects if self.verbose or not isinstance(e, Send | Ping | RefreshLease)]
+        if shown or not quiet or self.verbose:
+            self.note(who, f"{type(event).__name__ if quiet and not self.verbose else brief(event)}:")
+            self.lines.extend(f"{'':14} → {brief(effect)}" for effect in shown)
+
+    # --- running ----------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self.engine.after(LOOK, self._look)
+        self.checks.look(LOOK)
+        if self.engine.now > self.faults_end and self.checks.settled(LOOK):
+            self.checks.settled_at = self.engine.now
+
+    def run(self) -> None:
+        checks = self.checks
+        try:
+            self.engine.run(
+                self.faults_end + RECOVERY, lambda: checks.settled_at is not None or bool(checks.failures)
+            )
+        except Spin as spin:
+            checks.fail("spin", str(spin))
+        if not checks.failures:
+            checks.finish()
+
+
+@dataclass(frozen=True)
+class Result:
+    seed: int
+    schedule: Schedule
+    failures: Sequence[str]
+    kind: str
+    #: a symmetric cut was among the faults, so that the safety checks were off
+    blind: bool
+    acked: int
+    activations: int
+    outages: Sequence[tuple[float, float]]
+    seconds: float
+    trace: Sequence[str]
+
+
+def play(
+    seed: int, schedule: Schedule, *, rules: type[Rules] = Rules, solo: str = "silence", timing: Timing = COARSE,
+    cold: bool = False, tracing: bool = False,
+) -> Result:  # fmt: skip
+    """One run."""
+    world = World(seed, schedule, rules=rules, solo=solo, timing=timing, cold=cold, tracing=tracing)
+    world.run()
+    checks = world.checks
+    return Result(
+        seed, schedule, checks.failures, checks.kind, checks.blind, len(checks.acked), checks.activations, checks.outages,
+        world.engine.now, world.lines,
+    )  # fmt: skip
+
+
+def schedule_of(seed: int, most: int = 6, symmetric: bool = False) -> Schedule:
+    """The schedule that belongs to a seed."""
+    return random_schedule(Random(f"schedule {seed}"), most, symmetric)
