@@ -11,13 +11,17 @@ mkdir "$root/tmp/project"
 mount --bind "$project" "$root/tmp/project"
 mount -o remount,bind,ro "$root/tmp/project"
 
-# None of Debian's services belongs to a machine of the lab; ours are enabled by install.sh just below.
-for link in "$root"/etc/rc[0-6S].d/[SK]*; do [ ! -L "$link" ] || rm "$link"; done
 # Should install.sh have to add Debian packages, they don't start anything in here.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 
 [ ! -f "$project/install.sh" ] || chroot "$root" /bin/sh /tmp/project/install.sh
+
+# None of Debian's services belongs to a machine of the lab: only ours start at boot.
+for link in "$root"/etc/rc[0-6S].d/[SK]*; do
+    [ -L "$link" ] || continue
+    grep -qs /opt/ha-manager/ "$root/etc/init.d/$(basename "$(readlink "$link")")" || rm "$link"
+done
 
 rm -f "$root/usr/sbin/policy-rc.d"
 rm -rf "$root"/var/log/syslog "$root"/var/cache/apt/archives/*.deb

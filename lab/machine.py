@@ -17,7 +17,7 @@ from typing import Any, Literal
 from runtime import commands
 from runtime.commands import Completed
 
-from .store import LabError, Process, Store
+from .store import LabError, NoSuchLab, Process, Store
 from .topology import Machine
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,6 +45,8 @@ class Node:
     def pid(self) -> int:
         """Process id of its process 1 on this machine. Raises LabError when the power is off."""
         process = self.process
+        if not self._store.path.exists():
+            raise NoSuchLab(self._store.name)
         if process is None:
             raise LabError(f"{self.name} is off: python -m lab --name {self._store.name} power-on {self.name}")
         return process.pid

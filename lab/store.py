@@ -30,6 +30,9 @@ class LabError(HaError):
 class NoSuchLab(LabError):
     """There is nothing of that name on the disk."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no lab {name!r}: python -m lab --name {name} up")
+
 
 def base() -> Path:
     """Where labs and cached layers live: a disk, never a tmpfs, because a machine's fsync must mean something."""
@@ -195,7 +198,7 @@ class Store:
             try:
                 handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
-                raise NoSuchLab(f"there is no lab {self.name!r}: python -m lab --name {self.name} up") from None
+                raise NoSuchLab(self.name) from None
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 if not self._is(handle):

@@ -1,0 +1,173 @@
+#!/bin/sh
+# Installs ha_manager on this Debian server, or brings it up to date. Run again at any time: only what is missing is done.
+set -eu
+
+usage() {
+    cat <<'END'
+usage: install.sh [--root DIR] [--uninstall]
+
+  --root DIR   install into the Debian system under DIR (with /proc and /dev mounted in it) instead of this one
+  --uninstall  stop the services and remove the programs; configuration and data stay
+
+Installs: Debian packages that are missing, /opt/ha-manager, the commands in /usr/bin, the init scripts manager, heartbeat and
+ha_manager (manager starts at boot and starts the others), and sample configuration where there is none yet.
+
+  sudo ./install.sh && sudo ha start
+END
+}
+
+say() { echo "install: $*"; }
+die() { echo "install: $*" >&2; exit 1; }
+
+here=$(cd "$(dirname "$0")" && pwd)
+prefix=/opt/ha-manager
+venv=$prefix/venv
+services='manager heartbeat ha_manager'
+. "$here/packaging/debian.sh"
+
+# owned_by_debian FILE: belongs to another package (a real Linux-HA heartbeat, say), which is not ours to replace
+owned_by_debian() { dpkg-query -S "$1" >/dev/null 2>&1; }
+
+in_other_root() {
+    root=$1; shift
+    [ -x "$root/usr/bin/dpkg" ] || die "$root is not a Debian system; make one with debootstrap"
+    copy=$(mktemp -d "$root/var/tmp/ha-install.XXXXXX")
+    trap 'rm -rf "$copy"' EXIT
+    (cd "$here" && tar -cf - --exclude=./.venv --exclude=./.git .) | tar -xf - -C "$copy"
+    chroot "$root" /bin/sh "/var/tmp/${copy##*/}/install.sh" "$@"
+}
+
+debian_packages() {
+    missing=$(missing_packages "$here/packaging/debian-packages.txt")
+    [ -n "$missing" ] || return 0
+    say "installing Debian packages:" $missing
+    add_packages $missing
+}
+
+# What decides the content of the virtual environment
+stamp() { { /usr/bin/python3 -VV; cat "$here/requirements.txt"; } | sha256sum | cut -d' ' -f1; }
+
+virtual_environment() {
+    wanted=$(stamp)
+    if [ "$(cat "$venv/.requirements" 2>/dev/null)" = "$wanted" ]; then return; fi
+    /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or later is needed: use Debian 12 or later"
+    say "installing Python packages into $venv"
+    mkdir -p "$prefix"
+    /usr/bin/python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --disable-pip-version-check --progress-bar off --no-input -r "$here/requirements.txt"
+    echo "$wanted" >"$venv/.requirements"
+}
+
+# The packages themselves: built from a copy, so that nothing is written into the checkout
+project() {
+    say "installing ha_manager $(sed -n 's/^version *= *//p' "$here/setup.cfg")"
+    build=$(mktemp -d)
+    trap 'rm -rf "$build"' EXIT
+    for name in setup.cfg pyproject.toml README.md LICENSE; do
+        [ ! -e "$here/$name" ] || cp "$here/$name" "$build/"
+    done
+    awk '/^[a-z]/ { inside = /^packages *=/ } /^ / && inside { print $1 }' "$here/setup.cfg" | while read -r package; do
+        cp -r "$here/$package" "$build/"
+    done
+    find "$build" -name __pycache__ -prune -exec rm -rf {} +
+    "$venv/bin/pip" install --disable-pip-version-check --quiet --no-input --no-deps --no-build-isolation --force-reinstall "$build"
+    rm -rf "$build"
+    trap - EXIT
+}
+
+commands() {
+    mkdir -p "$prefix/bin" "$prefix/lib"
+    install -m 0644 "$here/init.d/functions" "$prefix/lib/init-functions"
+    for file in "$here"/packaging/bin/*; do
+        [ -f "$file" ] || continue
+        name=${file##*/}
+        install -m 0755 "$file" "$prefix/bin/$name"
+        if owned_by_debian "/usr/bin/$name"; then
+            say "/usr/bin/$name belongs to a Debian package and stays; ours is $prefix/bin/$name"
+        else
+            ln -sfn "$prefix/bin/$name" "/usr/bin/$name"
+        fi
+    done
+}
+
+boot_services() {
+    for name in $services; do
+        if owned_by_debian "/etc/init.d/$name"; then
+            say "/etc/init.d/$name belongs to a Debian package and stays"
+            continue
+        fi
+        install -m 0755 "$here/init.d/$name" "/etc/init.d/$name"
+        if command -v systemctl >/dev/null; then
+            mkdir -p /usr/local/lib/systemd/system
+            install -m 0644 "$here/init.d/systemd/$name.service" "/usr/local/lib/systemd/system/$name.service"
+        fi
+    done
+    # Only the Manager starts at boot; it knows which roles this device has, and starts the others.
+    update-rc.d manager defaults
+    if command -v systemctl >/dev/null; then systemctl enable --quiet manager.service 2>/dev/null || :; fi
+    if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+}
+
+# Samples where there is nothing yet; one that nobody touched since it was installed is brought up to date.
+sample_configuration() {
+    samples=$prefix/share/conf
+    (cd "$here/conf" && find . -type f ! -name '.*' | sed 's|^\./||') | while read -r file; do
+        new=$here/conf/$file mode=0644
+        [ ! -x "$new" ] || mode=0755
+        case $file in */authkeys) mode=0600 ;; esac
+        if [ ! -e "/$file" ] && [ ! -e "$samples/$file" ] || cmp -s "/$file" "$samples/$file"; then
+            cmp -s "$new" "/$file" || install -D -m "$mode" "$new" "/$file"
+        elif [ -e "/$file" ] && ! cmp -s "$new" "/$file" && ! cmp -s "$new" "$samples/$file"; then
+            say "/$file is yours and stays; the new sample is $samples/$file"
+        fi
+        install -D -m "$mode" "$new" "$samples/$file"
+    done
+    install -d -m 0755 /etc/ha_manager /etc/ha_manager/hooks.d /etc/heartbeat /etc/Manager /var/lib/heartbeat
+    install -d -m 0700 /etc/ha_manager/keys /var/lib/ha_manager /opt/finjan/configuration/ha
+}
+
+uninstall() {
+    for name in $services; do
+        if [ ! -e "/etc/init.d/$name" ] || owned_by_debian "/etc/init.d/$name"; then continue; fi
+        say "stopping $name"
+        "/etc/init.d/$name" stop || die "$name does not stop: see /var/log/syslog; nothing was removed"
+    done
+    for name in $services; do
+        if owned_by_debian "/etc/init.d/$name"; then continue; fi
+        if command -v systemctl >/dev/null; then systemctl disable --quiet "$name.service" 2>/dev/null || :; fi
+        rm -f "/etc/init.d/$name" "/usr/local/lib/systemd/system/$name.service"
+        update-rc.d "$name" remove
+    done
+    for link in /usr/bin/*; do
+        case $(readlink "$link" || :) in "$prefix"/bin/*) rm -f "$link" ;; esac
+    done
+    rm -rf "$prefix"
+    if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+    say "done; configuration (/etc/ha_manager, /etc/heartbeat, /etc/Manager, /var/wasp) and data (/var/lib/ha_manager, /var/lib/heartbeat) stay"
+}
+
+root='' action=install
+while [ $# -gt 0 ]; do
+    case $1 in
+        --root) [ $# -gt 1 ] || { usage >&2; exit 2; }; root=$2; shift ;;
+        --root=*) root=${1#--root=} ;;
+        --uninstall) action=uninstall ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    shift
+done
+[ "$(id -u)" = 0 ] || die "root is needed: sudo $0"
+if [ -n "$root" ] && [ "$root" != / ]; then
+    if [ "$action" = uninstall ]; then in_other_root "$root" --uninstall; else in_other_root "$root"; fi
+    exit
+fi
+if [ "$action" = uninstall ]; then uninstall; exit; fi
+
+debian_packages
+virtual_environment
+project
+commands
+boot_services
+sample_configuration
+say "done: configure /var/wasp/conf/ha/current/module.xml and /etc/ha_manager/ha_manager.conf, then: ha start"

@@ -1,0 +1,135 @@
+"""Runs the checks and the tests, and sums them up.
+
+Promise: ends with 0 only if every check passed, every test passed and there was at least one; the last line is
+``N passed, N failed, N skipped`` over all pytest runs (an error counts as failed). The slow checks run beside the fast tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+FAST = ("unit", "property", "simulation", "scenarios")
+CHECKS = {
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "lint-imports": ["lint-imports"],
+    "mypy": ["mypy"],
+}
+#: A single test may take so long (seconds) before it counts as hanging
+FAST_LIMIT, LAB_LIMIT = 120, 600
+
+
+def main() -> int:
+    options, rest = arguments()
+    began = time.monotonic()
+    paths = [word for word in rest if not word.startswith("-") and (ROOT / word.partition("::")[0]).exists()]
+    running = start_checks()
+    failures: list[str] = []
+    counts: Counter[str] = Counter()
+    for title, targets, limit, covered in plan(options.fast, paths):
+        say(title)
+        words = [word for word in rest if word not in paths]
+        code, seen = pytest([*targets, f"--timeout={limit}", *words], covered)
+        counts += seen
+        if code not in (0, 5):  # 5: nothing collected there; nothing at all is dealt with below
+            failures.append(title)
+    failures += finish_checks(running)
+    if not sum(counts.values()):
+        failures.append("no test ran")
+    say(f"{time.monotonic() - began:.0f} s")
+    for failure in failures:
+        print(f"FAILED: {failure}")
+    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
+    return 1 if failures or counts["failed"] else 0
+
+
+def arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="run-tests",
+        description="All checks (ruff, mypy, lint-imports) and tests.",
+        epilog="Anything else goes to pytest: ./run-tests --fast -k election, ./run-tests tests/lab/test_lab.py",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--fast", action="store_true", help="leave the lab out: under a minute")
+    return parser.parse_known_args()
+
+
+def plan(fast: bool, paths: list[str]) -> list[tuple[str, list[str], int, bool]]:
+    """Pytest runs: title, targets, time limit of a test, with coverage."""
+    if paths:
+        return [("pytest " + " ".join(paths), paths, LAB_LIMIT, False)]
+    folders = [f"tests/{name}" for name in FAST if any((ROOT / "tests" / name).rglob("test_*.py"))]
+    runs = [("fast tests", folders, FAST_LIMIT, True)] if folders else []
+    if not fast and any((ROOT / "tests" / "lab").rglob("test_*.py")):
+        runs.append(("lab tests", ["tests/lab"], LAB_LIMIT, False))
+    return runs
+
+
+def start_checks() -> dict[str, subprocess.Popen[str]]:
+    return {
+        name: subprocess.Popen(
+            [str(BIN / argv[0]), *argv[1:]],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        for name, argv in CHECKS.items()
+    }
+
+
+def finish_checks(running: dict[str, subprocess.Popen[str]]) -> list[str]:
+    failed = []
+    for name, check in running.items():
+        output = check.communicate()[0]
+        say(f"{name}: {'ok' if check.returncode == 0 else 'FAILED'}")
+        if check.returncode != 0:
+            print(output, flush=True)
+            failed.append(name)
+    return failed
+
+
+def pytest(words: list[str], covered: bool) -> tuple[int, Counter[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        environment = os.environ | {"COVERAGE_FILE": str(Path(folder, "coverage"))}
+        coverage = ["-m", "coverage", "run"] if covered else []
+        code = run([sys.executable, *coverage, "-m", "pytest", f"--junitxml={report}", *words], environment)
+        if covered and code == 0:
+            run([sys.executable, "-m", "coverage", "report", "--skip-covered", "--skip-empty"], environment)
+        return code, count(report)
+
+
+def run(argv: list[str], environment: dict[str, str]) -> int:
+    return subprocess.run(argv, cwd=ROOT, env=environment, check=False).returncode
+
+
+def count(report: Path) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    if not report.exists():
+        return counts
+    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+        numbers = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
+        counts["failed"] += numbers["failures"] + numbers["errors"]
+        counts["skipped"] += numbers["skipped"]
+        counts["passed"] += numbers["tests"] - numbers["failures"] - numbers["errors"] - numbers["skipped"]
+    return counts
+
+
+def say(text: str) -> None:
+    print(f"== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
