@@ -57,8 +57,13 @@ class PublicKey:
     x25519: bytes
 
     @property
+    def ssh(self) -> bytes:
+        """The ed25519 key as SSH sends it."""
+        return _SSH_PREFIX + self.ed25519
+
+    @property
     def line(self) -> str:
-        ssh = base64.b64encode(_SSH_PREFIX + self.ed25519).decode()
+        ssh = base64.b64encode(self.ssh).decode()
         return f"{_WORD} {self.node} ssh-ed25519 {ssh} x25519 {base64.b64encode(self.x25519).decode()}"
 
     @property

@@ -1,0 +1,159 @@
+"""The side of the session that asks. See ``runtime.session``.
+
+Promise: ``open_session`` takes no longer than its time limit whatever the other end does; it trusts exactly the pinned key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import paramiko
+
+from runtime.clock import boottime
+from runtime.errors import PeerError
+from runtime.keys import Keys, PublicKey
+from runtime.session import Epoch, KeyChanged, Limits, PeerRefused, PeerTimeout, SessionClosed
+from runtime.session_lines import SessionLines
+from runtime.session_socket import quiet, tune
+
+
+class Session:
+    """A session that is open, or has ended. Any thread may ask."""
+
+    def __init__(
+        self, transport: paramiko.Transport, channel: paramiko.Channel, epoch: Callable[[], Epoch], limits: Limits
+    ) -> None:
+        self.transport = transport  # for other subsystems, such as SFTP
+        self._epoch = epoch
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+        self._waiting: dict[int, _Answer] = {}
+        #: set when the session has ended
+        self.ended = threading.Event()
+        self._lines = SessionLines(transport, channel, limits, self._answered, self._over, pings=True)
+        self._lines.start("client")
+
+    @property
+    def alive(self) -> bool:
+        return self._lines.ended is None
+
+    @property
+    def because(self) -> str:
+        """Why the session has ended; "" while it lives."""
+        return self._lines.ended or ""
+
+    def request(self, do: str, timeout: float = 5.0, **fields: Any) -> dict[str, Any]:
+        """Ask, and wait at most ``timeout`` seconds for the answer's fields.
+
+        PeerRefused: the peer says no, in words. PeerTimeout: no answer yet (a late one is discarded). SessionClosed: connect again.
+        """
+        answer = _Answer()
+        number = next(self._ids)
+        with self._lock:
+            self._waiting[number] = answer
+        try:
+            own = {"id": number, "do": do, "epoch": list(self._epoch()), "within": timeout}
+            self._lines.send(fields | own)
+            if not answer.done.wait(timeout):
+                raise PeerTimeout(f"the peer did not answer {do!r} within {timeout:g} s")
+        finally:
+            with self._lock:
+                self._waiting.pop(number, None)
+        return answer.fields(do, self.because)
+
+    def close(self) -> None:
+        self._lines.end("closed here")
+
+    def _answered(self, message: dict[str, Any]) -> None:
+        number = message.pop("id", None)
+        with self._lock:
+            answer = self._waiting.get(number) if isinstance(number, int) else None
+        if answer is not None:
+            answer.message = message
+            answer.done.set()
+
+    def _over(self, because: str) -> None:
+        with self._lock:
+            waiting = list(self._waiting.values())
+        for answer in waiting:
+            answer.done.set()
+        self.ended.set()
+
+
+class _Answer:
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.message: dict[str, Any] | None = None
+
+    def fields(self, do: str, because: str) -> dict[str, Any]:
+        if self.message is None:
+            raise SessionClosed(f"the session ended before {do!r} was answered: {because}")
+        if self.message.pop("ok", None) is not True:
+            raise PeerRefused(str(self.message.get("error", "refused without a reason")))
+        return self.message
+
+
+def open_session(host: str, keys: Keys, epoch: Callable[[], Epoch], *, port: int, timeout: float, limits: Limits) -> Session:
+    """See ``runtime.session.connect``."""
+    peer = keys.required_peer()
+    own = paramiko.Ed25519Key.from_private_key(io.StringIO(keys.private_ssh()))
+    until = boottime() + timeout
+    where = f"{peer.node} ({host}:{port})"
+    try:
+        sock = socket.create_connection((host, port), timeout)
+    except OSError as e:
+        raise PeerError(f"{where} can't be reached: {e.strerror or e}") from e
+    tune(sock, limits.silence)
+    quiet()
+    transport = paramiko.Transport(sock)
+    late = threading.Event()
+    timer = threading.Timer(max(0.0, until - boottime()), _give_up, (transport, late))  # paramiko waits without limit in places
+    timer.daemon = True
+    timer.start()
+    try:
+        return Session(transport, _login(transport, own, peer, where, timeout), epoch, limits)
+    except BaseException as e:
+        transport.close()
+        sock.close()
+        if late.is_set():
+            raise PeerTimeout(f"{where} did not open a session within {timeout:g} s") from e
+        if isinstance(e, (paramiko.SSHException, OSError, EOFError)):
+            raise PeerError(f"{where} ended the connection before the session was open: {e or type(e).__name__}") from e
+        raise
+    finally:
+        timer.cancel()
+
+
+def _login(
+    transport: paramiko.Transport, own: paramiko.Ed25519Key, peer: PublicKey, where: str, timeout: float
+) -> paramiko.Channel:
+    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
+    transport.start_client(timeout=timeout)
+    key = transport.get_remote_server_key()
+    if (key.get_name(), key.asbytes()) != ("ssh-ed25519", peer.ssh):
+        raise KeyChanged(
+            f"{where} answers with another key than the pinned one ({peer.node} {peer.fingerprint}). If it was given a new key on "
+            "purpose: `ha keys show` there, `ha keys accept --replace` with that line here. If not, somebody else has its address"
+        )
+    try:
+        transport.auth_publickey("ha", own)
+    except paramiko.AuthenticationException as e:
+        raise KeyChanged(
+            f"{where} doesn't accept this server's key; `ha keys show` here, `ha keys accept` with that line there"
+        ) from e
+    channel = transport.open_session(timeout=timeout)
+    channel.invoke_subsystem("ha")
+    return channel
+
+
+def _give_up(transport: paramiko.Transport, late: threading.Event) -> None:
+    late.set()
+    transport.close()
+    with contextlib.suppress(OSError):
+        transport.sock.close()
