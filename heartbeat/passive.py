@@ -106,7 +106,7 @@ class Passive(Server):
             self._save(replace(newest, in_sync=False, solo=False, active=False), pledge)
         elif outcome == "mine" and self.rules.peer_pledged() and self.facts.healthy:
             because = "nobody was active: this server has the longest log, or is the default active"
-            self._begin_takeover(because, lambda: self.rules.peer_pledged() and not self.rules.higher_epoch_known())
+            self._begin_takeover(because, lambda: self.rules.peer_pledged() and self.rules.elect() == "mine")
 
     # --- takeover
 

@@ -102,7 +102,7 @@ class Rules:
             return "no ping node answers here"
         if c.vip_link_down:
             return f"the interface of the virtual IP lost its link ({c.vip_link_down})"
-        if c.manager_lost:
+        if c.manager_lost and c.now - c.facts_at >= self.timing.allowance:
             return f"ha_manager is gone: {c.manager_lost}"
         if c.unhealthy_since < inf and c.now - c.unhealthy_since >= self.timing.deadtime:
             return f"this server cannot serve: {c.facts.because}"

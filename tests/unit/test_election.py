@@ -446,10 +446,30 @@ def test_a_hung_ha_manager_does_not_keep_a_stand_down_waiting() -> None:
     server = active_in_sync()
     server.manager = False
     server.give(ManagerLost("no report for 450 ms"))
-    server.run(0.1)
+    server.run(TIMING.allowance)
     server.hear(ping_after=server.core.ask_ping_seq)
     server.run(0.6)
     assert any(isinstance(e, ForceStop) for e in server.did)
+
+
+def test_an_ha_manager_that_is_being_restarted_is_waited_for() -> None:
+    server = active_in_sync()
+    server.manager = False
+    server.give(ManagerLost("its connection is gone"))
+    server.run(TIMING.allowance - 0.1)
+    server.hear(ping_after=server.core.seq)
+    assert server.core.ask_ping_seq == 0
+    assert server.core.phase is Phase.ACTIVE
+
+
+def test_an_epoch_that_was_announced_and_forgotten_does_not_keep_two_passives_from_electing() -> None:
+    server = Server(Record(epoch=Epoch(4, "vs-166")))
+    server.hear(phase=Phase.PASSIVE, epoch=Epoch(4, "vs-166"), highest=5, data="ready", lsn=900)
+    server.run(0.3)
+    server.hear(pledged_to=server.boot)
+    server.run(0.3)
+    assert server.core.phase is Phase.ACTIVE
+    assert server.core.disk.epoch == Epoch(6, "vs-166")
 
 
 def test_nonsense_from_the_disk_raises_and_changes_nothing() -> None:
