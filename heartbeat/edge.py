@@ -1,0 +1,259 @@
+"""The edge of the core: events in, effects out.
+
+Promise: effects are carried out in the order in which the core gave them; what one of them brings about at once (a ping was
+sent) is an event after them. Events are taken one at a time, in the order of arrival. A request is answered by the ``Reply`` to
+its own event, or by the first one that comes without a request. Source: design §3; ``model``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from heartbeat.manager_link import ManagerLink
+from heartbeat.model import (
+    SERVING,
+    Alarm,
+    DropVip,
+    Effect,
+    Event,
+    Exit,
+    ForceStop,
+    Garp,
+    Gate,
+    Message,
+    Persist,
+    Phase,
+    Ping,
+    PingSent,
+    Record,
+    RefreshLease,
+    Reply,
+    Role,
+    RoleChanged,
+    Send,
+    TakeVip,
+    Want,
+)
+from heartbeat.rolefile import RoleLine
+from runtime.clock import stamp
+
+log = logging.getLogger(__name__)
+
+#: changes of role kept in memory
+_CHANGES = 200
+
+
+class Decider(Protocol):
+    """``election.Core``."""
+
+    phase: Phase
+    disk: Record
+
+    @property
+    def role(self) -> Role: ...
+    def handle(self, event: Event, now: float) -> list[Effect]: ...
+    def deadline(self) -> float | None: ...
+
+
+class Asked(Protocol):
+    """``runtime.control.Request``."""
+
+    def answer(self, fields: Mapping[str, Any] | None = None) -> None: ...
+    def refuse(self, error: str) -> None: ...
+
+
+class Voice(Protocol):
+    """Sends a message on every link."""
+
+    def say(self, message: Message) -> None: ...
+
+
+class Pings(Protocol):
+    """Sends echo requests; returns the names of the ping nodes (groups) that were asked."""
+
+    def ping(self, seq: int) -> list[str]: ...
+
+
+class Disk(Protocol):
+    """``writer.Writer``."""
+
+    def persist(self, serial: int, record: Record) -> None: ...
+    def remember(self, change: Mapping[str, Any]) -> None: ...
+
+
+class Address(Protocol):
+    """``vip.ServiceAddress``."""
+
+    held: bool
+
+    def take(self, now: float) -> None: ...
+    def refresh(self, now: float) -> None: ...
+    def announce(self, now: float) -> None: ...
+    def drop(self) -> None: ...
+    def gate(self, open: bool) -> None: ...
+
+
+class RoleSink(Protocol):
+    """``rolefile.RoleFile``."""
+
+    def write(self, line: RoleLine) -> None: ...
+
+
+class Force(Protocol):
+    """Begins to end Postgres; ``ForceStopped`` comes as an event."""
+
+    def force_stop(self, because: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Everything that effects are carried out with."""
+
+    voice: Voice
+    pings: Pings
+    disk: Disk
+    address: Address
+    role_file: RoleSink
+    manager: ManagerLink
+    force: Force
+    #: push(kind, fields) to the subscribers of the control socket
+    push: Callable[[str, Mapping[str, Any]], None]
+
+
+class Edge:
+    def __init__(self, core: Decider, hands: Hands, role_expiry: float, clock: Callable[[], float]) -> None:
+        self.core = core
+        self._hands = hands
+        self._role_expiry = role_expiry
+        self._clock = clock
+        self._events: deque[tuple[Event, Asked | None]] = deque()
+        self._unanswered: deque[Asked] = deque()
+        self._busy = False
+        self._role_good_until = 0.0
+        self._role_trouble = ""
+        self.changes: deque[Mapping[str, Any]] = deque(maxlen=_CHANGES)
+        #: alarms of the edge itself; the core has its own
+        self.alarms: dict[str, str] = {}
+        self.ended = False
+
+    def feed(self, event: Event, asked: Asked | None = None) -> None:
+        """Hand ``event`` to the core and carry out what it says; an event that is fed meanwhile comes after it."""
+        self._events.append((event, asked))
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                self._take(*self._events.popleft())
+        finally:
+            self._busy = False
+
+    def trouble(self, name: str, text: str) -> None:
+        """Raise, change or (with "") clear an alarm of the edge."""
+        known = self.alarms.get(name, "")
+        if text == known:
+            return
+        if text:
+            self.alarms[name] = text
+        else:
+            del self.alarms[name]
+        self._alarm(Alarm(name, bool(text), text or known))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _take(self, event: Event, asked: Asked | None) -> None:
+        now = self._clock()
+        for effect in self.core.handle(event, now):
+            if isinstance(effect, Reply):
+                self._reply(effect, asked)
+                asked = None
+            else:
+                self._carry_out(effect, now)
+        if asked is not None:
+            self._unanswered.append(asked)
+
+    def _reply(self, reply: Reply, asked: Asked | None) -> None:
+        """Answer whoever asked: for this event, or longest ago."""
+        request = asked if asked is not None else (self._unanswered.popleft() if self._unanswered else None)
+        if request is None:
+            log.info("%s", reply.text)
+        elif reply.ok:
+            request.answer({"text": reply.text})
+        else:
+            request.refuse(reply.text)
+
+    def _carry_out(self, effect: Effect, now: float) -> None:
+        hands = self._hands
+        match effect:
+            case Send(message):
+                hands.voice.say(message)
+                self._tell_role(now)
+            case Ping(seq):
+                for node in hands.pings.ping(seq):
+                    self._events.append((PingSent(node, seq), None))
+            case Persist(serial, record):
+                hands.disk.persist(serial, record)
+            case TakeVip():
+                self._role_good_until = now + self._role_expiry
+                hands.address.take(now)
+            case RefreshLease():
+                self._role_good_until = now + self._role_expiry
+                hands.address.refresh(now)
+                self._tell_role(now)
+            case Garp():
+                hands.address.announce(now)
+            case DropVip():
+                hands.address.drop()
+            case Gate(open):
+                hands.address.gate(open)
+            case Want():
+                hands.manager.want(effect, now)
+            case ForceStop(because):
+                log.error("Postgres is ended without ha_manager: %s", because)
+                hands.force.force_stop(because)
+            case RoleChanged():
+                self._role_changed(effect, now)
+            case Alarm():
+                self._alarm(effect)
+            case Exit():
+                self.ended = True
+            case Reply():
+                raise AssertionError("replies are given by _reply")
+
+    def _tell_role(self, now: float) -> None:
+        """Write the role file. A serving role is good as long as its lease; a predecessor's stays while it may be resumed."""
+        core = self.core
+        if core.phase in (Phase.RESUMING, Phase.LEFT):
+            return
+        expires = self._role_good_until if core.phase in SERVING else now + self._role_expiry
+        self._hands.manager.expires = expires
+        line = RoleLine(core.role, core.disk.epoch, expires, core.phase, self._hands.address.held, core.disk.solo)
+        try:
+            self._hands.role_file.write(line)
+        except OSError as error:
+            self.trouble("role-file", f"the role file can't be written: {error.strerror}")
+        else:
+            self.trouble("role-file", "")
+
+    def _role_changed(self, change: RoleChanged, now: float) -> None:
+        log.warning("%s -> %s (epoch %s): %s", change.before, change.after, change.epoch, change.because)
+        told = {
+            "at": stamp(), "time": round(time.time(), 3), "before": change.before, "after": change.after,
+            "epoch": list(change.epoch), "because": change.because,
+        }  # fmt: skip
+        self.changes.append(told)
+        self._tell_role(now)
+        self._hands.push("role", {**told, "role": self.core.role, "phase": self.core.phase})
+        self._hands.disk.remember(told)
+
+    def _alarm(self, alarm: Alarm) -> None:
+        if alarm.raised:
+            log.warning("alarm %s: %s", alarm.name, alarm.text)
+        else:
+            log.info("alarm %s is over: %s", alarm.name, alarm.text)
+        self._hands.push("alarm", {"name": alarm.name, "raised": alarm.raised, "text": alarm.text})

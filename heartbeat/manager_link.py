@@ -1,0 +1,98 @@
+"""ha_manager as heartbeat sees it: one connection of the control socket, which gets wants and gives facts.
+
+Promise: the newest want is sent at once on every change, again to a new connection, and at every keepalive as a sign of life;
+no facts for the allowance is ``ManagerLost``, once, and a restart within it goes unnoticed. Time that heartbeat itself did not
+run doesn't count against ha_manager. Source: docs/protocols.md, "heartbeat"; design §4 rule 5.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Protocol
+
+from heartbeat.model import Facts, ManagerLost, Want
+from heartbeat.wants import facts_from_json, want_to_json
+
+log = logging.getLogger(__name__)
+
+
+class Connection(Protocol):
+    """``runtime.channel.Channel``."""
+
+    def send(self, message: Mapping[str, Any]) -> None: ...
+    def close(self, because: str = "") -> None: ...
+
+
+class ManagerLink:
+    def __init__(self, keepalive: float, allowance: float) -> None:
+        self._keepalive = keepalive
+        self._allowance = allowance
+        self._connection: Connection | None = None
+        self._want: Want | None = None
+        self._sent_at = -inf
+        self._facts_at = inf
+        self._nonsense = ""
+        #: CLOCK_BOOTTIME until which the role that the want stands for is good
+        self.expires = 0.0
+
+    @property
+    def reporting(self) -> bool:
+        """Facts come, or came within the allowance."""
+        return self._facts_at < inf
+
+    def connected(self, connection: Connection, now: float) -> None:
+        """This connection is ha_manager from now on; an older one is closed, so that only one is believed."""
+        if self._connection is not None and self._connection is not connection:
+            log.warning("another ha_manager connected; the connection of the first one is closed")
+            old, self._connection = self._connection, None
+            old.close("replaced by a newer connection of ha_manager")
+        self._connection = connection
+        self._send(now)
+
+    def closed(self, connection: object) -> None:
+        if connection is self._connection:
+            self._connection = None
+
+    def want(self, want: Want, now: float) -> None:
+        self._want = want
+        self._send(now)
+
+    def facts(self, connection: object, document: object, now: float) -> Facts | None:
+        """The facts that ha_manager sent; None, with one line in the log, if they can't be understood."""
+        if connection is not self._connection:
+            return None
+        try:
+            facts = facts_from_json(document)
+        except ValueError as error:
+            if str(error) != self._nonsense:
+                log.error("ha_manager's report can't be used: %s", error)
+            self._nonsense = str(error)
+            return None
+        self._nonsense = ""
+        self._facts_at = now
+        return facts
+
+    def paused(self, gap: float) -> None:
+        """Heartbeat did not run for ``gap`` seconds."""
+        self._facts_at += gap
+
+    @property
+    def due(self) -> float:
+        """When ``tick`` has something to do."""
+        return min(self._sent_at + self._keepalive if self._connection is not None else inf, self._facts_at + self._allowance)
+
+    def tick(self, now: float) -> ManagerLost | None:
+        if now - self._sent_at >= self._keepalive:
+            self._send(now)
+        if now - self._facts_at < self._allowance:
+            return None
+        self._facts_at = inf
+        how = "its connection is closed" if self._connection is None else "it is connected but reports nothing"
+        return ManagerLost(f"no report for {self._allowance * 1000:.0f} ms ({how})")
+
+    def _send(self, now: float) -> None:
+        if self._connection is not None and self._want is not None:
+            self._sent_at = now
+            self._connection.send({"push": "want", "want": want_to_json(self._want), "expires": round(self.expires, 3)})
