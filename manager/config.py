@@ -1,8 +1,8 @@
 """The Manager's configuration: roles with their processes, and which roles are enabled.
 
-Promise: a ``Configuration`` that ``load`` returns is complete and consistent; anything wrong is a ConfigError with file, line and
-remedy. A role that is enabled but unknown here is a warning, not an error: the policy server's file names roles of other products
-too. Source: design §7; the reference, 2 (manager.conf.xml, Commander/module.xml, commander_passive_module.xml).
+Promise: a ``Configuration`` that ``read`` returns is complete and consistent; anything wrong is a ConfigError with file, line
+and remedy. A role that is enabled but unknown here is a warning, not an error: the policy server's file names roles of other
+products too. Source: design §7; the reference, 2 (manager.conf.xml, Commander/module.xml, commander_passive_module.xml).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Promise: no input or output, no clock. What is enabled runs, what is not is stopped, and nothing else is touched.
 
 - Fresh starts go by ``start_order``, stops by ``stop_order``: lower numbers first, equal numbers together. A fresh start waits
-  for processes that the same change stops. So heartbeat can be started first *and* stopped first: its hand-over needs ha_manager.
+  for processes that the same change stops. So heartbeat can start first *and* stop first: its hand-over needs ha_manager.
 - A process that died, or hung and was killed, is started again at once and out of turn, as the address's lease doesn't wait.
   Should it die again before its quiet time is over, the next tries come after 1, 2, 4 … 60 s. Nothing is ever given up; there
   is an alarm from the first death on until it has been quiet.
@@ -155,7 +155,7 @@ class Roles:
             if name not in known:
                 entry.obsolete = True
             entry.enabled = name in event.enabled
-        # While an operator's stop is under way, a reload may be its own consequence (ha_manager turns passive): it releases nobody.
+        # During an operator's stop, a reload may be its own consequence (ha_manager turns passive): it releases nobody.
         busy = any(e.held and e.state in _PRESENT for e in self.entries.values())
         released = () if first or busy or not event.release else tuple(name for name, e in self.entries.items() if e.held)
         waiting = tuple(name for name, e in self.entries.items() if e.state is State.WAITING and not e.held)

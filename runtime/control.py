@@ -239,8 +239,18 @@ class Client:
     def close(self) -> None:
         self._socket.close()
 
-    def request(self, do: str, fields: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Message:
-        """The answer's fields. Raises Refused with the process's own words, or ControlError."""
+    def request(
+        self,
+        do: str,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        on_push: Callable[[Message], None] | None = None,
+    ) -> Message:
+        """The answer's fields. Raises Refused with the process's own words, or ControlError.
+
+        What is pushed before the answer goes to ``on_push``, or is kept for ``pushes``.
+        """
         self._last += 1
         line = encode({"id": self._last, "do": do} | dict(fields or {}))
         limit = self._timeout if timeout is None else timeout
@@ -248,7 +258,7 @@ class Client:
         self._send(line, limit)
         while (message := self._next(end, limit)).get("id", self._last) != self._last or "push" in message:
             if "push" in message:
-                self._pushes.append(message)
+                (on_push or self._pushes.append)(message)
         if not message.pop("ok", False):
             raise Refused(str(message.get("error", "refused without a reason")))
         message.pop("id", None)

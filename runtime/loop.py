@@ -1,8 +1,8 @@
 """A small event loop: file descriptors and timers, one thread, nothing hidden.
 
 Promise: what has arrived is handled before any timer is judged, so that a process that was stopped for a while reads the
-answers that came meanwhile before it decides that none came. Times are CLOCK_BOOTTIME seconds. The ``data`` of each selector key is a
-callable that takes the event mask (as everywhere in ``runtime``).
+answers that came meanwhile before it decides that none came. Times are CLOCK_BOOTTIME seconds. The ``data`` of each selector
+key is a callable that takes the event mask (as everywhere in ``runtime``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,292 @@
+"""The Manager at work: between its decisions (``roles``), its hands, its files and whoever asks on the control socket.
+
+Promise: events are decided one after the other, effects carried out in their order; a configuration that can't be read changes
+nothing; each request is answered when what it asked for is done, with what failed. Source: design §7; docs/protocols.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, assert_never
+
+from runtime import clock
+from runtime.control import ControlServer, Request
+from runtime.durable import remove_durably, write_durably
+from runtime.errors import ConfigError, ControlError
+from runtime.loop import Loop, Timer
+from runtime.worker import Worker
+
+from . import config
+from .config import Configuration
+from .hands import Hands
+from .model import (
+    Alarm,
+    Changed,
+    Done,
+    Effect,
+    Event,
+    Exit,
+    Held,
+    Kill,
+    Mode,
+    OperatorStart,
+    OperatorStop,
+    Reload,
+    Shutdown,
+    Start,
+    Stop,
+    Tick,
+)
+from .paths import Paths
+from .report import status
+from .roles import Roles
+
+log = logging.getLogger(__name__)
+
+_HISTORY = 200
+
+
+class Supervisor:
+    """``begin`` reads the configuration and serves; the loop's owner runs the loop until it stops."""
+
+    def __init__(self, paths: Paths, loop: Loop) -> None:
+        self.paths = paths
+        self.loop = loop
+        self.roles = Roles(_held_before(paths))
+        self.history: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
+        #: what is in force
+        self.configuration: Configuration | None = None
+        #: "" or why the newest configuration is not in force
+        self.refused = ""
+        self._good: dict[Mode, Configuration] = {}
+        self._hands = Hands(loop, self.post)
+        self._worker = Worker(loop.selector)
+        self._events: deque[Event] = deque()
+        self._deciding = False
+        self._deadline: Timer | None = None
+        self._requests: dict[int, Request] = {}
+        self._problems: dict[int, list[str]] = {}
+        self._last_token = 0
+        self._server: ControlServer | None = None
+
+    def begin(self) -> None:
+        """Take over what runs, start what is enabled. Raises ConfigError if the configuration can't be used."""
+        mode = self.paths.mode()
+        configuration = config.read(self.paths, mode)
+        self._remember_other(mode)
+        handlers = {
+            "status": lambda _: status(self),
+            "history": lambda _: {"changes": list(self.history)},
+            "reload": self._asked_reload,
+            "start": self._asked_start,
+            "stop": self._asked_stop,
+        }
+        self._server = ControlServer(self.paths.control, self.loop.selector, handlers, on_close=self._forget_client)
+        log.info("starts in %s mode", mode)
+        self._apply(configuration, None, release=False)
+
+    def end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._worker.close()
+
+    def reread(self) -> None:
+        """SIGHUP: the configuration of the present mode, from the disk; what is wrong is refused and changes nothing."""
+        try:
+            self._apply(config.read(self.paths, self._mode()), None, release=False)
+        except ConfigError as wrong:
+            self.refused = str(wrong)
+            log.error("%s", config.outline(wrong))
+
+    def shut_down(self, because: str) -> None:
+        self.post(Shutdown(because))
+
+    def post(self, event: Event) -> None:
+        """Decide about ``event`` after those that were posted before it, and do what follows."""
+        self._events.append(event)
+        if self._deciding:
+            return
+        self._deciding = True
+        try:
+            while self._events:
+                for effect in self.roles.handle(self._events.popleft(), self.loop.now()):
+                    self._carry_out(effect)
+        finally:
+            self._deciding = False
+        self._rearm()
+
+    def _rearm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        due = self.roles.deadline()
+        self._deadline = self.loop.call_at(due, partial(self.post, Tick())) if due is not None else None
+
+    # --- effects ----------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Start(process, again):
+                self._hands.start(process, again)
+            case Stop(process):
+                self._hands.stop(process)
+            case Kill(process):
+                self._hands.kill(process)
+            case Changed():
+                self._changed(effect)
+            case Alarm(name, raised, text):
+                log.log(
+                    logging.ERROR if raised else logging.INFO, "alarm %s: %s %s", "raised" if raised else "cleared", name, text
+                )
+            case Held(names):
+                self._write_held(names)
+            case Done(token, failures):
+                self._answer(token, failures)
+            case Exit():
+                self.loop.stop()
+            case _:
+                assert_never(effect)
+
+    def _changed(self, change: Changed) -> None:
+        log.info("%s: %s -> %s: %s", change.name, change.before, change.after, change.because)
+        at = clock.stamp()
+        line = {"at": at, "name": change.name, "before": change.before, "after": change.after, "because": change.because}
+        self.history.append(line)
+        for request in list(self._requests.values()):
+            request.channel.send({"push": "progress", "name": change.name, "state": change.after, "because": change.because})
+
+    def _write_held(self, names: Iterable[str]) -> None:
+        try:
+            write_durably(self.paths.held, "".join(f"{name}\n" for name in sorted(names)), durable=False)
+        except OSError as wrong:
+            log.error("can't remember what is stopped by an operator: %s", wrong)
+
+    # --- configuration ----------------------------------------------------------------------------------------------------
+
+    def _mode(self) -> Mode:
+        return self.configuration.mode if self.configuration is not None else self.paths.mode()
+
+    def _remember_other(self, mode: Mode) -> None:
+        """Keep a good copy of the other mode's file too: a role change must not fail because somebody damages it later."""
+        other = Mode.PASSIVE if mode is Mode.ACTIVE else Mode.ACTIVE
+        try:
+            self._good[other] = config.read(self.paths, other)
+        except ConfigError as wrong:
+            log.warning("not needed now, but in %s mode: %s", other, wrong)
+
+    def _apply(self, configuration: Configuration, token: int | None, *, release: bool) -> None:
+        for warning in configuration.warnings:
+            log.warning("%s", warning)
+        self.configuration = configuration
+        self.refused = ""
+        self._good[configuration.mode] = configuration
+        new = [p for p in configuration.processes if p.name not in self.roles.entries]
+        running = {p.name: pid for p in new if (pid := self._hands.adopt(p)) is not None}
+        self.post(
+            Reload(configuration.mode, configuration.processes, configuration.enabled, running, token=token, release=release)
+        )
+
+    # --- requests ---------------------------------------------------------------------------------------------------------
+
+    def _asked_reload(self, request: Request) -> Mapping[str, Any] | None:
+        passive = request.fields.get("passive", self._mode() is Mode.PASSIVE)
+        if not isinstance(passive, bool):
+            raise ControlError("passive must be true or false")
+        mode = Mode.PASSIVE if passive else Mode.ACTIVE
+        token = self._expect(request)
+        problems = self._problems[token]
+        try:
+            configuration = config.read(self.paths, mode)
+        except ConfigError as wrong:
+            if mode is self._mode() or mode not in self._good:
+                self._drop(token)
+                self.refused = str(wrong)
+                raise
+            # A role change can't wait until somebody has corrected a file.
+            configuration = self._good[mode]
+            problems.append(f"{wrong}; an earlier version of it is in force instead")
+        mark = partial(_mark, self.paths, mode)
+        self._worker.do(mark, partial(self._marked, configuration, token))
+        return None
+
+    def _marked(self, configuration: Configuration, token: int, wrong: Exception | None) -> None:
+        if wrong is not None:
+            text = f"{self.paths.passive_device} can't be changed ({wrong}): the next boot would be in the other mode"
+            log.error("%s", text)
+            self._problems.setdefault(token, []).append(text)
+        refused = next(iter(self._problems.get(token, [])), "")
+        self._apply(configuration, token, release=True)
+        self.refused = refused
+
+    def _asked_start(self, request: Request) -> None:
+        names = self._named(request)
+        for name in names:
+            if not self.roles.entries[name].enabled:
+                role = self.roles.entries[name].process.role
+                raise ControlError(
+                    f"role {role} is not enabled in {self._mode()} mode: enable it in {self.paths.module(self._mode())}, "
+                    "then manager-ctl reload"
+                )
+        self.post(OperatorStart(names, self._expect(request)))
+
+    def _asked_stop(self, request: Request) -> None:
+        names = self._named(request)
+        kind = str(request.fields.get("kind", "handover"))
+        self._hands.stop_kinds |= dict.fromkeys(names, kind)
+        self.post(OperatorStop(names, self._expect(request)))
+
+    def _named(self, request: Request) -> tuple[str, ...]:
+        name = str(request.fields.get("name", ""))
+        assert self.configuration is not None
+        names = tuple(n for n in self.configuration.named(name) if n in self.roles.entries)
+        if not names:
+            known = sorted({p.role for p in self.configuration.processes} | {p.name for p in self.configuration.processes})
+            raise ControlError(f"there is no role or process {name!r}; there are: {', '.join(known)}")
+        return names
+
+    def _expect(self, request: Request) -> int:
+        self._last_token += 1
+        self._requests[self._last_token] = request
+        self._problems[self._last_token] = []
+        return self._last_token
+
+    def _drop(self, token: int) -> None:
+        self._requests.pop(token, None)
+        self._problems.pop(token, None)
+
+    def _answer(self, token: int, failures: tuple[str, ...]) -> None:
+        request = self._requests.get(token)
+        problems = [*self._problems.get(token, []), *failures]
+        self._drop(token)
+        if request is None:
+            return
+        if problems:
+            request.refuse("; ".join(problems))
+        else:
+            request.answer()
+
+    def _forget_client(self, channel: object) -> None:
+        for token in [token for token, request in self._requests.items() if request.channel is channel]:
+            self._requests.pop(token)
+
+    @property
+    def alarms(self) -> dict[str, str]:
+        return {name: entry.alarm for name, entry in self.roles.entries.items() if entry.alarm}
+
+
+def _mark(paths: Paths, mode: Mode) -> None:
+    """Make passive_device say ``mode``, across a power cut."""
+    if mode is Mode.PASSIVE:
+        if not paths.passive_device.exists():
+            write_durably(paths.passive_device, "")
+    else:
+        remove_durably(paths.passive_device)
+
+
+def _held_before(paths: Paths) -> tuple[str, ...]:
+    try:
+        return tuple(paths.held.read_text().split())
+    except OSError:
+        return ()
