@@ -51,7 +51,7 @@ class Session:
     def request(self, do: str, timeout: float = 5.0, **fields: Any) -> dict[str, Any]:
         """Ask, and wait at most ``timeout`` seconds for the answer's fields.
 
-        PeerRefused: the peer says no, in words. PeerTimeout: no answer yet (a late one is discarded). SessionClosed: connect again.
+        PeerRefused: it says no, in words. PeerTimeout: no answer yet (a late one is discarded). SessionClosed: connect again.
         """
         answer = _Answer()
         number = next(self._ids)
@@ -138,8 +138,8 @@ def _login(
     key = transport.get_remote_server_key()
     if (key.get_name(), key.asbytes()) != ("ssh-ed25519", peer.ssh):
         raise KeyChanged(
-            f"{where} answers with another key than the pinned one ({peer.node} {peer.fingerprint}). If it was given a new key on "
-            "purpose: `ha keys show` there, `ha keys accept --replace` with that line here. If not, somebody else has its address"
+            f"{where} answers with another key than the pinned one ({peer.node} {peer.fingerprint}). If it was given a new key "
+            "on purpose: `ha keys show` there, `ha keys accept --replace` with its line here. If not, another has its address"
         )
     try:
         transport.auth_publickey("ha", own)

@@ -61,10 +61,12 @@ class SessionServer:
         self._host_key = paramiko.Ed25519Key.from_private_key(io.StringIO(keys.private_ssh()))
         self._lock = threading.Lock()
         self._connections: list[_Connection] = []
-        #: connections refused or ended for want of a login, since the start
+        #: connections that ended, or were refused, without a session; since the start
         self.turned_away = 0
         self._stop = threading.Event()
         self._selector = selectors.DefaultSelector()
+        self._woken, self._wake = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ)
         self._listeners = self._listen(addresses, port)
         self.port: int = self._listeners[0].getsockname()[1]
         self._thread = threading.Thread(target=self._run, name="session server", daemon=True)
@@ -72,9 +74,12 @@ class SessionServer:
 
     def close(self) -> None:
         """Listen no more and end all sessions."""
+        if self._stop.is_set():
+            return
         self._stop.set()
+        self._wake.send(b"x")
         self._thread.join()
-        for listener in self._listeners:
+        for listener in (*self._listeners, self._woken, self._wake):
             listener.close()
         self._selector.close()
         for connection in self._snapshot():
@@ -92,7 +97,7 @@ class SessionServer:
         listeners: list[socket.socket] = []
         for address in addresses:
             try:
-                listener = socket.create_server((address, port), backlog=32)
+                listener = socket.create_server((address, port), backlog=128)
             except OSError as e:
                 for other in listeners:
                     other.close()
@@ -105,6 +110,8 @@ class SessionServer:
     def _run(self) -> None:
         while not self._stop.is_set():
             for key, _ in self._selector.select(_TICK):
+                if key.fileobj is self._woken:
+                    continue
                 try:
                     self._accept(key.fileobj)  # type: ignore[arg-type]
                 except Exception as e:  # out of descriptors or threads: the next one may find some
@@ -133,26 +140,23 @@ class SessionServer:
     def _place_for(self, address: str) -> bool:
         """Whether one more stranger from ``address`` may try; makes room by ending the oldest one."""
         strangers = [c for c in self._snapshot() if c.session is None and c.transport.is_active()]
-        if sum(c.address == address for c in strangers) >= self.limits.strangers_per_address:
+        dying = sum(not c.transport.is_active() for c in self._snapshot())  # their threads end within milliseconds
+        if dying >= self.limits.strangers or sum(c.address == address for c in strangers) >= self.limits.strangers_per_address:
             self.turned_away += 1
             return False
         if len(strangers) >= self.limits.strangers:
-            self._turn_away(strangers[0])
+            _end(strangers[0], "newer ones came")
         return True
 
     def _reap(self) -> None:
         now = boottime()
         for c in self._snapshot():
             if c.session is None and now - c.since > self.limits.login:
-                self._turn_away(c)
+                _end(c, "not logged in in time")
             if not c.transport.is_active() and not c.transport.is_alive():
+                self.turned_away += c.session is None
                 with self._lock:
                     self._connections.remove(c)
-
-    def _turn_away(self, connection: _Connection) -> None:
-        if connection.transport.is_active():
-            self.turned_away += 1
-        _end(connection, "not logged in in time")
 
     def _snapshot(self) -> list[_Connection]:
         with self._lock:
@@ -263,4 +267,6 @@ class _Served:
 def _end(connection: _Connection, because: str) -> None:
     if connection.session is not None:
         connection.session.lines.end(because)
+    with contextlib.suppress(OSError):
+        connection.transport.sock.shutdown(socket.SHUT_RDWR)  # its thread wakes up at once
     connection.transport.close()
