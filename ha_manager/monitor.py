@@ -83,7 +83,7 @@ class Lease:
         loop_alive: Callable[[], float],
         role_until: Callable[[], float],
         allowance: Callable[[], float],
-        primary: Callable[[], bool],
+        primary: Callable[[], bool | None],
         report: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
@@ -97,24 +97,33 @@ class Lease:
         self._renewed_at = clock()
         self._fenced = False
         self._wake = threading.Event()
+        self._ended = False
         #: what is wrong with the keeper; "" if nothing is
         self.trouble = ""
 
+    def nudge(self) -> None:
+        """What is wanted has changed: the next renewal is due now."""
+        self._wake.set()
+
     def end(self) -> None:
+        self._ended = True
         self._wake.set()
 
     def run(self) -> None:
-        while not self._wake.is_set():
+        while not self._ended:
             self.turn()
             self._wake.wait(PERIOD)
+            self._wake.clear()
 
     def turn(self) -> None:
         """One renewal, or the reason for none."""
         now = self._clock()
         if now - self._loop_alive() > LOOP_LIMIT:
             return
-        ttl = PASSIVE_TTL
-        if self._primary():
+        ttl, primary = PASSIVE_TTL, self._primary()
+        if primary is None:
+            return  # just started, nothing seen yet: what the last ha_manager granted still holds
+        if primary:
             ttl = self._role_until() + self._allowance() - now
             if ttl <= 0:
                 self._fence(-ttl)

@@ -262,10 +262,20 @@ class Worker:
         try:
             self._db.settle_primary(want.epoch.number)
             self._settled = want.epoch.number
+            threading.Thread(target=self._checkpoint, args=(want.epoch.number,), name="checkpoint", daemon=True).start()
         except HaError as wrong:
             log.warning("after the promotion: %s", wrong)
             with self._condition:
                 self._retry_at = self._clock() + RETRY_MOST
+
+    def _checkpoint(self, epoch: int) -> None:
+        """In a thread of its own: it may take a minute, and the next want must not wait for it (facts/postgres.md 6)."""
+        try:
+            self._db.prepare()
+        except HaError as wrong:
+            log.warning("the checkpoint after the promotion: %s", wrong)
+        else:
+            self._publish(checkpointed=epoch)
 
     # --- following ------------------------------------------------------------------------------------------------------
 

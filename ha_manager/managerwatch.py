@@ -1,0 +1,80 @@
+"""Watching the Manager, which watches us: who died or hangs is started again by the other.
+
+Promise: a Manager is started again only if it died (its pid file names no living process) or hangs (it does not answer
+``ping``), never if it was stopped as asked, which removes its pid file. Runs in a thread of its own. Source:
+docs/protocols.md ("Who watches whom").
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from ha_manager.host import Host
+from runtime import pidfile
+from runtime.commands import run
+from runtime.control import Client
+from runtime.errors import HaError
+from runtime.proctree import kill_tree, other_session
+
+log = logging.getLogger(__name__)
+
+PERIOD = 1.0
+HANG_LIMIT = 5.0
+START_LIMIT = 60.0
+#: seconds between two attempts to start it
+PAUSE = 10.0
+
+
+class ManagerWatch:
+    """``report`` gets sentences for log and alarms."""
+
+    def __init__(self, host: Callable[[], Host], report: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._host = host
+        self._report = report
+        self._clock = clock
+        self._answered_at = clock()
+        self._next_try = 0.0
+        self._wake = threading.Event()
+
+    def end(self) -> None:
+        self._wake.set()
+
+    def run(self) -> None:
+        while not self._wake.wait(PERIOD):
+            try:
+                self.turn()
+            except (HaError, OSError) as wrong:
+                log.warning("watching the Manager: %s", wrong)
+
+    def turn(self) -> None:
+        """One look; starts it again if that is needed."""
+        host, now = self._host(), self._clock()
+        file = host.paths.manager_run / "manager.pid"
+        if not file.exists():
+            self._answered_at = now
+            return
+        found = pidfile.find(file)
+        if found is not None and self._answers(host):
+            self._answered_at = now
+            return
+        if now < self._next_try or (found is not None and now - self._answered_at < HANG_LIMIT):
+            return
+        self._next_try = now + PAUSE
+        if found is not None:
+            self._report(f"the Manager (pid {found.pid}) has not answered for {HANG_LIMIT:g} s: it is killed and started again")
+            # Its processes have sessions of their own and go on: only the Manager itself is ended.
+            kill_tree(found.pid, found.start, spare=other_session(found.pid))
+        else:
+            self._report("the Manager has died: it is started again")
+        run([*host.commands.manager_init, "start"], timeout=START_LIMIT)
+        self._answered_at = self._clock()
+
+    def _answers(self, host: Host) -> bool:
+        try:
+            with Client(host.paths.manager_run / "control", 2.0, name="the Manager") as manager:
+                manager.request("ping")
+        except HaError:
+            return False
+        return True

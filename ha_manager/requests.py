@@ -1,0 +1,157 @@
+"""What ha_manager answers on its control socket, and what it says in its status file (docs/protocols.md, "ha_manager").
+
+Promise: reading changes nothing; what is asked of heartbeat is answered with heartbeat's own words. Handlers run in the main
+loop and never wait. Source: docs/protocols.md; Trustwave §3 (ha_manager_status).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ha_manager.orders import Epoch, Postgres, epoch_from, facts_to
+from ha_manager.outlook import observed_state
+from runtime.clock import boottime
+from runtime.control import Handler, Request
+from runtime.errors import HaError, Refused
+
+if TYPE_CHECKING:
+    from ha_manager.daemon import Daemon
+
+_ASKED = ("failover", "suspend", "resume", "activate")
+
+
+class Requests:
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "status": lambda request: self.status(),
+            "show": lambda request: self.show(),
+            "reload": self._reload,
+            "failover": lambda request: self._heartbeat(request, "standby"),
+            "suspend": lambda request: self._heartbeat(request, "suspend"),
+            "resume": lambda request: self._heartbeat(request, "resume"),
+            "activate": lambda request: self._heartbeat(request, "activate"),
+            "stop_ha": lambda request: self._heartbeat(request, "leave"),
+        }
+
+    def _reload(self, request: Request) -> Mapping[str, Any]:
+        return {"later": self._daemon.reload()}
+
+    def _heartbeat(self, request: Request, do: str) -> None:
+        """Pass it on; heartbeat's words come back."""
+        fields = {name: request.fields[name] for name in ("by", "force", "kind") if name in request.fields}
+
+        def then(answer: dict[str, Any]) -> None:
+            if answer.get("ok"):
+                request.answer({"text": answer.get("text", "")})
+            else:
+                request.refuse(str(answer.get("error", "refused without a reason")))
+
+        if not self._daemon.link.request(do, {"by": "ha"} | fields, then):
+            raise Refused(f"heartbeat can't be asked: {self._daemon.link.why}; `ha start` starts it")
+
+    # --- for the peer -----------------------------------------------------------------------------------------------------
+
+    def hand_over(self, asker: str, because: str, within: float) -> Epoch:
+        """Called from a session's thread: ask heartbeat to stand down, wait until it has."""
+        daemon, decided = self._daemon, threading.Event()
+        answer: dict[str, Any] = {}
+
+        def ask() -> None:
+            def then(said: dict[str, Any]) -> None:
+                answer.update(said)
+                decided.set()
+
+            if not daemon.link.request("standby", {"by": asker, "force": False}, then):
+                answer.update({"ok": False, "error": f"heartbeat can't be asked: {daemon.link.why}"})
+                decided.set()
+
+        end = boottime() + max(0.5, min(within, 10.0) - 0.2)
+        daemon.mail.post(ask)
+        if not decided.wait(max(0.1, end - boottime())):
+            raise HaError("heartbeat has not answered")
+        if not answer.get("ok"):
+            raise Refused(str(answer.get("error", "refused without a reason")))
+        pause = threading.Event()
+        while boottime() < end:
+            status = daemon.heartbeat_status
+            if status.get("role") == "passive" and status.get("stood_down"):
+                return epoch_from(status.get("epoch"))
+            pause.wait(0.02)
+        raise HaError(f"standing down, asked because {because}; not done yet")
+
+    # --- reading ------------------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        daemon = self._daemon
+        want, carried, seen = daemon.link.want, daemon.worker.carried, daemon.look.observation
+        return {
+            "node": daemon.config.node,
+            "peer": daemon.config.peer,
+            "role": daemon.role.value if daemon.role else "unknown",
+            "phase": want.phase.value if want else "unknown",
+            "epoch": list(want.epoch) if want else [0, ""],
+            "postgres": observed_state(seen, carried).value,
+            "replication": self.replication(),
+            "trouble": carried.trouble,
+            "heartbeat": daemon.link.connected,
+            "peer_session": daemon.peer.connected,
+            "alarms": dict(daemon.messages.alarms),
+        }
+
+    def show(self) -> dict[str, Any]:
+        """All of it, for ``ha show``."""
+        daemon = self._daemon
+        want, seen = daemon.link.want, daemon.look.observation
+        plan_role, plan_epoch, steps = daemon.planner.states
+        return self.status() | {
+            "virtual_ip": daemon.config.site.virtual_ip,
+            "want": {"postgres": want.postgres, "names": want.names, "because": want.because} if want else {},
+            "facts": facts_to(daemon.facts()),
+            "database": {
+                "state": seen.state, "answers": seen.answers, "timeline": seen.timeline, "lsn": seen.lsn, "names": seen.names,
+                "standbys": [asdict(row) for row in seen.standbys],
+                "receiver": asdict(seen.receiver) if seen.receiver else None,
+                "slots": [asdict(slot) for slot in seen.slots], "waiting": seen.waiting,
+                "disk_free": seen.disk_free, "disk_total": seen.disk_total,
+            },
+            "plan": {"role": plan_role, "epoch": plan_epoch, "steps": {n: list(s) for n, s in steps.items()}},
+            "session": {"connected": daemon.peer.connected, "why": daemon.peer.why, "listening": daemon.peer.listening,
+                        "state": dict(daemon.peer.state)},
+            "heartbeat_says": {k: v for k, v in daemon.heartbeat_status.items() if k not in ("id", "ok")},
+        }  # fmt: skip
+
+    def replication(self) -> str:
+        """One word for others: off | copying | waiting | streaming | synchronous | failed."""
+        daemon = self._daemon
+        facts, carried = daemon.facts(), daemon.worker.carried
+        if carried.copying:
+            return "copying"
+        if carried.trouble or facts.data == "failed":
+            return "failed"
+        if facts.postgres is Postgres.PRIMARY:
+            if facts.proven >= 0 and facts.stalled == 0:
+                return "synchronous"
+            return "streaming" if facts.caught_up else "waiting"
+        if facts.postgres is Postgres.STANDBY:
+            return "streaming" if facts.following != Epoch() else "waiting"
+        return "off"
+
+    def status_lines(self) -> dict[str, object]:
+        """/etc/ha_manager/ha_manager_status: only what changes seldom."""
+        daemon = self._daemon
+        want = daemon.link.want
+        return {
+            "role": daemon.role.value if daemon.role else "unknown",
+            "epoch": str(want.epoch) if want else "0/-",
+            "node": daemon.config.node,
+            "peer": daemon.config.peer,
+            "replication": self.replication(),
+            "peer_connected": daemon.peer.connected,
+            "trouble": daemon.worker.carried.trouble,
+        }
