@@ -128,9 +128,14 @@ class Active(Server):
 
     def _prove(self) -> None:
         """Rule 7: names set and proven, then "solo" cleared on disk, then published (by ``_message``)."""
+        if self.disk.tentative:
+            # a crash or a full disk swallowed what _promoting wrote
+            if self._wanted_holds(Database.PRIMARY) and self.facts.postgres is Database.PRIMARY:
+                self._save(replace(self._newest(), tentative=False))
+            return
         if self._proving_since == inf:
             ready = self.site.synchronous and self.rules.standby_ready() and self.now >= self._proof_wait
-            if ready and not self.disk.tentative and not self.leaving:
+            if ready and not self.leaving:
                 self._proving_since = self.now
             return
         proven = self.want.names is Names.ENFORCED and self.facts.serial >= self.want.serial and self.facts.proven >= 0

@@ -125,7 +125,9 @@ class Core(Passive, Active):
             self._pinged_at = -inf  # rule 2 wants a ping answered since: don't wait for the next one
         if m.in_sync and m.epoch == self.disk.epoch:
             self.peer_was_in_sync = True
-        if m.suspend_version > self._newest().suspend_version:
+        newest = self._newest()
+        # said to both while they were apart: suspended wins, and shows in both alarms
+        if (m.suspend_version, m.suspended) > (newest.suspend_version, newest.suspended):
             self._save(replace(self._newest(), suspended=m.suspended, suspend_version=m.suspend_version))
 
     def _facts(self, facts: Facts) -> None:

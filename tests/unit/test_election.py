@@ -478,3 +478,21 @@ def test_nonsense_from_the_disk_raises_and_changes_nothing() -> None:
     with pytest.raises(ValueError):
         server.give(Persisted(999))
     assert server.core.disk == before
+
+
+def test_two_words_on_suspension_given_apart_end_in_one() -> None:
+    server = Server(Record(epoch=Epoch(4, "vs-28"), in_sync=True, suspended=False, suspend_version=2))
+    server.hear(**PEER_ACTIVE, suspended=True, suspend_version=2)
+    assert server.core.disk.suspended
+    server = Server(Record(epoch=Epoch(4, "vs-28"), in_sync=True, suspended=True, suspend_version=2))
+    server.hear(**PEER_ACTIVE, suspended=False, suspend_version=2)
+    assert server.core.disk.suspended
+
+
+def test_an_active_restarted_before_its_promotion_was_written_down_writes_it_later() -> None:
+    record = Record(epoch=Epoch(5, "vs-166"), active=True, solo=True, tentative=True, previous=Epoch(4, "vs-28"), timeline=1)
+    server = Server(record, Resume(Epoch(5, "vs-166"), 100.4))
+    server.facts = replace(server.facts, postgres=Database.PRIMARY, timeline=2)
+    server.run(0.3)
+    assert server.core.phase is Phase.ACTIVE
+    assert not server.core.disk.tentative
