@@ -258,12 +258,14 @@ def _suspend(world: World, server: Server, fault: Fault) -> Heal:
     server.later(0.0, server.heartbeat.feed, Suspend("an operator", True))
 
     def resume() -> None:
+        """An operator who sees that it is still suspended somewhere says it again."""
+        cores = [one.heartbeat.core for one in world.servers.values()]
         for one in world.servers.values():
-            if one.heartbeat.works and not one.paused and not one.disk.full:
+            core = one.heartbeat.core
+            if one.heartbeat.works and core is not None and core.disk.suspended:
                 one.later(0.0, one.heartbeat.feed, Suspend("an operator", False))
-                break
-        else:
-            world.engine.after(0.5, resume)
+        if any(core is None or core.disk.suspended for core in cores):
+            world.engine.after(1.0, resume)
 
     return resume
 
@@ -273,7 +275,8 @@ def _leave(world: World, server: Server, fault: Fault) -> Heal:
     server.later(0.0, heartbeat.feed, Leave("an operator", fault.arg))
 
     def comes_back() -> None:
-        if heartbeat.running and heartbeat.core is not None and heartbeat.core.leaving in ("handover", "off"):
+        leaving = heartbeat.core is not None and heartbeat.core.leaving in ("handover", "off")
+        if server.paused or heartbeat.stopped or leaving:
             world.engine.after(0.5, comes_back)
             return
         heartbeat.left = False

@@ -88,7 +88,8 @@ class HaManager:
         if self.engine.now - self.session_at >= SESSION_PERIOD:
             self.session_at = self.engine.now
             self._ask_peer()
-        if self.connection != self.server.heartbeat.life:
+        core = self.server.heartbeat.core
+        if core is not None and core.want is not self.want:
             self.server.heartbeat.offer_want()
         connect(self.pg)
         self._watch_postgres()

@@ -42,9 +42,7 @@ class Network:
     def both_ways(self, link: str, one: str, two: str, kind: str) -> bool:
         """Whether a TCP connection of ``kind`` ("repl" or "session") between the servers could make progress."""
         cuts = self.cuts
-        return (
-            not (cuts[kind, one, two] or cuts[kind, two, one]) and self.open(link, one, two) and self.open(link, two, one)
-        )
+        return not (cuts[kind, one, two] or cuts[kind, two, one]) and self.open(link, one, two) and self.open(link, two, one)
 
     def hears(self, source: str, target: str) -> bool:
         """Whether a heartbeat of ``source`` can reach ``target`` on some link."""

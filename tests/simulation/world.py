@@ -119,9 +119,7 @@ class World:
     def run(self) -> None:
         checks = self.checks
         try:
-            self.engine.run(
-                self.faults_end + RECOVERY, lambda: checks.settled_at is not None or bool(checks.failures)
-            )
+            self.engine.run(self.faults_end + RECOVERY, lambda: checks.settled_at is not None or bool(checks.failures))
         except Spin as spin:
             checks.fail("spin", str(spin))
         if not checks.failures:
