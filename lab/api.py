@@ -134,9 +134,7 @@ class Lab:
             }
             for machine in state.topology.machines
         }
-        links = {f"{machine.name}:{card.name}": state.faults.of(machine.port(card)) for machine, card in state.topology.cards()}
-        faults = {link: fault for link, fault in links.items() if fault}
-        return {"name": self.name, "up": up, "layer": state.layer, "machines": machines, "faults": faults}
+        return {"name": self.name, "up": up, "layer": state.layer, "machines": machines, "faults": state.faults.in_words()}
 
     # --- machines -----------------------------------------------------------------------------------------------------
 
@@ -185,6 +183,14 @@ class Lab:
 
     def reboot(self, name: str) -> None:
         self.shutdown(name)
+        self.power_on(name)
+
+    def reinstall(self, name: str) -> None:
+        """Cut the power, replace the disk by a new one as install.sh leaves it, and boot."""
+        self.power_off(name)
+        with self._changing() as state:
+            state.topology.machine(name)
+            self._store.erase(name)
         self.power_on(name)
 
     def _running(self, name: str) -> Process:
@@ -244,19 +250,23 @@ class Lab:
     # --- cables -------------------------------------------------------------------------------------------------------
 
     def cut(self, link: str, *, one_way: str | None = None) -> float:
-        """Lose all frames on ``NODE:INTERFACE``, ``NODE:BRIDGE`` or a whole ``BRIDGE``; the carrier stays.
+        """Lose all frames on a link; its carrier stays. Returns time.monotonic() from just before.
 
-        ``one_way``: "out" loses what the machine sends, "in" what is sent to it; a machine's name (with a BRIDGE) loses what
-        that machine sends. Returns time.monotonic() from just before.
+        ``link``: ``NODE:INTERFACE``, ``NODE:BRIDGE``, a whole ``BRIDGE``, or the paths between two machines, ``NODE/NODE`` or
+        ``NODE/NODE:BRIDGE``. ``one_way``: "out", "in" (seen from the machine named first), or the machine that sends.
         """
+        return self._lose(link, one_way, 100.0)
+
+    def loss(self, link: str, percent: float, *, one_way: str | None = None) -> float:
+        """Lose that share of the frames, each way by itself; on a whole bridge, of all that crosses it."""
+        if not 0 < percent <= 100:
+            raise ConfigError(f"a loss of {percent:g} % can't be", remedy="give a number above 0, up to 100; heal ends it")
+        whole_bridge = ":" not in link and "/" not in link
+        return self._lose(link, "out" if whole_bridge and one_way is None else one_way, percent)
+
+    def _lose(self, link: str, one_way: str | None, percent: float) -> float:
         with self._changing() as state:
-            if one_way not in (None, "in", "out"):
-                link, one_way = f"{one_way}:{link.rpartition(':')[2]}", "out"
-            ports = set(state.topology.ports(link))
-            if one_way != "in":
-                state.faults.sent |= ports
-            if one_way != "out":
-                state.faults.received |= ports
+            state.faults.lost |= dict.fromkeys(state.topology.flows(link, one_way), percent)
             at = time.monotonic()
             network.apply(_anchor(state).pid, state.faults)
             return at
@@ -270,26 +280,18 @@ class Lab:
             network.carriers(_anchor(state).pid, ports, up=False)
             return at
 
-    def loss(self, link: str, percent: float) -> None:
-        """Lose that share of the frames, 0 ends it: on a machine's link in each direction, on a bridge of all that crosses it."""
-        if not 0 <= percent <= 100:
-            raise ConfigError(f"a loss of {percent:g} % can't be", remedy="give a number from 0 to 100")
-        with self._changing() as state:
-            for port in state.topology.ports(link):
-                for direction in (state.faults.loss_sent, state.faults.loss_received):
-                    direction.pop(port, None)
-                    if percent and (":" in link or direction is state.faults.loss_sent):
-                        direction[port] = percent
-            network.apply(_anchor(state).pid, state.faults)
-
     def heal(self, link: str | None = None) -> float:
         """Undo cut, unplug and loss on a link, or on all. Returns time.monotonic() from just before."""
         with self._changing() as state:
-            ports = state.topology.ports(link) if link else tuple(m.port(card) for m, card in state.topology.cards())
-            unplugged = [port for port in ports if port in state.faults.unplugged]
-            state.faults.heal(ports)
+            topology, faults = state.topology, state.faults
+            if link is None:
+                flows, ports = tuple(faults.lost), tuple(machine.port(card) for machine, card in topology.cards())
+            else:
+                flows, ports = topology.flows(link), () if "/" in link else topology.ports(link)
+            unplugged = [port for port in ports if port in faults.unplugged]
+            faults.heal(flows, ports)
             at = time.monotonic()
-            network.apply(_anchor(state).pid, state.faults)
+            network.apply(_anchor(state).pid, faults)
             network.carriers(_anchor(state).pid, unplugged, up=True)
             return at
 

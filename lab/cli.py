@@ -23,6 +23,11 @@ from .api import Lab, labs
 _RAW = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
+_one_way = click.option(
+    "--one-way", is_flag=False, flag_value="out", help="out (the default) | in, seen from the node named first | FROM, a node."
+)
+
+
 class _Commands(click.Group):
     """Prints what went wrong instead of a trace."""
 
@@ -132,10 +137,10 @@ def reboot(lab: Lab, node: str) -> None:
 
 @main.command()
 @click.argument("link")
-@click.option("--one-way", is_flag=False, flag_value="out", help="in | out (seen from the node; the default) | FROM, a node.")
+@_one_way
 @click.pass_obj
 def cut(lab: Lab, link: str, one_way: str | None) -> None:
-    """Lose every frame on LINK: vs-166:eth0, vs-28:eth1, lan, interconnect. The carrier stays."""
+    """Lose every frame on LINK; the carrier stays. LINK: vs-166:eth0, interconnect, vs-166/vs-28, vs-166/vs-28:lan."""
     lab.cut(link, one_way=one_way)
 
 
@@ -158,10 +163,11 @@ def heal(lab: Lab, link: str | None) -> None:
 @main.command()
 @click.argument("link")
 @click.argument("percent", type=float)
+@_one_way
 @click.pass_obj
-def loss(lab: Lab, link: str, percent: float) -> None:
+def loss(lab: Lab, link: str, percent: float, one_way: str | None) -> None:
     """Lose PERCENT of the frames on LINK, each way."""
-    lab.loss(link, percent)
+    lab.loss(link, percent, one_way=one_way)
 
 
 @main.command(context_settings=_RAW)

@@ -64,18 +64,16 @@ def apply(anchor: int, faults: Faults) -> None:
 
 def ruleset(faults: Faults) -> str:
     rules = []
-    for match, ports in (("iifname", faults.sent | faults.dark), ("oifname", faults.received | faults.dark)):
-        if ports:
-            rules.append(f"{match} {{ {', '.join(_quoted(ports))} }} drop")
-    for match, losses in (("iifname", faults.loss_sent), ("oifname", faults.loss_received)):
-        for port, percent in sorted(losses.items()):
-            rules.append(f'{match} "{port}" numgen random mod 10000 < {round(percent * 100)} drop')
+    flows = dict(faults.lost)
+    for port in faults.dark:
+        flows |= {(port, ""): 100.0, ("", port): 100.0}
+    for (sender, receiver), percent in sorted(flows.items()):
+        words = [f'iifname "{sender}"'] if sender else []
+        words += [f'oifname "{receiver}"'] if receiver else []
+        words += [f"numgen random mod 10000 < {round(percent * 100)}"] if percent < 100 else []
+        rules.append(" ".join([*words, "drop"]))
     chain = "\n    ".join(["type filter hook forward priority 0; policy accept;", *rules])
     return f"table bridge faults\ndelete table bridge faults\ntable bridge faults {{\n  chain lost {{\n    {chain}\n  }}\n}}\n"
-
-
-def _quoted(ports: Iterable[str]) -> list[str]:
-    return [f'"{port}"' for port in sorted(ports)]
 
 
 def _ip(pid: int, lines: list[str], force: bool = False) -> None:

@@ -13,14 +13,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import HaError
 
-from .topology import Topology
+from .topology import Flow, Topology
 
 
 class LabError(HaError):
@@ -90,39 +90,47 @@ def _start_time(pid: int) -> int | None:
 
 @dataclass
 class Faults:
-    """What is wrong with the cables, by switch port. ``sent``: what the machine sends is lost; ``received``: what it is sent."""
+    """What is wrong with the cables, by switch port."""
 
-    sent: set[str] = field(default_factory=set)
-    received: set[str] = field(default_factory=set)
-    #: percent of the frames
-    loss_sent: dict[str, float] = field(default_factory=dict)
-    loss_received: dict[str, float] = field(default_factory=dict)
+    #: (from, to) → percent of the frames that are lost; "" is any port
+    lost: dict[Flow, float] = field(default_factory=dict)
     unplugged: set[str] = field(default_factory=set)
     #: ports of machines without power
     dark: set[str] = field(default_factory=set)
 
-    def heal(self, ports: tuple[str, ...]) -> None:
-        for port in ports:
-            for broken in (self.sent, self.received, self.unplugged):
-                broken.discard(port)
-            self.loss_sent.pop(port, None)
-            self.loss_received.pop(port, None)
+    def heal(self, flows: Iterable[Flow], ports: Iterable[str] = ()) -> None:
+        """Forget these flows, and whatever is wrong with these ports."""
+        mended = set(ports)
+        gone = [flow for flow in self.lost if mended & set(flow)]
+        for flow in [*flows, *gone]:
+            self.lost.pop(flow, None)
+        self.unplugged -= mended
 
-    def of(self, port: str) -> str:
-        """In words, for people; "" when nothing is wrong."""
-        words = []
-        if port in self.unplugged:
-            words.append("unplugged")
-        if port in self.sent and port in self.received:
-            words.append("cut")
-        elif port in self.sent:
-            words.append("cut, one way: out")
-        elif port in self.received:
-            words.append("cut, one way: in")
-        for loss, way in ((self.loss_sent, "sent"), (self.loss_received, "received")):
-            if port in loss:
-                words.append(f"loses {loss[port]:g} % of what is {way}")
-        return ", ".join(words)
+    def in_words(self) -> dict[str, str]:
+        """Link → what is wrong with it, for people."""
+        words = {_link(port): ["unplugged"] for port in sorted(self.unplugged)}
+        for (sender, receiver), percent in sorted(self.lost.items()):
+            what = "cut" if percent == 100 else f"loses {percent:g} %"
+            if sender and receiver:
+                words[f"{_link(sender)} -> {_link(receiver)}"] = [what]
+            elif sender:
+                words.setdefault(_link(sender), []).append(f"{what} of what it sends" if percent < 100 else "cut, out")
+            else:
+                words.setdefault(_link(receiver), []).append(f"{what} of what it is sent" if percent < 100 else "cut, in")
+        return {link: ", ".join(faults) for link, faults in words.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        lost = [[*flow, percent] for flow, percent in sorted(self.lost.items())]
+        return {"lost": lost, "unplugged": sorted(self.unplugged), "dark": sorted(self.dark)}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Faults:
+        lost = {(sender, receiver): percent for sender, receiver, percent in raw["lost"]}
+        return cls(lost, set(raw["unplugged"]), set(raw["dark"]))
+
+
+def _link(port: str) -> str:
+    return port.replace(".", ":")
 
 
 @dataclass
@@ -135,25 +143,20 @@ class State:
     faults: Faults = field(default_factory=Faults)
 
     def as_json(self) -> dict[str, Any]:
-        raw = asdict(self) | {"topology": self.topology.as_json()}
-        raw["faults"] = {name: sorted(value) if isinstance(value, set) else value for name, value in raw["faults"].items()}
-        return raw
+        return asdict(self) | {"topology": self.topology.as_json(), "faults": self.faults.as_json()}
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> State:
         def process(one: dict[str, int] | None) -> Process | None:
             return Process(**one) if one else None
 
-        faults: dict[str, Any] = {
-            name: set(value) if isinstance(value, list) else value for name, value in raw["faults"].items()
-        }
         return cls(
             topology=Topology.from_json(raw["topology"]),
             layer=raw["layer"],
             anchor=process(raw["anchor"]),
             watcher=process(raw["watcher"]),
             machines={name: Process(**one) for name, one in raw["machines"].items()},
-            faults=Faults(**faults),
+            faults=Faults.from_json(raw["faults"]),
         )
 
 
@@ -213,6 +216,10 @@ class Store:
             return os.path.samestat(os.stat(self.path), os.fstat(handle))
         except FileNotFoundError:
             return False
+
+    def erase(self, machine: str) -> None:
+        """Throw the machine's disk away; it must be off."""
+        shutil.rmtree(self.disk(machine), ignore_errors=False)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=False)

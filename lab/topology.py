@@ -13,6 +13,9 @@ from typing import Any
 
 from runtime.errors import ConfigError
 
+#: Frames from one switch port to another; "" is any port
+Flow = tuple[str, str]
+
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 #: IFNAMSIZ without its final zero
 _LONGEST_INTERFACE = 15
@@ -100,6 +103,41 @@ class Topology:
         for machine, card in self.cards():
             if len(machine.port(card)) > _LONGEST_INTERFACE:
                 raise ConfigError(f"{machine.port(card)} is too long for an interface", remedy="shorten the machine's name")
+
+    def flows(self, link: str, one_way: str | None = None) -> tuple[Flow, ...]:
+        """What passes over ``link``: as in ``ports``, or ``NODE/NODE``, ``NODE/NODE:BRIDGE``, the paths between two machines.
+
+        ``one_way``: "out", "in" (seen from the machine, or from the first of two), or the machine that sends.
+        """
+        whole, _, bridge = link.partition(":")
+        first, slash, second = whole.partition("/")
+        if slash:
+            pairs = self._paths(first, second, bridge)
+        else:
+            pairs = tuple((port, "") for port in self.ports(link))
+            first = whole if ":" in link else ""
+        back = tuple((receiver, sender) for sender, receiver in pairs)
+        if one_way is None:
+            return (*pairs, *back)
+        if one_way in ("out", first):
+            return pairs
+        if one_way == "in" or (slash and one_way == second):
+            return back
+        if first:
+            raise ConfigError(f"{one_way!r} is not at an end of {link!r}", remedy="say in, out or a machine of the link")
+        return tuple((port, "") for port in self.ports(f"{one_way}:{link}"))
+
+    def _paths(self, one: str, other: str, bridge: str) -> tuple[Flow, ...]:
+        here, there = self.machine(one), self.machine(other)
+        found = tuple(
+            (here.port(mine), there.port(theirs))
+            for mine in here.interfaces
+            for theirs in there.interfaces
+            if mine.bridge == theirs.bridge and bridge in ("", mine.bridge)
+        )
+        if not found:
+            raise ConfigError(f"{one} and {other} don't meet" + (f" on {bridge!r}" if bridge else " on any bridge"))
+        return found
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,0 +1,49 @@
+"""The lab that the tests share: one pair for the whole session, mended before each test.
+
+``lab``: all machines on, all links whole, disks as the test before left them. ``fresh_lab``: the same with disks as just
+installed. When a test fails, the system logs of all machines are in its report.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from lab.api import Lab
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Lab]:
+    """Up once a session; also gone when this process is killed."""
+    with Lab(f"test-{os.getpid()}") as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(pair: Lab) -> Lab:
+    pair.heal()
+    for node in pair.nodes:
+        if not node.is_on:
+            pair.power_on(node.name)
+    return pair
+
+
+@pytest.fixture
+def fresh_lab(pair: Lab) -> Lab:
+    pair.heal()
+    for node in pair.nodes:
+        pair.reinstall(node.name)
+    return pair
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    lab = getattr(item, "funcargs", {}).get("pair")
+    if report.failed and isinstance(lab, Lab) and lab.is_up:
+        for node in lab.nodes:
+            if log := node.log():
+                report.sections.append((f"system log of {node.name}", log[-20000:]))
