@@ -50,8 +50,6 @@ class Hands:
         self._post = post
         self._watched: dict[str, _Watched] = {}
         self._stopping: dict[str, _Stopping] = {}
-        #: restart commands that failed: the next try is the init script's
-        self._mistrusted: set[str] = set()
         #: what an operator's stop is meant to be, for the init script; by process name
         self.stop_kinds: dict[str, str] = {}
 
@@ -76,23 +74,18 @@ class Hands:
         if (pid := self.adopt(process)) is not None:
             self._post(Started(process.name, pid))
             return
-        argv = self._command(process, again)
-        if not os.access(argv[0], os.X_OK):
-            why = "is not executable" if os.path.exists(argv[0]) else "does not exist"
-            self._post(StartFailed(process.name, f"{argv[0]} {why}"))
-            return
+        if again and process.restart and os.access(process.restart[0], os.X_OK):
+            self._launch(process, process.restart)
+        elif os.access(process.init_script, os.X_OK):
+            self._launch(process, (process.init_script, "start"))
+        else:
+            why = "is not executable" if os.path.exists(process.init_script) else "does not exist"
+            self._post(StartFailed(process.name, f"{process.init_script} {why}"))
+
+    def _launch(self, process: Process, argv: tuple[str, ...]) -> None:
         Job(self._loop, argv, limit=process.start_limit, done=partial(self._start_ended, process, argv))
 
-    def _command(self, process: Process, again: bool) -> tuple[str, ...]:
-        direct = again and process.restart and process.name not in self._mistrusted
-        self._mistrusted.discard(process.name)
-        if direct and os.access(process.restart[0], os.X_OK):
-            return process.restart
-        return (process.init_script, "start")
-
     def _start_ended(self, process: Process, argv: tuple[str, ...], outcome: Outcome) -> None:
-        if outcome.problem is not None and argv == process.restart:
-            self._mistrusted.add(process.name)
         if outcome.timed_out:
             # It got as far as a pid file but never said that it is ready.
             self._kill_stray(process)
@@ -102,7 +95,11 @@ class Hands:
             self._post(Started(process.name, pid))
             return
         because = str(outcome.problem or f"{' '.join(argv)} succeeded, but {process.pid_file} names no living process")
-        self._post(StartFailed(process.name, because))
+        if argv == process.restart:
+            log.warning("%s: %s; trying the init script", process.name, because)
+            self.start(process, again=False)
+        else:
+            self._post(StartFailed(process.name, because))
 
     def _kill_stray(self, process: Process) -> None:
         if (stray := pidfile.find(process.pid_file)) is not None:

@@ -217,8 +217,10 @@ class Roles:
                 if problem:
                     self._failed(entry, problem)
                 self._gone(entry, problem or "stopped", now)
-            case Died(because=because), State.RUNNING | State.KILLING:
+            case Died(because=because), State.RUNNING:
                 self._again(entry, entry.tries, because, now)
+            case Died(), State.KILLING:
+                self._again(entry, entry.tries, f"killed, as it {entry.because}", now)
             case Hung(because=because), State.RUNNING:
                 self._raise(entry, because)
                 self._move(entry, State.KILLING, because, now)
