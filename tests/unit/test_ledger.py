@@ -1,0 +1,123 @@
+"""The ledger's record, what is concluded from it, and how a client behaves when the server doesn't.
+
+Promise: the verdict finds every kind of wrong, and only that; an id is never given out twice. The real Postgres is in
+tests/lab/test_ledger.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.client import Lost
+from bench.ledger import in_words, write
+from bench.record import Count, Entry, Gap, Kind, Recorder, Verdict, gaps, judge, read
+
+
+def acked(*ids: int, doubtful: tuple[int, ...] = ()) -> list[Entry]:
+    entries = [Entry(float(id), Kind.SENT, id) for id in (*ids, *doubtful)]
+    return entries + [Entry(id + 0.5, Kind.ACK, id) for id in ids]
+
+
+@pytest.mark.parametrize(
+    ("entries", "rows", "expected"),
+    [
+        (acked(1, 2, 3), [1, 2, 3], Verdict("c", 3, (), (), (), 0, 0)),
+        (acked(1, 2, 3), [1, 3], Verdict("c", 3, (2,), (), (), 0, 0)),
+        (acked(1, 2), [1, 2, 2, 2], Verdict("c", 2, (), (2,), (), 0, 0)),
+        (acked(1), [1, 7], Verdict("c", 1, (), (), (7,), 0, 0)),
+        (acked(1, doubtful=(2, 3)), [1, 3], Verdict("c", 1, (), (), (), 1, 1)),
+        ([], [], Verdict("c", 0, (), (), (), 0, 0)),
+    ],
+    ids=["all there", "one missing", "one twice", "one never sent", "in doubt", "nothing"],
+)
+def test_the_verdict(entries: list[Entry], rows: list[int], expected: Verdict) -> None:
+    assert judge("c", entries, rows) == expected
+    assert expected.holds == (not (expected.lost or expected.twice or expected.strange))
+
+
+def test_a_commit_with_a_warning_is_in_doubt() -> None:
+    entries = [Entry(1.0, Kind.SENT, 1), Entry(1.1, Kind.WARNED, 1, "canceling wait for synchronous replication")]
+    assert judge("c", entries, []).lost == ()
+    assert judge("c", entries, []).in_doubt_absent == 1
+    assert Count.of(entries).acknowledged == 0
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        ((0.0, 5.1), [Gap(2.0, 4.0), Gap(1.0, 2.0), Gap(4.0, 5.0)]),
+        ((2.5, 3.0), [Gap(2.0, 4.0)]),
+        ((4.2, 5.4), [Gap(4.0, 5.0)]),
+        ((0.0, 0.5), []),
+        ((4.5, 30.0), [Gap(5.0, None), Gap(4.0, 5.0)]),
+    ],
+    ids=["all", "inside one gap", "the end", "before", "never again"],
+)
+def test_gaps(window: tuple[float, float], expected: list[Gap]) -> None:
+    assert gaps([1.0, 2.0, 4.0, 5.0], *window, least=0.5) == expected
+
+
+def test_an_id_is_never_given_out_again(tmp_path: Path) -> None:
+    path = tmp_path / "acks"
+    first = Recorder(path)
+    given = [first.next_id(), first.next_id()]
+    first.close()
+    with path.open("a") as file:
+        file.write("123.4 se")  # killed in the middle of a line
+    second = Recorder(path)
+    given.append(second.next_id())
+    assert given == [1, 2, 3]
+    assert [entry.id for entry in read(path) if entry.kind is Kind.SENT] == [1, 2, 3]
+
+
+class Server:
+    """Answers as the script says, one word an insert or a connection."""
+
+    settings = "scripted"
+
+    def __init__(self, *script: str) -> None:
+        self.script: Iterator[str] = iter(script)
+        self.done = False
+        self.sent: list[int] = []
+
+    def _next(self) -> str:
+        word = next(self.script, "")
+        self.done = not word
+        return word
+
+    def connect(self) -> Server:
+        if self._next() != "connect":
+            raise Lost("refused")
+        return self
+
+    def insert(self, id: int) -> str:
+        self.sent.append(id)
+        word = self._next()
+        if word in ("", "lose"):
+            raise Lost("server closed the connection")
+        return "not replicated" if word == "warn" else ""
+
+    def close(self) -> None:
+        pass
+
+
+def test_it_goes_on_after_every_error(tmp_path: Path) -> None:
+    server = Server("refuse", "connect", "ok", "lose", "connect", "warn", "ok", "lose", "refuse")
+    write(server, Recorder(tmp_path / "acks"), 0.0, lambda: server.done)
+    kinds = [(entry.kind, entry.id) for entry in read(tmp_path / "acks")]
+    assert server.sent == [1, 2, 3, 4, 5]
+    assert kinds == [
+        (Kind.BEGUN, 0), (Kind.FAILED, 0), (Kind.CONNECTED, 0), (Kind.SENT, 1), (Kind.ACK, 1), (Kind.SENT, 2),
+        (Kind.UNKNOWN, 2), (Kind.CONNECTED, 0), (Kind.SENT, 3), (Kind.WARNED, 3), (Kind.SENT, 4), (Kind.ACK, 4), (Kind.SENT, 5),
+        (Kind.UNKNOWN, 5), (Kind.FAILED, 0), (Kind.FAILED, 0), (Kind.ENDED, 0),
+    ]  # fmt: skip
+
+
+def test_the_words_name_what_is_missing() -> None:
+    assert "missing: 2, 9" in in_words(Verdict("c", 3, (2, 9), (), (), 0, 0))
+    assert (
+        in_words(Verdict("c", 3, (), (), (), 1, 1)) == "c: 3 acknowledged, 0 of them missing; 2 in doubt, of which 1 are there"
+    )
