@@ -20,6 +20,7 @@ from heartbeat.haresources import Resource, VirtualAddress
 from heartbeat.model import Site
 from runtime.address import Assigned, choose
 from runtime.errors import ConfigError
+from runtime.hafiles import TIMES
 from runtime.timing import PROFILES, Timing, check, scaled
 
 FOLDER = "/etc/heartbeat"
@@ -40,7 +41,8 @@ class Config:
     timing: Timing
     media: tuple[Medium, ...]
     ping_groups: dict[str, tuple[str, ...]]
-    vip: Vip
+    #: None: a pair without a virtual address
+    vip: Vip | None
     keyring: Keyring
     facility: str
     debug: int
@@ -79,12 +81,12 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
             tuple(m.device for m in media),
             cf.solo,
             cf.boot_alone,
-            synchronous=True,
+            synchronous=cf.synchronous,
         ),
         timing=timing,
         media=media,
         ping_groups=dict(cf.ping_groups),
-        vip=Vip(address.address, _device(address, assigned, resources_file), cf.vip_port),
+        vip=_vip(address, cf.vip_port, assigned, resources_file),
         keyring=authkeys.load(keys_file, cf.compatible),
         facility=cf.facility,
         debug=cf.debug,
@@ -169,8 +171,8 @@ def _media(cf: HaCf, assigned: Sequence[Assigned]) -> tuple[Medium, ...]:
 
 def _service(
     groups: Sequence[haresources.Group], file: str, nodes: tuple[str, str], assigned: Sequence[Assigned]
-) -> tuple[str, VirtualAddress, list[Resource]]:
-    """The preferred node, the one virtual address, and the resources besides."""
+) -> tuple[str, VirtualAddress | None, list[Resource]]:
+    """The preferred node, the virtual address if there is one, and the resources besides."""
     vips: list[VirtualAddress] = []
     others: list[Resource] = []
     for group in groups:
@@ -188,12 +190,18 @@ def _service(
             address = haresources.virtual_address(resource, file)
             vips += [address] if address else []
             others += [] if address else [resource]
-    if len(vips) != 1:
+    if not groups:
+        raise ConfigError("names no node", file=file, remedy="write: NODE ADDRESS, as in: vs-166 192.168.120.187")
+    if len(vips) > 1:
         raise ConfigError(
-            f"names {len(vips)} virtual addresses; the pair has one", file=file, line=vips[1].line if vips else None,
-            remedy="write: NODE ADDRESS, as in: vs-166 192.168.120.187",
+            f"names {len(vips)} virtual addresses; the pair has one", file=file, line=vips[1].line,
+            remedy="keep the one that clients know",
         )  # fmt: skip
-    return groups[0].node, vips[0], others
+    return groups[0].node, vips[0] if vips else None, others
+
+
+def _vip(address: VirtualAddress | None, port: int, assigned: Sequence[Assigned], file: str) -> Vip | None:
+    return None if address is None else Vip(address.address, _device(address, assigned, file), port)
 
 
 def _device(vip: VirtualAddress, assigned: Sequence[Assigned], file: str) -> str:
@@ -220,7 +228,7 @@ def _timing(cf: HaCf) -> Timing:
     """The profile, or the recommended one stretched to ``deadtime``, with every time that the file names put into it."""
     stretched = not cf.profile and "deadtime" in cf.times
     base = scaled(cf.times["deadtime"]) if stretched else PROFILES[cf.profile or "recommended"]
-    timing = replace(base, **{hacf.TIMES[name]: seconds for name, seconds in cf.times.items()})
+    timing = replace(base, **{TIMES[name]: seconds for name, seconds in cf.times.items()})
     broken = check(timing)
     if broken:
         raise cf.error(f"the times don't fit together: {broken[0]}", _blamed(cf, broken[0]), _advice(cf, broken[0]))

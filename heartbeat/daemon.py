@@ -33,7 +33,7 @@ from heartbeat.realtime import Collector, Timer, prepare
 from heartbeat.requests import Requests
 from heartbeat.rolefile import RoleFile
 from heartbeat.store import Store
-from heartbeat.vip import ServiceAddress
+from heartbeat.vip import NoAddress, ServiceAddress
 from heartbeat.writer import Writer
 from runtime import syslog
 from runtime.address import Netlink
@@ -86,18 +86,8 @@ class Daemon:
         self._pings = PingGroups(self._pinger, config.ping_groups)
         self._watch = LinkWatch()
         self._carrier: dict[str, bool] = {}
-        self._lease = VipLease(config.vip.address, config.vip.port, config.peer_addresses)
-        self._announcer = Announcer(config.vip.device)
-        self._address = ServiceAddress(
-            config.vip.address,
-            config.vip.device,
-            config.timing.lease,
-            netlink,
-            self._lease,
-            self._announcer,
-            boottime,
-            self._trouble,
-        )
+        self._vip_device = config.vip.device if config.vip else ""
+        self._address = self._service_address()
         self._manager = ManagerLink(config.timing.keepalive, config.timing.allowance)
         hands = Hands(self._radio, self._pings, self._writer, self._address, self._role_file, self._manager, self, self._push)
         self.edge = Edge(self.core, hands, config.timing.role_expiry, boottime)
@@ -110,6 +100,15 @@ class Daemon:
         self._stop_at = inf
         self._exit_code = 0
         self.refused_by_system: list[str] = []
+
+    def _service_address(self) -> ServiceAddress | NoAddress:
+        config, vip = self._config, self._config.vip
+        if vip is None:
+            return NoAddress()
+        lease = VipLease(vip.address, vip.port, config.peer_addresses)
+        return ServiceAddress(
+            vip.address, vip.device, config.timing.lease, self._netlink, lease, Announcer(vip.device), boottime, self._trouble
+        )
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -191,14 +190,14 @@ class Daemon:
 
     def _link_events(self) -> None:
         """Carrier of the links and of the virtual address's interface; only changes are events."""
-        relevant = {link.name for link in self._links} | {self._config.vip.device}
+        relevant = {link.name for link in self._links} | {self._vip_device}
         for state in self._watch.read():
             up = state.up and not state.gone
             if state.interface not in relevant or self._carrier.get(state.interface) == up:
                 continue
             first = state.interface not in self._carrier
             self._carrier[state.interface] = up
-            carries_vip = state.interface == self._config.vip.device
+            carries_vip = state.interface == self._vip_device
             if not (first and up):
                 log.warning("interface %s is %s", state.interface, "up" if up else "without link")
                 self.edge.feed(LinkChanged(state.interface, up, carries_vip))
@@ -268,9 +267,10 @@ class Daemon:
 
     def _extra(self) -> dict[str, Any]:
         """What the status says beside the core's own words."""
-        config, address = self._config, self._address
+        config, address, vip = self._config, self._address, self._config.vip
         return {
-            "vip": {"address": config.vip.address, "device": config.vip.device, "held": address.held, "open": address.open},
+            "vip": {"address": vip.address if vip else "", "device": vip.device if vip else "", "held": address.held,
+                    "open": address.open},
             "link_states": {name: {"up": s.up, "error": s.error, "sent": s.sent, "received": s.received, "dropped": s.dropped}
                             for name, s in self._links.states().items()},
             "refused": self._radio.counters(),

@@ -4,7 +4,7 @@ Promise: every directive that heartbeat 3.0.6 knows is accepted; those that mean
 refused, so that an existing file can be used as it is; a directive that nobody knows, or a value that can't be meant, is
 refused with its line and a remedy. Only the lines are judged here; whether they make a pair is ``config``'s question.
 Source: facts/linux-ha-heartbeat.md, "ha.cf"; ha.cf(5). Ours: ``profile``, ``ping_period``, ``isolation``, ``lease``,
-``stale``, ``solo_time``, ``role_expiry``, ``allowance``, ``stall``, ``solo``, ``boot_alone``, ``vip_port``,
+``stale``, ``solo_time``, ``role_expiry``, ``allowance``, ``stall``, ``synchronous``, ``solo``, ``boot_alone``, ``vip_port``,
 ``compatibility``.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
 
 from runtime.errors import ConfigError
+from runtime.hafiles import TIMES
 from runtime.timing import PROFILES
 
 UDP_PORT = 694
@@ -49,6 +50,7 @@ class HaCf:
     solo: str = "silence"
     boot_alone: str = "wait"
     compatible: bool = False
+    synchronous: bool = True
     facility: str = "daemon"
     debug: int = 0
     realtime: bool = True
@@ -232,6 +234,10 @@ def _read_compatibility(cf: HaCf, name: str, values: list[str], line: int) -> No
     cf.compatible = _boolean(cf, name, values, line)
 
 
+def _read_synchronous(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.synchronous = _boolean(cf, name, values, line)
+
+
 def _read_facility(cf: HaCf, name: str, values: list[str], line: int) -> None:
     text = _one(cf, name, values, line).lower()
     if text == "none":
@@ -274,13 +280,6 @@ def _quiet(cf: HaCf, name: str, values: list[str], line: int) -> None:
     """Accepted; what it asks for is so, or makes no difference."""
 
 
-#: directives that are times, and the field of ``Timing`` that each sets
-TIMES = {
-    "keepalive": "keepalive", "deadtime": "deadtime", "warntime": "warntime", "initdead": "initdead", "deadping": "ping_dead",
-    "ping_period": "ping_period", "isolation": "isolation", "lease": "lease", "stale": "stale", "solo_time": "solo",
-    "role_expiry": "role_expiry", "allowance": "allowance", "stall": "stall",
-}  # fmt: skip
-
 _OBSOLETE = _unused("it is obsolete")
 _LOGGING = _unused("messages go to the system log")
 _PROCESSES = _unused("the Manager starts and watches processes")
@@ -289,6 +288,7 @@ _DIRECTIVES: dict[str, Reader] = {
     "node": _read_node, "ucast": _read_ucast, "bcast": _read_bcast, "mcast": _read_mcast, "udpport": _read_udpport,
     "ping": _read_ping, "ping_group": _read_ping_group, "auto_failback": _read_auto_failback,
     "profile": _word(*PROFILES), "solo": _word("silence", "release"), "boot_alone": _word("wait", "after_initdead"),
+    "synchronous": _read_synchronous,
     "vip_port": _read_vip_port, "compatibility": _read_compatibility, "logfacility": _read_facility, "debug": _read_debug,
     "realtime": _read_realtime, "rtprio": _read_rtprio, "crm": _read_crm, "pacemaker": _read_crm,
     **dict.fromkeys(TIMES, _read_time),

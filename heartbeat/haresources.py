@@ -1,7 +1,8 @@
 """haresources: which resources move together, and which server has them by default.
 
-Promise: the format of heartbeat 3.0.6 (``node r1 r2::argument``, ``\\`` continues a line, a bare address means IPaddr);
-every error with file, line and remedy. Source: facts/linux-ha-heartbeat.md, "ha.cf", haresources.
+Promise: the format of heartbeat 3.0.6, and a node alone for a pair without an address (``node r1 r2::argument``, ``\\``
+continues a line, a bare address means IPaddr); every error with file, line and remedy. Source: facts/linux-ha-heartbeat.md,
+"ha.cf", haresources.
 """
 
 from __future__ import annotations
@@ -48,14 +49,10 @@ class Group:
 
 
 def parse(text: str, file: str = "haresources") -> list[Group]:
-    """The groups in their order. Raises ConfigError at the first line that can't be used."""
+    """The groups in their order; one without resources only says which node is preferred. Raises ConfigError."""
     groups = []
     for number, logical in _logical_lines(text):
         node, *words = logical.split()
-        if not words:
-            raise ConfigError(
-                f"{node} has no resources", file=file, line=number, remedy="write: NODE ADDRESS, as in: vs-166 192.168.120.187"
-            )
         groups.append(Group(node, tuple(_resource(word, number, file) for word in words), number))
     return groups
 

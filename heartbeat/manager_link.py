@@ -81,7 +81,8 @@ class ManagerLink:
     @property
     def due(self) -> float:
         """When ``tick`` has something to do."""
-        return min(self._sent_at + self._keepalive if self._connection is not None else inf, self._facts_at + self._allowance)
+        speaks = self._connection is not None and self._want is not None
+        return min(self._sent_at + self._keepalive if speaks else inf, self._facts_at + self._allowance)
 
     def tick(self, now: float) -> ManagerLost | None:
         if now - self._sent_at >= self._keepalive:
