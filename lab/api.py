@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -26,7 +26,7 @@ from runtime.errors import ConfigError
 
 from . import layer, network
 from .launch import Launched, launch
-from .machine import Node
+from .machine import Node, wake_entrances
 from .store import LabError, NoSuchLab, Process, State, Store, labs
 from .topology import PAIR, Machine, Topology
 
@@ -101,7 +101,7 @@ class Lab:
 
     def _clear(self, state: State | None) -> None:
         if state is not None:
-            if state.anchor is not None and not state.anchor.end(signal.SIGKILL, 20.0):
+            if state.anchor is not None and not _kill(state.anchor, state.machines.values()):
                 raise LabError(
                     f"process {state.anchor.pid} of lab {self.name!r} doesn't end: python -m lab --name {self.name} down"
                 )
@@ -155,7 +155,7 @@ class Lab:
             at = time.monotonic()
             self._darken(state, machine)
             running = state.machines.pop(name, None)
-            if running is not None and not running.end(signal.SIGKILL, 20.0):
+            if running is not None and not _kill(running, [running]):
                 raise LabError(f"process 1 of {name} ({running.pid}) doesn't end")
             network.pull_out(_anchor(state).pid, [machine.port(card) for card in machine.interfaces])
             return at
@@ -308,6 +308,14 @@ class Lab:
 def _anchor(state: State) -> Process:
     assert state.anchor is not None
     return state.anchor
+
+
+def _kill(process: Process, machines: Iterable[Process]) -> bool:
+    """SIGKILL the first process of a pid namespace; False when something in there can't be reaped."""
+    if process.end(signal.SIGKILL, 1.0):
+        return True
+    wake_entrances({machine.pid for machine in machines})
+    return process.end(signal.SIGKILL, 20.0)
 
 
 def _hosts(topology: Topology) -> str:

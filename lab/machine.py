@@ -21,6 +21,8 @@ from .store import LabError, NoSuchLab, Process, Store
 from .topology import Machine
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: As the kernel does (path_resolution(7))
+_MOST_LINKS = 40
 Files = Literal["node", "host"]
 
 
@@ -94,10 +96,13 @@ class Node:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def path(self, path: str) -> Path:
-        """The file as seen from this machine. Off: what its disk holds (not what is still as installed)."""
+        """The file as seen from this machine, links in the node followed. Off: what its disk holds (not what is as installed).
+
+        Not for /proc, which answers to whoever looks.
+        """
         process = self.process
         root = Path(f"/proc/{process.pid}/root") if process else self._store.disk(self.name) / "upper"
-        return root / path.lstrip("/")
+        return _inside(root, path)
 
     def read(self, path: str) -> str:
         return self.path(path).read_text(errors="replace")
@@ -151,6 +156,8 @@ class Node:
             raise LabError(f"no {process!r} runs on {self.name}")
         for pid in found:
             os.kill(pid, number)
+        if number != signal.SIGSTOP:
+            wake_entrances({self.pid})
         return found
 
     def _from_pid_file(self, process: str, running: dict[int, list[str]]) -> list[int]:
@@ -160,6 +167,45 @@ class Node:
             if text.is_file():
                 inside |= {int(word) for word in text.read_text().split()[:1] if word.isdigit()}
         return sorted(pid for pid in running if _inner(pid) in inside)
+
+
+def wake_entrances(machines: set[int]) -> None:
+    """Let every stopped nsenter into these machines (given by process 1) go on, so that it reaps its child.
+
+    nsenter stops itself when its child is stopped; a child killed then would stay a zombie, and its machine with it.
+    """
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if (
+                words[:2] == ["nsenter", "--target"]
+                and int(words[2]) in machines
+                and _status(int(entry.name), "State")[0] == "T"
+            ):
+                os.kill(int(entry.name), signal.SIGCONT)
+        except (OSError, ValueError, IndexError):
+            continue
+
+
+def _inside(root: Path, path: str) -> Path:
+    """``path`` under ``root`` with every symbolic link resolved as if ``root`` were /, so that none leads out of it."""
+    here, left, links = root, [part for part in path.split("/") if part], 0
+    while left:
+        part = left.pop(0)
+        if part == "..":
+            here = here if here == root else here.parent
+            continue
+        here = here / part
+        if here.is_symlink():
+            links += 1
+            if links > _MOST_LINKS:
+                raise LabError(f"{path}: too many symbolic links")
+            target = os.readlink(here)
+            here = root if target.startswith("/") else here.parent
+            left = [word for word in target.split("/") if word not in ("", ".")] + left
+    return here
 
 
 def _is(process: str, pid: int, argv: list[str]) -> bool:

@@ -72,10 +72,12 @@ class Process:
             os.close(handle)
 
     def _gone(self, end: float) -> bool:
+        delay = 0.001
         while self.alive:
             if time.monotonic() > end:
                 return False
-            time.sleep(0.002)
+            time.sleep(delay)
+            delay = min(0.02, delay * 1.5)
         return True
 
 

@@ -10,8 +10,8 @@ setup_packages() {
     missing=$(missing_packages "$project/packaging/debian-packages.txt")
     [ -n "$missing" ] || return 0
     # The machines of a lab lie over this root: it must not change under them.
-    for lab in /var/tmp/ha-lab/labs/*/state.json; do
-        [ ! -e "$lab" ] || setup_die "a lab is up, so packages can't be installed now: python -m lab down --all, then again"
+    for lab in "${HA_LAB_DIR:-/var/tmp/ha-lab}"/labs/*/state.json; do
+        [ ! -e "$lab" ] || setup_die "a lab is up, so packages can't be installed now: $python -m lab down --all, then again"
     done
     setup_say "installing Debian packages:" $missing
     # Tests and demo start their own servers, in namespaces; Debian's stay off on this machine.

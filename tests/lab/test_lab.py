@@ -32,7 +32,7 @@ def pings(sender: Node, address: str, count: int = 1) -> int:
 
 def echoes_seen(node: Node) -> int:
     """ICMP echo requests that arrived at the machine since it booted."""
-    names, values = [line.split() for line in node.read("/proc/net/snmp").splitlines() if line.startswith("Icmp:")]
+    names, values = [line.split() for line in node.sh("cat /proc/net/snmp").splitlines() if line.startswith("Icmp:")]
     return int(values[names.index("InEchos")])
 
 
@@ -240,11 +240,22 @@ def test_a_process_is_found_by_its_name_and_can_be_stopped_and_killed(lab: Lab) 
         node.kill("sleep")
 
 
+def test_a_program_that_was_stopped_does_not_keep_its_machine_from_losing_power(lab: Lab) -> None:
+    node = lab.node("vs-166")
+    node.popen(["sleep", "1000"])
+    assert eventually(lambda: len(node.find("sleep")) == 1)
+    node.kill("sleep", signal.SIGSTOP)
+    time.sleep(0.2)  # nsenter notices, and stops as well
+    began = time.monotonic()
+    lab.power_off("vs-166")
+    assert time.monotonic() - began < 5
+
+
 def test_the_system_log_is_stamped_to_the_millisecond(lab: Lab) -> None:
     node = lab.node("vs-166")
     node.run(["logger", "-t", "who", "what\nand more"])
     assert eventually(lambda: "and more" in node.log())
-    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+\d\d:\d\d vs-166 who: what$", node.log(), re.M)
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+\d\d:\d\d vs-166 who: what#012and more$", node.log(), re.M)
 
 
 # --- nothing stays behind -------------------------------------------------------------------------------------------------
