@@ -243,7 +243,7 @@ _WHICH = ("all", "foreign", "local", "failback")
 
 
 def move(command: str, argv: Sequence[str], connect: Callable[[], Heartbeat], output: Output) -> int:
-    """hb_standby gives the service to the peer; hb_takeover takes it from a peer that is gone. Which resources: all there are."""
+    """hb_standby gives the service to the peer, hb_takeover takes it from one that is gone. Which resources: all there are."""
     if len(argv) > 1 or (argv and argv[0] not in _WHICH):
         output.err(f"usage: {command} [all|foreign|local|failback]\n  example: {command}")
         return OK if argv and argv[0] in ("-h", "--help") else BAD_PARAMETER
