@@ -1,14 +1,20 @@
 """The Postgres of this server: where it is, who runs it, and how it is put under HA and given back.
 
-Promise: the administrator's files are read, never edited; what we add is one settings file, one hba and one ident file of our own,
-used only by a Postgres that the keeper starts; ``ha stop`` gives back exactly what was there. Debian's layout
-(/etc/postgresql/VERSION/NAME) and plain ones. Source: design §4 rule 11, §6; facts/postgres.md.
+Promise: the administrator's files are read, never edited. Debian's layout (/etc/postgresql/VERSION/NAME), plain ones, and the
+reference's place. What is done with it is in ``adoption``. Source: design §6; facts/postgres.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from ha_manager import settings
+from ha_manager.settings import Setting
+from runtime.errors import ConfigError
 
 #: The reference keeps its database here (Trustwave SWG, 2.4.1).
 REFERENCE_DATA = Path("/opt/finjan/configuration/data/postgresql/main")
@@ -51,6 +57,190 @@ class Hints:
     log_file: str = ""
 
 
-def find(hints: Hints = Hints()) -> PostgresConfig:
+@dataclass(frozen=True)
+class Paths:
+    """Our own files for one cluster, all below ``state_dir``."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "postgresql.conf"
+
+    @property
+    def dynamic(self) -> Path:
+        return self.root / "role.conf"
+
+    @property
+    def hba(self) -> Path:
+        return self.root / "pg_hba.conf"
+
+    @property
+    def ident(self) -> Path:
+        return self.root / "pg_ident.conf"
+
+    @property
+    def passfile(self) -> Path:
+        return self.root / "pgpass"
+
+    @property
+    def lineage(self) -> Path:
+        return self.root / "lineage"
+
+    @property
+    def autostart(self) -> Path:
+        """What start.conf said before."""
+        return self.root / "start.conf.before"
+
+
+# --- finding it ---------------------------------------------------------------------------------------------------------------
+
+
+def find(hints: Hints = Hints(), root: Path = Path("/")) -> PostgresConfig:
     """The cluster that ``hints`` name, or the only one here. Raises ConfigError: none, several, or a path that isn't there."""
-    raise NotImplementedError
+    if hints.data_dir or hints.config_file:
+        return _plain(hints)
+    clusters = sorted((root / "etc/postgresql").glob("*/*/postgresql.conf"), key=_version_of)
+    if hints.cluster:
+        clusters = [path for path in clusters if f"{path.parent.parent.name}/{path.parent.name}" == hints.cluster]
+        if not clusters:
+            raise ConfigError(f"there is no Postgres cluster {hints.cluster}", remedy="pg_lsclusters lists those that exist")
+    if len(clusters) > 1:
+        named = ", ".join(f"{path.parent.parent.name}/{path.parent.name}" for path in clusters)
+        raise ConfigError(f"there are several Postgres clusters here: {named}", remedy="name one as cluster = VERSION/NAME")
+    if clusters:
+        return _debian(clusters[0], hints)
+    if (REFERENCE_DATA / "PG_VERSION").exists():
+        return _plain(replace(hints, data_dir=str(REFERENCE_DATA)))
+    raise ConfigError("there is no Postgres cluster here", remedy="install postgresql, or name data_dir and bin_dir")
+
+
+def _version_of(path: Path) -> tuple[int, str]:
+    name = path.parent.parent.name
+    return (int(name) if name.isdigit() else 0, path.parent.name)
+
+
+def _debian(config_file: Path, hints: Hints) -> PostgresConfig:
+    folder = config_file.parent
+    version, name = folder.parent.name, folder.name
+    found = read_settings(config_file)
+    data_dir = _text(found, "data_directory") or f"/var/lib/postgresql/{version}/{name}"
+    link = folder / "log"
+    log_file = os.readlink(link) if link.is_symlink() else f"/var/log/postgresql/postgresql-{version}-{name}.log"
+    return PostgresConfig(
+        version=int(version),
+        bin_dir=_existing(hints.bin_dir or f"/usr/lib/postgresql/{version}/bin", "bin_dir"),
+        data_dir=Path(data_dir),
+        config_file=config_file,
+        port=hints.port or int(_text(found, "port") or 5432),
+        socket_dir=Path(hints.socket_dir or _first(_text(found, "unix_socket_directories")) or "/var/run/postgresql"),
+        name=name,
+        user=hints.user or _owner(Path(data_dir)) or "postgres",
+        log_file=Path(hints.log_file or log_file),
+        start_conf=folder / "start.conf",
+    )
+
+
+def _plain(hints: Hints) -> PostgresConfig:
+    config_file = Path(hints.config_file or f"{hints.data_dir}/postgresql.conf")
+    found = read_settings(config_file)
+    data_dir = Path(hints.data_dir or _text(found, "data_directory") or str(config_file.parent))
+    version = _data_version(data_dir)
+    return PostgresConfig(
+        version=version,
+        bin_dir=_existing(hints.bin_dir or f"/usr/lib/postgresql/{version}/bin", "bin_dir"),
+        data_dir=data_dir,
+        config_file=config_file,
+        port=hints.port or int(_text(found, "port") or 5432),
+        socket_dir=Path(hints.socket_dir or _first(_text(found, "unix_socket_directories")) or "/var/run/postgresql"),
+        user=hints.user or _owner(data_dir) or "postgres",
+        log_file=Path(hints.log_file or f"/var/log/postgresql/postgresql-{version}-main.log"),
+    )
+
+
+def _data_version(data_dir: Path) -> int:
+    try:
+        return int((data_dir / "PG_VERSION").read_text().strip())
+    except (OSError, ValueError) as wrong:
+        raise ConfigError(
+            f"{data_dir} holds no Postgres database", remedy="correct data_dir, or create it with initdb"
+        ) from wrong
+
+
+def _owner(path: Path) -> str:
+    try:
+        name = path.owner()
+    except (OSError, KeyError):
+        return ""
+    return "" if name == "root" else name
+
+
+def _existing(path: str, what: str) -> Path:
+    if not Path(path).is_dir():
+        raise ConfigError(f"{what} {path} does not exist", remedy=f"set {what} to where it is")
+    return Path(path)
+
+
+def _text(found: dict[str, Setting], name: str) -> str:
+    return found[name].value if name in found else ""
+
+
+def _first(listed: str) -> str:
+    return listed.split(",")[0].strip().strip('"')
+
+
+# --- reading what the administrator wrote -------------------------------------------------------------------------------------
+
+
+def read_settings(path: Path) -> dict[str, Setting]:
+    """All settings of a configuration file; raises ConfigError."""
+    return settings.read(path, _read_file, _list_folder)
+
+
+def read_auto(data_dir: Path) -> dict[str, Setting]:
+    """What ALTER SYSTEM wrote; it wins over every file."""
+    path = data_dir / "postgresql.auto.conf"
+    return read_settings(path) if path.exists() else {}
+
+
+def _read_file(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as wrong:
+        raise ConfigError(f"can't be read: {wrong.strerror}", file=path) from wrong
+
+
+def _list_folder(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+# --- the keeper's instructions ------------------------------------------------------------------------------------------------
+
+
+def launch_of(config: PostgresConfig) -> dict[str, Any]:
+    """What the keeper must know to start it (postgres_child.Launch)."""
+    folders = [[str(config.socket_dir), 0o2775]]
+    statistics = _text(read_settings(config.config_file), "stats_temp_directory")
+    if statistics.startswith("/"):
+        folders.append([statistics, 0o750])
+    return {
+        "postgres": str(config.bin_dir / "postgres"),
+        "data_dir": str(config.data_dir),
+        "config_file": str(Paths(config.state_dir).settings),
+        "user": config.user,
+        "log_file": str(config.log_file),
+        "environment": _environment(config),
+        "folders": folders,
+    }
+
+
+def _environment(config: PostgresConfig) -> dict[str, str]:
+    """Debian's ``environment`` file: NAME = 'value'."""
+    text = _read_file(config.config_file.parent / "environment") if config.start_conf is not None else None
+    found = re.findall(r"(?m)^\s*([A-Za-z_]\w*)\s*=\s*(?:'([^'\n]*)'|([^#\n]*?))\s*(?:#.*)?$", text or "")
+    return {name: quoted or bare for name, quoted, bare in found}

@@ -11,18 +11,32 @@ Threads: all methods may be called from any thread. Those that change Postgres e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from ha_manager.cluster import PostgresConfig
-from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream
-from ha_manager.rejoin import Verdict
+from ha_manager import adoption, cluster, controldata, keeper, keepsake, postmaster, receiving, replication, seeding
+from ha_manager.cluster import Paths, PostgresConfig
+from ha_manager.keeper_client import KeeperClient
+from ha_manager.lineage import Book
+from ha_manager.observation import NOTHING, Identity, Observation, Progress, Stopped, Upstream, lsn, standby_name
+from ha_manager.postgres import Observer, Server
+from ha_manager.rejoin import Control, Mine, Question, Verdict, Way, answered, judge
+from ha_manager.replication import Clock
+from ha_manager.sql import Late, Session
+from runtime.clock import boottime
+from runtime.errors import ConfigError, ControlError, ReplicationError
 
 #: Called about four times a second during a copy; returns False to cancel it.
 OnProgress = Callable[[Progress], bool]
 
+_POLL = 0.003
+
 
 class Database:
-    """Postgres of ``node``, whose peer is ``peer``. ``password`` is that of the replication role, derived from both nodes' keys.
+    """Postgres of ``node``, whose peer is ``peer``. ``password``: of the replication role, derived from both nodes' keys.
 
     ``peer_addresses`` are those from which the peer may replicate; ``note`` gets sentences for the log.
     """
@@ -36,91 +50,442 @@ class Database:
         peer_addresses: tuple[str, ...],
         password: str,
         note: Callable[[str], None] = lambda sentence: None,
-    ) -> None: ...
+    ) -> None:
+        self.config = config
+        self._node, self._peer, self._addresses = node, peer, peer_addresses
+        self._password, self._note = password, note
+        self._server = Server(config)
+        self._book = Book(Paths(config.state_dir).lineage)
+        self._changing = threading.RLock()
+        self._looking = threading.Lock()
+        self._observer = Observer(self._server)
+        self._orders = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
+        self._watch = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
+        self._proven: tuple[int, int, int, int] | None = None
+        self._copying = False
 
     # --- life: once at the start and the end of HA on this server ---------------------------------------------------------
 
     def check(self) -> list[str]:
         """Warnings about the administrator's settings; raises ConfigError for what can't work (file, line, remedy)."""
+        return adoption.check(self.config)
 
     def configure(self, limit: float = 60.0) -> None:
         """HA is on: check, write our settings, take autostart away from Debian, stop a Postgres that isn't the keeper's.
 
         A Postgres run by a living keeper stays as it is; changed settings are reloaded.
         """
+        with self._changing:
+            for warning in adoption.check(self.config):
+                self._note(warning)
+            adoption.take_autostart(self.config)
+            changed = self._write_files()
+            if adoption.stop_foreign(self.config, keeper.living(self.config.run_dir), limit):
+                self._note("stopped the Postgres that ran here; from now on ha_manager's keeper runs it")
+            if changed and postmaster.postmaster_of(self.config.data_dir) is not None:
+                self._server.reload()
 
     def unconfigure(self, *, start: bool = True, writable: bool | None = None, limit: float = 60.0) -> None:
         """HA is off: stop Postgres and the keeper, remove our settings, give autostart back, start plain Postgres if it had
-        been started at boot. ``writable``: a standby becomes a database of its own (on a new timeline); None: it stays
+        been started at boot. ``writable``: a standby becomes a database of its own (on a new timeline); None or False: it stays
         read-only if it was a standby.
         """
+        with self._changing:
+            clock = Clock(limit)
+            was_standby = (self.config.data_dir / "standby.signal").exists()
+            if writable and was_standby:
+                # Without a timeline of its own its data could later pass for the active's.
+                self.renew(clock.left + 5)
+                self.make_primary(self._book.read().epoch, clock.left)
+            self._release_slots(clock)
+            self.make_stopped(immediate=False, limit=clock.need("stopping Postgres"))
+            with contextlib.suppress(ControlError):
+                self._orders.quit(2.0)
+            adoption.remove_files(self.config)
+            if adoption.give_autostart_back(self.config) and start:
+                adoption.start_plain(self.config, clock.left + 10)
+
+    def _release_slots(self, clock: Clock) -> None:
+        """A slot that nobody will use again keeps log until the disk is full."""
+        with contextlib.suppress(ReplicationError), self._server.session(min(2.0, clock.left)) as session:
+            self._server.change(names="", conninfo="", slot="")
+            for row in session.rows("SELECT pid::text FROM pg_stat_replication WHERE application_name LIKE 'ha\\_%'", 1.0):
+                session.rows("SELECT pg_terminate_backend($1::int)", 1.0, row)
+            replication.drop_slots(session, 2.0)
 
     def attach(self, limit: float = 5.0) -> str:
-        """Start the keeper, or find the running one again. Returns Postgres's state: stopped | starting | running | stopping."""
+        """Start the keeper, or find the running one. Returns Postgres's state: stopped | starting | running | stopping."""
+        with self._changing:
+            return self._orders.ensure(limit)
 
     def renew(self, ttl: float, limit: float = 0.2) -> None:
         """Postgres may run for ``ttl`` more seconds. Call it well before that; cheap (< 1 ms). Without: stopped at once."""
+        self._watch.renew(ttl, limit)
 
     def release(self) -> None:
         """ha_manager restarts: close connections, leave keeper and Postgres alone (the lease goes on)."""
+        with self._looking:
+            self._observer.close()
+        self._orders.close()
+        self._watch.close()
 
     # --- the wants ---------------------------------------------------------------------------------------------------------
 
     def make_stopped(self, *, immediate: bool, limit: float = 30.0) -> Stopped:
         """No process of Postgres is left. A fast stop gets stricter after two thirds of ``limit``; ``immediate`` at once."""
+        with self._changing:
+            began = time.monotonic()
+            self._proven = None
+            clean = self._stop("immediate" if immediate else "fast", limit)
+            if postmaster.processes_of(self.config.data_dir) and not postmaster.kill_all(self.config.data_dir, 2.0):
+                raise ReplicationError("a process of Postgres can't be ended: is the disk hanging?")
+            control = self._control()
+            position = controldata.shutdown_lsn(control) if control is not None and clean else -1
+            return Stopped(clean and control is not None, position, time.monotonic() - began)
+
+    def _stop(self, mode: str, limit: float) -> bool:
+        """Through the keeper; without one that answers, by force. True if it was, or had been, stopped cleanly."""
+        stricter = keeper.IMMEDIATE_LIMIT if mode == "immediate" else limit * 2 / 3
+        try:
+            if self._orders.status(min(limit, 1.0))["state"] != "stopped":
+                self._orders.stop(mode, stricter, min(limit, 1.0))
+                return bool(self._orders.wait(("stopped",), limit + 1.0)["clean"])
+        except ControlError:
+            self._orders.end_hung(2.0)
+            if postmaster.processes_of(self.config.data_dir):
+                self._orders.kill()
+                return False
+        control = self._control()
+        return control is not None and control.state in ("shut down", "shut down in recovery")
 
     def make_standby(self, follow: Upstream | None, limit: float = 60.0) -> None:
         """In recovery, names cleared; following ``follow`` if given. Refuses to demote a running primary unless it was
         stopped first (``make_stopped``). Doesn't judge the data: ``judge`` and ``rejoin`` come before.
         """
+        with self._changing:
+            clock = Clock(limit)
+            self._proven = None
+            if self._is_up(clock):
+                with self._session_when_ready(clock) as session:
+                    if not _in_recovery(session, clock):
+                        raise ReplicationError("Postgres is a primary: it must be stopped before it can be a standby")
+                self._follow(follow, reload=True)
+                if self._write_files() and self._must_restart(clock):
+                    self._note("restarting the standby: the active has settings that it must have as well")
+                    self._stop("fast", min(10.0, clock.left))
+                    self._start("standby", clock)
+            else:
+                self._recover_copy()
+                self._write_files()
+                self._follow(follow, reload=False)
+                book = self._book.read()
+                if book.primary_timeline:
+                    self._book.write(replace(book, primary_timeline=0))
+                self._start("standby", clock)
+            with self._session_when_ready(clock) as session:
+                if not _in_recovery(session, clock):
+                    raise ReplicationError("Postgres was started as a standby and is none")
+                replication.drop_slots(session, clock.left)
 
     def make_detached(self, limit: float = 1.0) -> int:
-        """In recovery, and nothing more is received or acknowledged, for good. Returns the position up to which log is flushed."""
+        """In recovery, and nothing more is received or acknowledged, for good. Returns up to where all is flushed."""
+        with self._changing:
+            clock = Clock(limit)
+            self._proven = None
+            if not self._is_up(clock):
+                self.make_standby(None, clock.need("starting Postgres"))
+            receiving.detach(self._server, clock.need("ending the walreceiver"))
+            with self._session_when_ready(clock) as session:
+                if not _in_recovery(session, clock):
+                    raise ReplicationError("Postgres is a primary, so there is nothing to detach from")
+            return receiving.position(self._server, clock.left + 0.05)
 
     def make_primary(self, epoch: int, limit: float = 30.0) -> int:
-        """Takes writes. In recovery: names cleared, promoted. Died in the same epoch: restarted in place, its names as they were.
+        """Takes writes. In recovery: names cleared, promoted. Died in the same epoch: restarted in place, names as they were.
         Returns the timeline. Call ``settle_primary`` next, when nobody waits any more.
         """
+        with self._changing:
+            clock = Clock(limit)
+            if not self._is_up(clock):
+                self._proven = None
+                self._recover_copy()
+                self._write_files()
+                if self._may_restart_in_place(epoch):
+                    self._server.change(reload=False, conninfo="", slot="")
+                    self._start("primary", clock)
+                else:
+                    self._follow(None, reload=False)
+                    self._start("standby", clock)
+            with self._session_when_ready(clock) as session:
+                if not _in_recovery(session, clock):
+                    return receiving.primary_timeline(session, clock.left)
+                self._proven = None
+                self._server.change(names="", conninfo="", slot="", hurry=True)
+                before = receiving.before_promotion(session, clock.left)
+                book = self._book.read()
+                self._book.write(book.promotion_begins(epoch, self._node, before.timeline, before.counter))
+                receiving.begin_promotion(session, clock.left)
+                return receiving.await_promotion(session, clock.need("the promotion"))
+
+    def _may_restart_in_place(self, epoch: int) -> bool:
+        """It was the primary of this very epoch when it ended, and nothing else has been done with it since."""
+        book, control = self._book.read(), self._control()
+        if control is None or not control.was_primary or (self.config.data_dir / "standby.signal").exists():
+            return False
+        return book.epoch == epoch and bool(book.primary_timeline or book.promoting)
 
     def settle_primary(self, epoch: int, limit: float = 10.0) -> None:
-        """After a promotion, and after going solo: writes down which epoch opened the timeline, makes role and slot of the peer."""
+        """After a promotion, and after going solo: notes which epoch opened the timeline, makes role and slot of the peer."""
+        with self._changing:
+            clock = Clock(limit)
+            with self._server.session(clock.left) as session:
+                timeline = receiving.primary_timeline(session, clock.left)
+                counter = int(session.one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", clock.left))
+                system = session.one("SELECT system_identifier::text FROM pg_control_system()", clock.left)
+                book = self._book.read().promoted(timeline).opened(epoch, counter)
+                self._book.write(replace(book, system_identifier=system))
+                replication.ensure_role(session, self._password, clock.left)
+                replication.ensure_slot(session, self._peer, clock.left)
 
     def set_names_relaxed(self, limit: float = 5.0) -> None:
         """``synchronous_standby_names`` is empty and no commit waits: proven by a probe."""
+        with self._changing:
+            self._proven = None
+            replication.relax(self._server, limit)
 
     def set_names_enforced(self, epoch: int, limit: float = 2.0) -> int:
         """Every commit waits for the peer's standby of ``epoch``: proven by a probe that was seen waiting. Returns the position
         that the standby is proven to hold. Raises ReplicationError after relaxing again.
         """
+        with self._changing:
+            head = postmaster.postmaster_of(self.config.data_dir)
+            if head is None:
+                raise ReplicationError("Postgres is not running")
+            known = self._proven
+            wanted = replication.quoted(standby_name(self._peer, epoch))
+            if known is not None and known[:3] == (epoch, head.pid, head.start) and self._server.dynamic().names == wanted:
+                return known[3]
+            self._proven = None
+            position = replication.enforce(self._server, epoch, self._peer, limit, self._note)
+            self._proven = (epoch, head.pid, head.start, position)
+            return position
 
     def prepare(self, limit: float = 60.0) -> None:
         """CHECKPOINT, so that a stop or a promotion that follows is short."""
+        with self._server.session(min(limit, 2.0)) as session:
+            session.rows("CHECKPOINT", limit)
 
     # --- looking -------------------------------------------------------------------------------------------------------------
 
     def facts(self, limit: float = 0.3) -> Observation:
         """Look now. Never raises for a Postgres that is down or hangs: then ``answers`` is False and ``because`` says why."""
+        if not self._looking.acquire(timeout=limit):
+            return replace(NOTHING, at=boottime(), because="another look at Postgres has not ended yet")
+        try:
+            try:
+                status = self._watch.status(limit / 3)
+                state, ended = str(status["state"]), str(status["because"])
+            except ControlError as wrong:
+                state, ended = "unknown", str(wrong)
+            seen, counter = self._observer.look(limit)
+        finally:
+            self._looking.release()
+        if state != "running":
+            seen = replace(seen, state=state, answers=False, because=seen.because or f"Postgres is {state}: {ended}")
+        return replace(seen, state=state, beyond=self._beyond(counter))
+
+    def _beyond(self, counter: int) -> int:
+        try:
+            base = self._book.read().base
+        except ConfigError:
+            return 0
+        return max(0, counter - base) if base >= 0 and counter >= 0 else 0
 
     def identity(self, limit: float = 1.0) -> Identity:
         """On the active: what ``judge`` on the peer needs (the session's ``replication`` request)."""
+        clock = Clock(limit)
+        with self._server.session(clock.left) as session:
+            row = session.row(
+                "SELECT (SELECT system_identifier::text FROM pg_control_system()),"
+                " substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), pg_current_wal_insert_lsn()::text,"
+                " (SELECT sum(pg_database_size(oid))::text FROM pg_database),"
+                " (SELECT count(*)::text FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')),"
+                " (SELECT bytes_per_wal_segment::text FROM pg_control_init())",
+                clock.left,
+            )
+        timeline = int(row[1] or "0", 16)
+        return Identity(
+            system_identifier=row[0] or "",
+            timeline=timeline,
+            history=controldata.history(self.config.data_dir, timeline),
+            lineage=self._book.read().promoted(timeline).promotions,
+            lsn=lsn(row[2]),
+            size=int(row[3] or 0),
+            tablespaces=int(row[4] or 0),
+            version=self.config.version,
+            segment=int(row[5] or 0),
+        )
 
     def data(self) -> str:
         """ready | none | copying | failed: can this database win an election (Message.data)."""
+        if self._copying:
+            return "copying"
+        if not receiving.has_data(self.config.data_dir):
+            return "none"
+        return "failed" if seeding.in_progress(self.config.data_dir) else "ready"
 
     # --- a database that must be replaced --------------------------------------------------------------------------------
 
     def judge(self, active: Identity, limit: float = 30.0) -> Verdict:
         """Postgres stopped: may this database follow ``active`` as it is? Reads, changes nothing."""
+        clock = Clock(limit)
+        control = self._control()
+        if control is not None and active.version and active.version != self.config.version:
+            raise ReplicationError(
+                f"the active runs Postgres {active.version}, this server {self.config.version}: install the same"
+            )
+        question = judge(self._mine(control), active)
+        if isinstance(question, Verdict):
+            return question
+        assert control is not None
+        return answered(question, *self._beyond_fork(question, control, clock))
+
+    def _beyond_fork(self, question: Question, control: Control, clock: Clock) -> tuple[bool, str]:
+        config = self.config
+        try:
+            found = controldata.holds_beyond(
+                config.bin_dir,
+                config.data_dir,
+                question.timeline,
+                question.fork,
+                control.segment,
+                clock.need("reading the log"),
+            )
+        except ReplicationError as wrong:
+            return True, str(wrong)
+        return bool(found), found
+
+    def _mine(self, control: Control | None) -> Mine:
+        if control is None:
+            return Mine(None)
+        book = self._book.read()
+        promotions = dict(book.promotions)
+        if book.promoting and control.last_timeline > book.promoting_from:
+            promotions.setdefault(control.last_timeline, book.promoting)
+        data_dir = self.config.data_dir
+        history = controldata.history(data_dir, control.last_timeline)
+        return Mine(control, history, promotions, fresh_copy=(data_dir / "backup_label").exists())
 
     def rejoin(self, verdict: Verdict, follow: Upstream, active: Identity, progress: OnProgress, limit: float = 3600.0) -> str:
         """Stopped → data that can follow: nothing to do, or what lies beyond the fork kept and reported, then a fresh copy.
         Returns the report in words ("" if nothing was replaced). Call ``make_standby(follow)`` next.
         """
+        with self._changing:
+            if postmaster.processes_of(self.config.data_dir):
+                raise ReplicationError("Postgres must be stopped before its data is replaced")
+            self._recover_copy()
+            report = ""
+            if verdict.way is not Way.START:
+                self._copying = True
+                try:
+                    report = self._replace(verdict, follow, active, progress, limit)
+                finally:
+                    self._copying = False
+            self._book.write(self._book.read().followed(active.system_identifier, active.lineage))
+            return report
+
+    def _replace(self, verdict: Verdict, follow: Upstream, active: Identity, progress: OnProgress, limit: float) -> str:
+        config, label = self.config, self._label(follow.epoch)
+        control, report = self._control(), ""
+        if control is not None and verdict.way in (Way.DIVERGED, Way.FOREIGN):
+            report = keepsake.keep_log(config.bin_dir, config.data_dir, config.diverged_dir, label, control, verdict).text
+            self._note(report)
+        if verdict.way in (Way.DIVERGED, Way.COPY) and not seeding.fits_beside(config, active):
+            # Its log is kept; both databases side by side don't fit.
+            seeding.check_space(config, active, reclaim=seeding.folder_size(config.data_dir))
+            self._note(f"removing the database in {config.data_dir} before the copy: the disk does not hold both")
+            seeding.empty(config)
+        seeding.check_space(config, active)
+        adoption.write_passfile(config, self._password)
+        seeding.copy(config, self._node, follow, progress, limit)
+        kept = seeding.switch_in(config.data_dir, f"diverged-{label}")
+        keepsake.prune(config.data_dir, self._note)
+        if kept is None:
+            return report
+        kept_text = f"the replaced database is kept in {kept}"
+        self._note(kept_text)
+        return f"{report}; {kept_text}" if report else kept_text
 
     def why_not_following(self, follow: Upstream, limit: float = 2.0) -> str | None:
-        """Following, but not streaming: the reason if only a fresh copy helps (log removed, forked off before, other database,
-        slot lost); None if it may still come.
+        """Following, but not streaming: the reason if only a fresh copy helps (log removed, forked off before, other database);
+        None if it may still come.
         """
+        return receiving.why_not_following(self._server, self._node, follow, limit)
 
     def kill(self) -> None:
         """Emergency: every process of this Postgres, now, with SIGKILL; returns when none is left."""
+        self._watch.kill()
+
+    # --- shared ----------------------------------------------------------------------------------------------------------
+
+    def _control(self) -> Control | None:
+        return controldata.read(self.config.bin_dir, self.config.data_dir)
+
+    def _write_files(self) -> bool:
+        return adoption.write_files(self.config, self._control(), self._addresses)
+
+    def _follow(self, upstream: Upstream | None, *, reload: bool) -> None:
+        receiving.follow(self._server, self._node, upstream, self._password, reload=reload)
+
+    def _label(self, epoch: int) -> str:
+        return f"{epoch}-{time.strftime('%Y%m%dT%H%M%S')}"
+
+    def _recover_copy(self) -> None:
+        done = seeding.recover(self.config.data_dir, f"diverged-{self._label(self._book.read().epoch)}")
+        if done:
+            self._note(done)
+
+    def _is_up(self, clock: Clock) -> bool:
+        """Running or on its way up. One that is on its way down is awaited; without a keeper there is nothing."""
+        state = self._orders.status(min(1.0, clock.left))["state"]
+        if state == "stopping":
+            state = self._orders.wait(("stopped",), clock.left)["state"]
+        return bool(state != "stopped")
+
+    def _start(self, mode: str, clock: Clock) -> None:
+        self._orders.start(mode, min(2.0, clock.need("starting Postgres")))
+
+    @contextlib.contextmanager
+    def _session_when_ready(self, clock: Clock) -> Iterator[Session]:
+        """A connection as soon as Postgres takes one; raises when it ends instead, or never does."""
+        session = self._connect_when_ready(clock)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def _connect_when_ready(self, clock: Clock) -> Session:
+        refused = "no connection was tried"
+        while clock.left > 0:
+            try:
+                return Session(self._server.conninfo(), min(1.0, clock.left))
+            except ReplicationError as wrong:
+                refused = str(wrong)
+            status = self._orders.status(1.0)
+            if status["state"] in ("stopped", "stopping"):
+                raise ReplicationError(f"Postgres did not come up ({status['because']}); its log is {self.config.log_file}")
+            time.sleep(_POLL)
+        raise Late(f"Postgres takes no connections: {refused}")
+
+    def _must_restart(self, clock: Clock) -> bool:
+        """A standby with smaller settings than its active had stops replaying."""
+        control = self._control()
+        with self._session_when_ready(clock) as session:
+            for name, needed in ((control.floors or {}) if control is not None else {}).items():
+                if int(session.one("SELECT current_setting($1)", clock.left, [name])) < needed:
+                    return True
+        return False
+
+
+def _in_recovery(session: Session, clock: Clock) -> bool:
+    return session.one("SELECT pg_is_in_recovery()::text", clock.need("asking Postgres for its role")) == "true"

@@ -164,7 +164,9 @@ def _lineage_split(mine: Mine, active: Identity) -> tuple[int, int] | None:
     both = set(dict(mine.history)) | {mine.control.last_timeline}
     theirs = set(dict(active.history)) | {active.timeline}
     for number in sorted(both & theirs):
-        if number > 1 and ours.get(number, "") != active.lineage.get(number, ""):
+        mine_by, theirs_by = ours.get(number), active.lineage.get(number)
+        # One that nobody noted was followed while it happened: promotions are noted before they begin.
+        if mine_by and theirs_by and mine_by != theirs_by:
             return number, common_end(mine.history, active.history, active.timeline, before=number)
     return None
 

@@ -1,0 +1,235 @@
+"""Putting a cluster under HA and giving it back.
+
+Promise: the administrator's files are read, never edited (but for Debian's start.conf, whose old content is kept and restored).
+What we add is one settings file that includes the administrator's and comes after it, one hba and one ident file with our lines
+before the administrator's; only a Postgres that the keeper starts uses them, so removing them restores what was there.
+Source: design §4 rule 11 ("never started by anything else"), §6.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import signal
+import time
+from pathlib import Path
+
+from ha_manager import cluster, postmaster, settings
+from ha_manager.cluster import Paths, PostgresConfig
+from ha_manager.rejoin import Control
+from ha_manager.settings import Dynamic, Static
+from runtime import commands, durable
+from runtime.errors import ConfigError, ReplicationError
+
+REPLICATION_ROLE = "ha_replication"
+_MAP = "ha_manager"
+_POLL = 0.02
+
+
+def check(config: PostgresConfig) -> list[str]:
+    """Warnings; raises ConfigError for what can't work."""
+    admin, auto = cluster.read_settings(config.config_file), cluster.read_auto(config.data_dir)
+    settings.refuse(admin, auto)
+    if config.data_dir.is_mount():
+        raise ConfigError(
+            f"{config.data_dir} is a mount point, so a fresh copy can't be switched in",
+            remedy="move the database into a folder below it, and point data_directory there",
+        )
+    return settings.warnings(admin, auto)
+
+
+# --- our files ----------------------------------------------------------------------------------------------------------------
+
+
+def write_files(config: PostgresConfig, control: Control | None, peers: tuple[str, ...]) -> bool:
+    """Settings, hba and ident as they should be now; True if anything changed. A dynamic part that is there isn't touched."""
+    paths = Paths(config.state_dir)
+    _make_folder(config)
+    admin = cluster.read_settings(config.config_file)
+    static = Static(
+        admin_file=config.config_file,
+        dynamic_file=paths.dynamic,
+        data_dir=config.data_dir,
+        hba_file=paths.hba,
+        ident_file=paths.ident,
+        slot_keep_mb=config.slot_keep_mb,
+        values=settings.decide(admin, control, config.slot_keep_mb, config.port),
+    )
+    hba = _admin_file(config, admin, "hba_file", "pg_hba.conf")
+    ident = _admin_file(config, admin, "ident_file", "pg_ident.conf")
+    changed = _write(config, paths.hba, hba_text(hba, peers, config.user, config.version))
+    changed |= _write(config, paths.ident, ident_text(ident, config.user, config.version))
+    changed |= _write(config, paths.settings, static.text())
+    if not paths.dynamic.exists():
+        write_dynamic(config, Dynamic())
+    return changed
+
+
+def _make_folder(config: PostgresConfig) -> None:
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    os.chown(config.state_dir, 0, pwd.getpwnam(config.user).pw_gid)
+    config.state_dir.chmod(0o750)
+    parent = config.state_dir.parent
+    if not parent.stat().st_mode & 0o001:
+        # Postgres's user must be able to pass, not to look.
+        parent.chmod(parent.stat().st_mode & 0o7777 | 0o011)
+
+
+def _admin_file(config: PostgresConfig, admin: dict[str, settings.Setting], name: str, default: str) -> Path:
+    written = admin[name].value if name in admin else default
+    return config.data_dir / written
+
+
+def _write(config: PostgresConfig, path: Path, text: str) -> bool:
+    if durable.read_bytes(path) == text.encode():
+        return False
+    durable.write_durably(path, text, mode=0o640, owner=(0, pwd.getpwnam(config.user).pw_gid))
+    return True
+
+
+def read_dynamic(config: PostgresConfig) -> Dynamic:
+    """The role's settings as they are in the file now."""
+    path = Paths(config.state_dir).dynamic
+    return Dynamic.parse(cluster.read_settings(path)) if path.exists() else Dynamic()
+
+
+def write_dynamic(config: PostgresConfig, dynamic: Dynamic) -> None:
+    """Not fsynced: after a power cut it is written anew before Postgres is started."""
+    group = pwd.getpwnam(config.user).pw_gid
+    durable.write_durably(Paths(config.state_dir).dynamic, dynamic.text(), mode=0o640, owner=(0, group), durable=False)
+
+
+def write_passfile(config: PostgresConfig, password: str) -> None:
+    """The replication password for libpq; an empty one shuts every new connection of a walreceiver out."""
+    entry = pwd.getpwnam(config.user)
+    line = f"*:*:*:{REPLICATION_ROLE}:{_escaped(password)}\n" if password else ""
+    owner = (entry.pw_uid, entry.pw_gid)
+    durable.write_durably(Paths(config.state_dir).passfile, line, mode=0o600, owner=owner, durable=False)
+
+
+def _escaped(password: str) -> str:
+    return password.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def hba_text(admin: Path, peers: tuple[str, ...], user: str, version: int) -> str:
+    """Our lines, then the administrator's. The replication role is for the peer alone."""
+    lines = [
+        "# Written by ha_manager; used while high availability is on. The administrator's lines follow.",
+        f"local all {user} peer map={_MAP}",
+        f"local replication {user} peer map={_MAP}",
+    ]
+    lines += [f"host replication {REPLICATION_ROLE} {_network(address)} scram-sha-256" for address in peers]
+    lines += [f"host {database} {REPLICATION_ROLE} all reject" for database in ("replication", "all")]
+    return "\n".join(lines) + "\n" + _appended(admin, version)
+
+
+def ident_text(admin: Path, user: str, version: int) -> str:
+    """Who may connect as the database's superuser over the Unix socket: root and the OS user of Postgres."""
+    lines = ["# Written by ha_manager; used while high availability is on."]
+    lines += [f"{_MAP} {name} {user}" for name in dict.fromkeys(("root", user))]
+    return "\n".join(lines) + "\n" + _appended(admin, version)
+
+
+def _appended(admin: Path, version: int) -> str:
+    if not admin.exists():
+        return ""
+    if version >= 16:
+        return f'include "{admin}"\n'
+    text = admin.read_text(errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.search(r'(?:^|[\s,])"?@[^/\s]', line.split("#")[0]):
+            raise ConfigError(
+                "names a file relative to this one", file=admin, line=number, remedy="write its full path after @"
+            )
+    return text
+
+
+def _network(address: str) -> str:
+    if "/" in address:
+        return address
+    return f"{address}/{128 if ':' in address else 32}"
+
+
+# --- who starts it ------------------------------------------------------------------------------------------------------------
+
+
+def take_autostart(config: PostgresConfig) -> None:
+    """Nothing but the keeper starts it from now on: Debian's start.conf says ``disabled`` (its old content is kept)."""
+    if config.start_conf is None:
+        return
+    before = Paths(config.state_dir).autostart
+    text = config.start_conf.read_text() if config.start_conf.exists() else "auto\n"
+    if not before.exists():
+        durable.write_durably(before, text)
+    if start_mode(text) != "disabled":
+        ours = "# ha_manager starts this cluster (through its keeper); `ha stop` gives it back.\ndisabled\n"
+        _write_start_conf(config, ours)
+
+
+def give_autostart_back(config: PostgresConfig) -> bool:
+    """As it was. True if it was started at boot before."""
+    before = Paths(config.state_dir).autostart
+    if config.start_conf is None or not before.exists():
+        return False
+    text = before.read_text()
+    _write_start_conf(config, text)
+    durable.remove_durably(before)
+    return start_mode(text) == "auto"
+
+
+def _write_start_conf(config: PostgresConfig, text: str) -> None:
+    assert config.start_conf is not None
+    entry = pwd.getpwnam(config.user)
+    durable.write_durably(config.start_conf, text, mode=0o644, owner=(entry.pw_uid, entry.pw_gid))
+
+
+def start_mode(text: str) -> str:
+    """auto | manual | disabled: the first word that is no comment."""
+    words = [line.split("#")[0].strip() for line in text.splitlines()]
+    return next((word for word in words if word), "auto")
+
+
+def stop_foreign(config: PostgresConfig, keepers: int, limit: float) -> bool:
+    """Stop a postmaster that isn't a child of the keeper (its pid; 0: none): fast, then immediately. True if there was one."""
+    head = postmaster.postmaster_of(config.data_dir)
+    if head is None or (keepers and head.parent == keepers):
+        return False
+    _stop_systemd_unit(config)
+    end = time.monotonic() + limit
+    postmaster.send(head.pid, signal.SIGINT)
+    immediate = end - limit / 4
+    while postmaster.processes_of(config.data_dir):
+        if time.monotonic() > immediate:
+            postmaster.send(head.pid, signal.SIGQUIT)
+            immediate = end
+        if time.monotonic() > end:
+            raise ReplicationError(f"the Postgres that runs on {config.data_dir} (pid {head.pid}) can't be stopped")
+        postmaster.wake_stopped(postmaster.processes_of(config.data_dir))
+        time.sleep(_POLL)
+    return True
+
+
+def _stop_systemd_unit(config: PostgresConfig) -> None:
+    """systemd must not restart what we stop, nor think it failed."""
+    if config.start_conf is not None and Path("/run/systemd/system").is_dir():
+        commands.run(["systemctl", "stop", f"postgresql@{config.version}-{config.name}"], timeout=30, check=False)
+
+
+def start_plain(config: PostgresConfig, limit: float) -> None:
+    """Start it as before HA: Debian's way, else pg_ctl."""
+    if config.start_conf is not None:
+        commands.run(["pg_ctlcluster", str(config.version), config.name, "start"], timeout=limit)
+        return
+    argv = [
+        str(config.bin_dir / "pg_ctl"), "-D", str(config.data_dir), "-w", "-l", str(config.log_file),
+        "-o", f"-c config_file={config.config_file}", "start",
+    ]  # fmt: skip
+    commands.run(argv, timeout=limit, user=config.user)
+
+
+def remove_files(config: PostgresConfig) -> None:
+    """Everything of ours but the lineage, which tells what this database has been through."""
+    paths = Paths(config.state_dir)
+    for path in (paths.settings, paths.dynamic, paths.hba, paths.ident, paths.passfile):
+        durable.remove_durably(path)

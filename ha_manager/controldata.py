@@ -1,0 +1,138 @@
+"""What a stopped database says of itself: pg_controldata, its history files, and what its log holds.
+
+Promise: reads only; every command is bounded and runs as the OS user of Postgres. Source: facts/postgres.md 5, 7, 8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ha_manager.observation import lsn, lsn_text
+from ha_manager.rejoin import Control, parse_history
+from runtime import commands
+from runtime.errors import CommandFailed, ReplicationError
+
+_FLOORS = {
+    "max_connections setting": "max_connections", "max_worker_processes setting": "max_worker_processes",
+    "max_wal_senders setting": "max_wal_senders", "max_prepared_xacts setting": "max_prepared_transactions",
+    "max_locks_per_xact setting": "max_locks_per_transaction",
+}  # fmt: skip
+
+
+def parse(text: str) -> Control:
+    """The output of pg_controldata (locale C); raises ValueError or KeyError if it is none."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            found[name.strip()] = value.strip()
+    return Control(
+        system_identifier=found["Database system identifier"],
+        state=found["Database cluster state"],
+        checkpoint=lsn(found["Latest checkpoint location"]),
+        redo=lsn(found["Latest checkpoint's REDO location"]),
+        timeline=int(found["Latest checkpoint's TimeLineID"]),
+        previous_timeline=int(found["Latest checkpoint's PrevTimeLineID"]),
+        min_recovery=lsn(found["Minimum recovery ending location"]),
+        min_recovery_timeline=int(found["Min recovery ending loc's timeline"]),
+        backup_start=lsn(found["Backup start location"]),
+        segment=int(found["Bytes per WAL segment"]),
+        version=int(found["pg_control version number"]),
+        floors=_floors(found),
+    )
+
+
+def _floors(found: Mapping[str, str]) -> dict[str, int]:
+    return {ours: int(found[theirs]) for theirs, ours in _FLOORS.items() if theirs in found}
+
+
+def read(bin_dir: Path, data_dir: Path, limit: float = 5.0) -> Control | None:
+    """None if there is no database, or none that can be read."""
+    if not (data_dir / "global" / "pg_control").exists():
+        return None
+    try:
+        done = commands.run([bin_dir / "pg_controldata", "-D", data_dir], timeout=limit)
+        return parse(done.stdout)
+    except (CommandFailed, KeyError, ValueError):
+        return None
+
+
+def history(data_dir: Path, timeline: int) -> tuple[tuple[int, int], ...]:
+    """How ``timeline`` came about; empty for the first one, or if the file is gone."""
+    try:
+        return parse_history((data_dir / "pg_wal" / f"{timeline:08X}.history").read_text())
+    except (OSError, ValueError, IndexError):
+        return ()
+
+
+def segment_name(timeline: int, position: int, segment: int) -> str:
+    """File name of the log segment that holds ``position``."""
+    per_file = 0x100000000 // segment
+    number = position // segment
+    return f"{timeline:08X}{number // per_file:08X}{number % per_file:08X}"
+
+
+def segments(data_dir: Path) -> list[str]:
+    """Names of the log segments there, oldest first, of all timelines."""
+    try:
+        names = sorted(path.name for path in (data_dir / "pg_wal").iterdir())
+    except OSError:
+        return []
+    return [name for name in names if re.fullmatch("[0-9A-F]{24}", name)]
+
+
+_PAGE = 8192
+_CHECKPOINT_RECORD = 114
+
+
+def shutdown_lsn(control: Control) -> int:
+    """End of the shutdown checkpoint record, the last of a clean primary; -1 otherwise. pg_controldata names its start."""
+    if control.state != "shut down":
+        return -1
+    end = control.checkpoint + _CHECKPOINT_RECORD
+    boundary = (control.checkpoint // _PAGE + 1) * _PAGE
+    if end > boundary:
+        # It continues after the header of the next page, which is longer at the begin of a segment.
+        end += 40 if boundary % control.segment == 0 else 24
+    return (end + 7) // 8 * 8
+
+
+def holds_beyond(bin_dir: Path, data_dir: Path, timeline: int, fork: int, segment: int, limit: float = 20.0) -> str:
+    """ "" if it is proven that no record of ``timeline`` lies at or after ``fork`` here; else what was found, in words.
+
+    Proven: the segment of ``fork`` is here and holds no valid record from ``fork`` on, and no later one begins with a valid
+    one; or no segment from there on is here at all, and the one before is.
+    """
+    first = segment_name(timeline, fork, segment)
+    own = [name for name in segments(data_dir) if name.startswith(f"{timeline:08X}")]
+    later = [name for name in own if name >= first]
+    if not own:
+        return "no log of that timeline is here"
+    if not later:
+        return ""
+    if first not in own and own[0] > first:
+        return f"its log of that time is gone; the oldest segment is {own[0]}"
+    for name in later:
+        start = fork if name == first else int(name[8:16], 16) * 0x100000000 + int(name[16:], 16) * segment
+        found = first_record(bin_dir, data_dir, timeline, start, limit)
+        if found is not None and found >= fork:
+            return f"a record at {lsn_text(found)}"
+    return ""
+
+
+_RECORD = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+),")
+
+
+def first_record(bin_dir: Path, data_dir: Path, timeline: int, start: int, limit: float) -> int | None:
+    """Position of the first valid record at or after ``start`` in the segments here; None if there is none."""
+    argv = [
+        str(bin_dir / "pg_waldump"), "-p", str(data_dir / "pg_wal"), "-t", str(timeline), "-s", lsn_text(start), "-n", "1",
+    ]  # fmt: skip
+    try:
+        done = commands.run(argv, timeout=limit, check=False)
+    except CommandFailed as failed:
+        raise ReplicationError(f"the log can't be read: {failed}") from failed
+    found = _RECORD.search(done.stdout)
+    return lsn(found[1]) if found else None

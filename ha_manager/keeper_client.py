@@ -1,0 +1,136 @@
+"""ha_manager's side of the keeper: find it, start it, replace a hung one, and ask it things within a time limit.
+
+Promise: after ``ensure`` exactly one keeper answers for this cluster; one that exists but doesn't answer was killed first, and
+Postgres with it. Callable from any thread; each request is bounded. Source: docs/protocols.md, "keeper".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ha_manager import keeper, postmaster
+from ha_manager.postgres_child import digest
+from runtime import commands, durable
+from runtime.clock import boottime
+from runtime.control import Client
+from runtime.errors import ControlError, ReplicationError
+
+_POLL = 0.003
+_START_LIMIT = 10.0
+
+
+class KeeperClient:
+    """``launch`` gives what the keeper's configuration file is to hold (postgres_child.Launch); asked when one is started."""
+
+    def __init__(self, run_dir: Path, data_dir: Path, launch: Callable[[], Mapping[str, Any]]) -> None:
+        self._run_dir = run_dir
+        self._path = run_dir / "keeper"
+        self._data_dir = data_dir
+        self._launch = launch
+        self._lock = threading.Lock()
+        self._connection: Client | None = None
+
+    def ensure(self, limit: float) -> str:
+        """A keeper that answers; returns Postgres's state. Raises ControlError or CommandFailed."""
+        text = json.dumps(dict(self._launch()) | {"run_dir": str(self._run_dir)}, indent=1).encode() + b"\n"
+        try:
+            found = self.status(min(limit, 1.0))
+            if found["state"] != "stopped" or found["config"] == digest(text):
+                return str(found["state"])
+            self._ask("quit", {}, min(limit, 1.0))
+            self._wait_gone(min(limit, 1.0))
+        except ControlError:
+            self.end_hung(min(limit, 2.0))
+        self._run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        config = self._run_dir / "keeper.conf"
+        durable.write_durably(config, text, mode=0o644, durable=False)
+        argv = [sys.executable, "-P", "-m", "ha_manager.keeper", "--config", os.fspath(config)]
+        commands.run(argv, timeout=max(limit, _START_LIMIT))
+        return str(self.status(1.0)["state"])
+
+    def end_hung(self, limit: float) -> None:
+        """Kill a keeper that exists, and everything of its Postgres; nothing happens if there is none."""
+        self.close()
+        pid = keeper.living(self._run_dir)
+        if pid:
+            postmaster.send(pid, signal.SIGKILL)
+            self._wait_gone(limit)
+
+    def _wait_gone(self, limit: float) -> None:
+        end = time.monotonic() + limit
+        while keeper.living(self._run_dir):
+            if time.monotonic() > end:
+                raise ReplicationError("the keeper can't be ended")
+            time.sleep(_POLL)
+
+    def renew(self, ttl: float, limit: float) -> str:
+        """Postgres may run for ``ttl`` more seconds; returns its state."""
+        return str(self._ask("lease", {"ttl": ttl, "until": boottime() + ttl}, limit)["state"])
+
+    def start(self, mode: str, limit: float) -> None:
+        self._ask("start", {"mode": mode}, limit)
+
+    def stop(self, mode: str, stricter: float, limit: float) -> None:
+        """Ask for a stop; it gets stricter after ``stricter`` seconds. ``wait`` for it."""
+        self._ask("stop", {"mode": mode, "limit": stricter}, limit)
+
+    def quit(self, limit: float) -> None:
+        self._ask("quit", {}, limit)
+        self.close()
+        self._wait_gone(limit)
+
+    def status(self, limit: float) -> dict[str, Any]:
+        return self._ask("status", {}, limit)
+
+    def wait(self, states: tuple[str, ...], limit: float) -> dict[str, Any]:
+        """The first status with one of ``states``; raises ReplicationError when ``limit`` is over."""
+        end = time.monotonic() + limit
+        while True:
+            found = self.status(max(0.05, min(1.0, end - time.monotonic())))
+            if found["state"] in states:
+                return found
+            if time.monotonic() > end:
+                wanted = " or ".join(states)
+                raise ReplicationError(f"Postgres is {found['state']}, not {wanted}, after {limit:g} s: {found['because']}")
+            time.sleep(_POLL)
+
+    def kill(self) -> None:
+        """Every process of this Postgres, without asking the keeper."""
+        if not postmaster.kill_all(self._data_dir, 5.0):
+            raise ReplicationError("a process of Postgres can't be killed (uninterruptible sleep): the disk may hang")
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ask(self, do: str, fields: Mapping[str, Any], limit: float) -> dict[str, Any]:
+        """One request. A connection that a restarted keeper closed is opened anew, once."""
+        with self._lock:
+            for attempt in (1, 2):
+                fresh = self._connection is None
+                try:
+                    if self._connection is None:
+                        self._connection = Client(self._path, limit, name="keeper")
+                    return self._connection.request(do, fields, timeout=limit)
+                except ControlError as wrong:
+                    if type(wrong) is not ControlError:
+                        if fresh:
+                            self._drop()
+                        raise
+                    self._drop()
+                    if fresh or attempt == 2:
+                        raise
+        raise AssertionError

@@ -1,0 +1,253 @@
+"""This server's Postgres as it is seen and told: connections over the Unix socket, one look at everything, a reload.
+
+Promise: no call outlasts its limit, whatever is stopped or hangs; new connections are tried regularly, so that a postmaster
+that takes none is noticed although an old connection still works. The superuser's reserved connections are used, so clients that
+take all others don't lock ha_manager out. Ages are measured by this server's CLOCK_BOOTTIME: they don't believe
+wall clocks. Source: facts/postgres.md ("What a first-class two-node manager must do"); design §4 rules 1, 5, 6.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from ha_manager import adoption, postmaster, sql
+from ha_manager.cluster import PostgresConfig
+from ha_manager.observation import Observation, Receiver, Slot, StandbyRow, lsn
+from ha_manager.settings import Dynamic
+from runtime.clock import boottime
+from runtime.errors import ReplicationError
+
+#: How often a new connection is tried.
+RECONNECT = 1.0
+
+
+class Server:
+    """The local Postgres, for those who change it. Connections are opened for each purpose and closed after it."""
+
+    def __init__(self, config: PostgresConfig) -> None:
+        self.config = config
+        self._files = threading.Lock()
+
+    def conninfo(self, sync: str = "local") -> str:
+        config = self.config
+        return sql.local(str(config.socket_dir), config.port, config.user, sync=sync)
+
+    @contextlib.contextmanager
+    def session(self, limit: float, sync: str = "local") -> Iterator[sql.Session]:
+        """A connection as superuser; ``sync`` is its synchronous_commit."""
+        session = sql.Session(self.conninfo(sync), limit)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def reload(self) -> None:
+        """SIGHUP to the postmaster; no connection is needed. When it takes effect is another question."""
+        head = postmaster.postmaster_of(self.config.data_dir)
+        if head is None:
+            raise ReplicationError("Postgres is not running, so it can't reload its settings")
+        postmaster.send(head.pid, signal.SIGHUP)
+
+    def dynamic(self) -> Dynamic:
+        return adoption.read_dynamic(self.config)
+
+    def change(self, *, reload: bool = True, **changes: Any) -> bool:
+        """Change what depends on the role (fields of ``Dynamic``). Reloads even if the file holds it already: whoever wrote it
+        may have died before. True if the file changed.
+        """
+        with self._files:
+            before = self.dynamic()
+            after = replace(before, **changes)
+            if after != before:
+                adoption.write_dynamic(self.config, after)
+        if reload:
+            self.reload()
+        return after != before
+
+
+_LOOK = """
+SELECT pg_is_in_recovery()::text,
+  CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn()::text END,
+  CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END,
+  pg_last_wal_receive_lsn()::text, pg_last_wal_replay_lsn()::text,
+  CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused()::text ELSE 'false' END,
+  pg_snapshot_xmax(pg_current_snapshot())::text,
+  current_setting('synchronous_standby_names'), current_setting('primary_conninfo'),
+  (SELECT system_identifier::text FROM pg_control_system()),
+  (SELECT greatest(timeline_id, min_recovery_end_timeline)::text FROM pg_control_checkpoint(), pg_control_recovery()),
+  (SELECT json_agg(r)::text FROM (SELECT status, conninfo, sender_host, flushed_lsn::text, received_tli,
+     last_msg_receipt_time::text, extract(epoch FROM clock_timestamp() - last_msg_receipt_time) AS age
+     FROM pg_stat_wal_receiver) r),
+  (SELECT json_agg(s)::text FROM (SELECT pid, application_name, state, sync_state, sent_lsn::text, flush_lsn::text,
+     replay_lsn::text, reply_time::text FROM pg_stat_replication) s),
+  (SELECT json_agg(t)::text FROM (SELECT slot_name, active, wal_status, restart_lsn::text, safe_wal_size
+     FROM pg_replication_slots) t),
+  (SELECT json_agg(w)::text FROM (SELECT pid, query_start::text FROM pg_stat_activity WHERE wait_event = 'SyncRep') w)
+"""
+
+
+class Changes:
+    """Since when a value has been what it is, by this server's clock."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, tuple[object, float]] = {}
+
+    def age(self, key: Hashable, value: object, now: float, first: float = 0.0) -> float:
+        """Seconds since ``value`` last changed; ``first`` when it is seen for the first time."""
+        known = self._seen.get(key)
+        if known is None or known[0] != value:
+            self._seen[key] = (value, now if known is not None else now - max(0.0, first))
+        return now - self._seen[key][1]
+
+    def keep(self, keys: set[Hashable], kind: str) -> None:
+        """Forget what isn't there any more of one kind (first element of the key)."""
+        for key in [key for key in self._seen if isinstance(key, tuple) and key[0] == kind and key not in keys]:
+            del self._seen[key]
+
+
+class Observer:
+    """Looks, over a connection of its own that is replaced every second. One look at a time; the caller serialises."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._session: sql.Session | None = None
+        self._connected = 0.0
+        self._changes = Changes()
+        self._postmaster = (0, 0)
+
+    def look(self, limit: float) -> tuple[Observation, int]:
+        """What is seen, and the transaction counter (-1: unknown). Never raises for a Postgres that is down or hangs."""
+        now = boottime()
+        head = postmaster.postmaster_of(self._server.config.data_dir)
+        if head is None or (head.pid, head.start) != self._postmaster:
+            self.close()
+            self._postmaster = (head.pid, head.start) if head is not None else (0, 0)
+        if head is None:
+            return self._with_disk(Observation(at=now, state="stopped", because="Postgres is not running")), -1
+        because = self._connect(now, limit / 2)
+        if head.state in "Tt":
+            because = "the postmaster is stopped (SIGSTOP)"
+        if self._session is None:
+            return self._with_disk(Observation(at=now, state="running", because=because)), -1
+        try:
+            row = self._session.row(_LOOK, limit / 2)
+        except ReplicationError as wrong:
+            self.close()
+            return self._with_disk(Observation(at=now, state="running", because=str(wrong))), -1
+        seen, counter = self._read(row, boottime())
+        return self._with_disk(replace(seen, answers=not because, because=because)), counter
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session, self._connected = None, 0.0
+
+    def _connect(self, now: float, limit: float) -> str:
+        """A new connection in place of one that is old; "" or why there is none."""
+        if self._session is not None and now - self._connected < RECONNECT:
+            return ""
+        try:
+            fresh = sql.Session(self._server.conninfo(), limit)
+        except ReplicationError as wrong:
+            return str(wrong)
+        self.close()
+        self._session, self._connected = fresh, now
+        return ""
+
+    def _with_disk(self, seen: Observation) -> Observation:
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(self._server.config.data_dir)
+            return replace(seen, disk_free=disk.f_bavail * disk.f_frsize, disk_total=disk.f_blocks * disk.f_frsize)
+        return seen
+
+    def _read(self, row: sql.Row, now: float) -> tuple[Observation, int]:
+        (recovering, insert, walfile, received, replayed, paused, counter, names, info, system, control_tli,
+         receiver, standbys, slots, waiting) = row  # fmt: skip
+        in_recovery = recovering == "true"
+        got = self._receiver(_list(receiver), now)
+        timeline = int(walfile, 16) if walfile else int(control_tli or 0)
+        if in_recovery and got is not None and got[1]:
+            timeline = got[1]
+        waits = self._waits(_list(waiting), now)
+        return Observation(
+            at=now,
+            state="running",
+            in_recovery=in_recovery,
+            timeline=timeline,
+            lsn=lsn(insert) if not in_recovery else max(lsn(received), lsn(replayed)),
+            replayed=lsn(replayed),
+            replay_paused=paused == "true",
+            names=names or "",
+            primary_conninfo=info or "",
+            receiver=got[0] if got is not None else None,
+            standbys=self._standbys(_list(standbys), now),
+            slots=tuple(_slot(each) for each in _list(slots)),
+            waiting=len(waits),
+            stalled=max(waits, default=0.0),
+            system_identifier=system or "",
+        ), int(counter or -1)
+
+    def _receiver(self, found: list[dict[str, Any]], now: float) -> tuple[Receiver, int] | None:
+        if not found:
+            return None
+        row = found[0]
+        age = self._changes.age(("receiver",), row["last_msg_receipt_time"], now, float(row["age"] or 0.0))
+        receiver = Receiver(
+            status=row["status"] or "",
+            name=_application_name(row["conninfo"] or ""),
+            host=row["sender_host"] or "",
+            flushed=lsn(row["flushed_lsn"]),
+            message_age=age,
+        )
+        return receiver, int(row["received_tli"] or 0)
+
+    def _standbys(self, found: list[dict[str, Any]], now: float) -> tuple[StandbyRow, ...]:
+        keys: set[Hashable] = {("standby", row["pid"]) for row in found}
+        self._changes.keep(keys, "standby")
+        return tuple(
+            StandbyRow(
+                name=row["application_name"],
+                state=row["state"] or "",
+                sync_state=row["sync_state"] or "",
+                sent=lsn(row["sent_lsn"]),
+                flushed=lsn(row["flush_lsn"]),
+                replayed=lsn(row["replay_lsn"]),
+                reply_age=self._changes.age(("standby", row["pid"]), row["reply_time"], now),
+            )
+            for row in found
+        )
+
+    def _waits(self, found: list[dict[str, Any]], now: float) -> list[float]:
+        keys: set[Hashable] = {("wait", row["pid"], row["query_start"]) for row in found}
+        self._changes.keep(keys, "wait")
+        return [self._changes.age(key, True, now) for key in keys]
+
+
+def _list(text: str | None) -> list[dict[str, Any]]:
+    return json.loads(text) if text else []
+
+
+def _slot(row: dict[str, Any]) -> Slot:
+    safe = row["safe_wal_size"]
+    return Slot(
+        name=row["slot_name"],
+        active=bool(row["active"]),
+        wal_status=row["wal_status"] or "",
+        restart=lsn(row["restart_lsn"]),
+        safe_wal_size=-1 if safe is None else int(safe),
+    )
+
+
+def _application_name(conninfo: str) -> str:
+    """pg_stat_wal_receiver shows what was connected with, without passwords."""
+    for word in conninfo.split():
+        if word.startswith("application_name="):
+            return word.removeprefix("application_name=").strip("'")
+    return ""

@@ -1,0 +1,121 @@
+"""The processes of one Postgres: how they are found, signalled and proven gone, without Postgres's own help.
+
+Promise: a process belongs to a Postgres exactly when its executable is ``postgres`` and its working directory is the data
+directory; all its processes, backends of a dead postmaster among them, keep both until they end. What ``kill_all`` proved
+gone is gone. Source: design §4 rule 5, ``proof: no process of it is left`` in docs/protocols.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.proctree import Process, process
+
+_POLL = 0.002
+
+
+@dataclass(frozen=True)
+class PidFile:
+    """What Postgres wrote into postmaster.pid. ``status``: starting | stopping | ready | standby | ""."""
+
+    pid: int
+    status: str
+
+
+def read_pid_file(data_dir: Path) -> PidFile | None:
+    """None if there is none, or none that can be read."""
+    try:
+        lines = (data_dir / "postmaster.pid").read_text(errors="replace").splitlines()
+        return PidFile(abs(int(lines[0])), lines[7].strip() if len(lines) > 7 else "")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def processes_of(data_dir: Path) -> list[Process]:
+    """Every process of the Postgres on ``data_dir``, zombies left out."""
+    real = os.path.realpath(data_dir)
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and _belongs(name, real) and (each := process(int(name))) and each.state not in "ZX":
+            found.append(each)
+    return found
+
+
+def _belongs(pid: str, data_dir: str) -> bool:
+    try:
+        if os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)") != data_dir:
+            return False
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")) == "postgres"
+    except OSError:
+        return False
+
+
+def postmaster_of(data_dir: Path) -> Process | None:
+    """The living postmaster on ``data_dir``, whoever started it."""
+    file = read_pid_file(data_dir)
+    if file is None or not _belongs(str(file.pid), os.path.realpath(data_dir)):
+        return None
+    found = process(file.pid)
+    return found if found is not None and found.state not in "ZX" else None
+
+
+def title(pid: int) -> str:
+    """What a process calls itself: ``postgres: 15/main: walreceiver streaming 0/3000148``; "" if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+_RECEIVER = re.compile(r"^postgres: (?:.*: )?walreceiver(?: *$| +streaming )")
+_STARTUP = re.compile(r"^postgres: (?:.*: )?startup\b")
+_CHECKPOINTER = re.compile(r"^postgres: (?:.*: )?checkpointer\b")
+
+
+def receivers(found: list[Process]) -> list[Process]:
+    """The walreceiver (there is at most one; a dying one may still be there beside its successor)."""
+    return [each for each in found if _RECEIVER.match(title(each.pid))]
+
+
+def checkpointers(found: list[Process]) -> list[Process]:
+    return [each for each in found if _CHECKPOINTER.match(title(each.pid))]
+
+
+def startups(found: list[Process]) -> list[Process]:
+    return [each for each in found if _STARTUP.match(title(each.pid))]
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """A signal; no complaint if the process is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def wake_stopped(found: list[Process]) -> None:
+    """SIGCONT whoever is stopped, so that it can act on the signal that it was sent."""
+    for each in found:
+        if each.state in "Tt":
+            send(each.pid, signal.SIGCONT)
+
+
+def kill_all(data_dir: Path, limit: float) -> bool:
+    """SIGKILL all of it, the postmaster first (it would start others again). True when no process is left."""
+    end = time.monotonic() + limit
+    while True:
+        left = processes_of(data_dir)
+        if not left:
+            return True
+        head = postmaster_of(data_dir)
+        if head is not None:
+            send(head.pid, signal.SIGKILL)
+        for each in left:
+            send(each.pid, signal.SIGKILL)
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_POLL)

@@ -1,0 +1,177 @@
+"""The passive's side of replication: follow, let go for good, become the primary; and why it doesn't stream.
+
+Promise: after ``detach`` nothing more is received or acknowledged, whatever was on its way: the password is taken away first, so
+that no walreceiver that connects later gets in; then every walreceiver that exists is ended and seen gone. ``promote`` clears the
+names first, so that the first write can't hang. Source: design §4 rules 2, 10; facts/postgres.md 5, 6.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ha_manager import adoption, controldata, postmaster
+from ha_manager.cluster import Paths
+from ha_manager.observation import Upstream, lsn, lsn_text, slot_name, standby_name
+from ha_manager.postgres import Server
+from ha_manager.rejoin import parse_history
+from ha_manager.replication import Clock, upstream_conninfo
+from ha_manager.sql import Late, Rejected, Session
+from runtime.errors import ReplicationError
+
+_POLL = 0.001
+#: A walreceiver that has not ended by then after SIGTERM is frozen (nothing more is acknowledged) and killed.
+_PATIENCE = 0.25
+
+
+def follow(server: Server, node: str, upstream: Upstream | None, password: str, *, reload: bool) -> None:
+    """Write down whom to follow (None: nobody); a running Postgres takes it up at once."""
+    if upstream is None:
+        adoption.write_passfile(server.config, "")
+        server.change(reload=reload, names="", conninfo="", slot="", hurry=False)
+        return
+    adoption.write_passfile(server.config, password)
+    passfile = str(Paths(server.config.state_dir).passfile)
+    info = upstream_conninfo(upstream.host, upstream.port, standby_name(node, upstream.epoch), passfile)
+    server.change(reload=reload, names="", conninfo=info, slot=slot_name(node), hurry=False)
+
+
+def detach(server: Server, limit: float) -> None:
+    """No walreceiver, and none will stream again until ``follow``. Proof: none is among Postgres's processes."""
+    clock = Clock(limit)
+    data_dir = server.config.data_dir
+    adoption.write_passfile(server.config, "")
+    server.change(names="", conninfo="", slot="", hurry=True)
+    frozen_at = time.monotonic() + min(_PATIENCE, limit / 2)
+    asked: set[int] = set()
+    while found := postmaster.receivers(postmaster.processes_of(data_dir)):
+        for each in found:
+            if each.pid not in asked:
+                postmaster.send(each.pid, signal.SIGTERM)
+                asked.add(each.pid)
+            if time.monotonic() > frozen_at:
+                # Postgres takes this for a crash and recovers anew, without a connection; better than an acknowledgement.
+                postmaster.send(each.pid, signal.SIGSTOP)
+                postmaster.send(each.pid, signal.SIGKILL)
+        if clock.left <= 0:
+            raise ReplicationError(f"the walreceiver (pid {found[0].pid}) can't be ended: is the disk hanging?")
+        time.sleep(_POLL)
+
+
+def position(server: Server, limit: float) -> int:
+    """Everything before it is flushed here."""
+    with server.session(limit) as session:
+        received, replayed = session.row("SELECT pg_last_wal_receive_lsn()::text, pg_last_wal_replay_lsn()::text", limit)
+    return max(lsn(received), lsn(replayed))
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was before a promotion."""
+
+    timeline: int
+    counter: int
+
+
+def before_promotion(session: Session, limit: float) -> Before:
+    row = session.row(
+        "SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)::text, pg_snapshot_xmax(pg_current_snapshot())::text"
+        " FROM pg_control_checkpoint() c, pg_control_recovery() r",
+        limit,
+    )
+    return Before(int(row[0] or 0), int(row[1] or -1))
+
+
+def begin_promotion(session: Session, limit: float) -> None:
+    """Ask for it; returns at once."""
+    if session.one("SELECT pg_promote(false)::text", limit) != "true":
+        raise ReplicationError("Postgres refused to be promoted")
+
+
+def await_promotion(session: Session, limit: float) -> int:
+    """Poll until it takes writes; returns the new timeline."""
+    session.wait_until("SELECT pg_is_in_recovery()::text", lambda value: value == "false", limit, "promoted")
+    return primary_timeline(session, limit)
+
+
+def primary_timeline(session: Session, limit: float) -> int:
+    """The real one; pg_control_checkpoint() tells it only after the next checkpoint."""
+    return int(session.one("SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)", limit), 16)
+
+
+# --- why it doesn't stream ----------------------------------------------------------------------------------------------------
+
+
+def why_not_following(server: Server, node: str, upstream: Upstream, limit: float) -> str | None:
+    """The reason if only a fresh copy helps, found by asking the active for the log needed next; None if there is hope."""
+    clock = Clock(limit)
+    here = _here(server, clock)
+    if here is None:
+        return None
+    passfile = str(Paths(server.config.state_dir).passfile)
+    info = upstream_conninfo(upstream.host, upstream.port, f"ha_ask_{node}", passfile) + " replication=true"
+    try:
+        session = Session(info, clock.left)
+    except ReplicationError:
+        return None
+    try:
+        return _ask(session, here, clock)
+    except Late:
+        return None
+    finally:
+        session.close()
+
+
+@dataclass(frozen=True)
+class _Here:
+    system: str
+    timeline: int
+    position: int
+    segment: int
+
+
+def _here(server: Server, clock: Clock) -> _Here | None:
+    control = controldata.read(server.config.bin_dir, server.config.data_dir, clock.left)
+    if control is None:
+        return None
+    try:
+        reached = position(server, clock.left)
+    except ReplicationError:
+        # Not consistent yet: what it has replayed can't be asked; what it needs next begins at the last checkpoint.
+        reached = control.redo
+    return _Here(control.system_identifier, control.last_timeline, max(reached, 0), control.segment)
+
+
+def _ask(session: Session, here: _Here, clock: Clock) -> str | None:
+    system, timeline, *_ = session.row("IDENTIFY_SYSTEM", clock.left)
+    if system != here.system:
+        return f"the active is another cluster ({system}, not {here.system})"
+    if int(timeline or 0) < here.timeline:
+        return f"the active is on timeline {timeline}, this server already on {here.timeline}"
+    if int(timeline or 0) > here.timeline:
+        history = dict(parse_history(session.row(f"TIMELINE_HISTORY {timeline}", clock.left)[1] or ""))
+        left = history.get(here.timeline)
+        if left is None:
+            return f"timeline {here.timeline} is not in the history of the active's timeline {timeline}"
+        if here.position > left:
+            fork, reached = lsn_text(left), lsn_text(here.position)
+            return f"the active left timeline {here.timeline} at {fork}; this server has reached {reached}"
+    start = here.position // here.segment * here.segment
+    try:
+        session.rows(f"START_REPLICATION PHYSICAL {lsn_text(start)} TIMELINE {here.timeline}", clock.left)
+        session.copy_data(clock.left)
+    except Rejected as refused:
+        return str(refused) if _is_final(refused) else None
+    return None
+
+
+def _is_final(refused: Rejected) -> bool:
+    """58P01: undefined_file ("requested WAL segment … has already been removed"). The others by their words."""
+    words = ("already been removed", "is not in this server's history", "ahead of the WAL flush position")
+    return refused.code == "58P01" or any(word in str(refused) for word in words)
+
+
+def has_data(data_dir: Path) -> bool:
+    return (data_dir / "PG_VERSION").is_file() and (data_dir / "global" / "pg_control").is_file()

@@ -1,0 +1,216 @@
+"""One connection to Postgres in which nothing can hang the caller.
+
+Promise: connecting, sending and receiving each end by a deadline, also with a stopped server at the other end; closing never
+waits. Errors are ``ReplicationError`` with Postgres's own words; none holds a password. psycopg's low-level interface (libpq
+without blocking calls) is used here and nowhere else. Source: facts/safety-model.md ("libpq's connect_timeout=1 is 2 s").
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Sequence
+
+from psycopg import pq
+from psycopg.pq import abc
+
+from runtime.errors import ReplicationError, without_secrets
+
+Row = tuple[str | None, ...]
+
+_READ = select.POLLIN
+_WRITE = select.POLLOUT
+
+
+class Late(ReplicationError):
+    """Postgres did not answer in time: it hangs, or works at it."""
+
+
+class Rejected(ReplicationError):
+    """Postgres answered with an error. ``code`` is its SQLSTATE."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Session:
+    """A connection. Not for two threads at once. ``conninfo`` may hold a password file, never a password."""
+
+    def __init__(self, conninfo: str, limit: float) -> None:
+        self._what = "Postgres"
+        end = time.monotonic() + limit
+        self._pg = pq.PGconn.connect_start(conninfo.encode())
+        try:
+            self._connect(end)
+        except BaseException:
+            self._pg.finish()
+            raise
+        self._pg.nonblocking = 1
+        self._pg.notice_handler = None
+
+    def _connect(self, end: float) -> None:
+        wanted = pq.PollingStatus.WRITING
+        while wanted != pq.PollingStatus.OK:
+            if wanted == pq.PollingStatus.FAILED or self._pg.status == pq.ConnStatus.BAD:
+                raise Rejected(f"can't connect to Postgres: {self._said()}")
+            self._wait(_READ if wanted == pq.PollingStatus.READING else _WRITE, end, "connecting to Postgres")
+            wanted = pq.PollingStatus(self._pg.connect_poll())
+
+    @property
+    def pid(self) -> int:
+        """The backend's process id."""
+        return self._pg.backend_pid
+
+    @property
+    def native(self) -> abc.PGconn:
+        """libpq's connection, for what this class doesn't wrap."""
+        return self._pg
+
+    def rows(self, sql: str, limit: float, params: Sequence[str | None] = ()) -> list[Row]:
+        """Run one statement; its rows as text; ``$1`` … are ``params``. Raises Rejected, or Late (then close it)."""
+        self.send(sql, params)
+        return self.fetch(limit)
+
+    def row(self, sql: str, limit: float, params: Sequence[str | None] = ()) -> Row:
+        """Exactly one row."""
+        found = self.rows(sql, limit, params)
+        if len(found) != 1:
+            raise ReplicationError(f"Postgres gave {len(found)} rows instead of one")
+        return found[0]
+
+    def one(self, sql: str, limit: float, params: Sequence[str | None] = ()) -> str:
+        """The one value of one row, "" for NULL."""
+        return self.row(sql, limit, params)[0] or ""
+
+    def send(self, sql: str, params: Sequence[str | None] = ()) -> None:
+        """Begin a statement; ``fetch`` or ``done`` follow."""
+        try:
+            if params:
+                self._pg.send_query_params(sql.encode(), [None if p is None else p.encode() for p in params])
+            else:
+                self._pg.send_query(sql.encode())
+        except Exception as broken:
+            raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
+
+    def done(self, limit: float = 0.0) -> bool:
+        """True if the statement begun has its whole answer; waits at most ``limit`` for it."""
+        end = time.monotonic() + limit
+        try:
+            self._receive(end, "waiting for an answer")
+        except Late:
+            return False
+        return True
+
+    def fetch(self, limit: float) -> list[Row]:
+        """The answer to what ``send`` began."""
+        self._receive(time.monotonic() + limit, f"waiting {limit:g} s for an answer")
+        found: list[Row] = []
+        problem: Rejected | None = None
+        while (result := self._pg.get_result()) is not None:
+            if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.SINGLE_TUPLE):
+                found += _text_rows(result)
+            elif result.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE):
+                code = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
+                problem = Rejected(_clean(result.error_message), code.decode())
+            elif result.status in (pq.ExecStatus.COPY_BOTH, pq.ExecStatus.COPY_OUT):
+                break
+        if problem is not None:
+            raise problem
+        return found
+
+    def copy_data(self, limit: float) -> bytes:
+        """The next message of a replication stream; b"" at its end. Raises Late, or Rejected with the sender's reason."""
+        end = time.monotonic() + limit
+        while True:
+            try:
+                size, data = self._pg.get_copy_data(1)
+            except Exception as broken:
+                raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
+            if size > 0:
+                return bytes(data)
+            if size == -1:
+                self.fetch(max(0.0, end - time.monotonic()))
+                return b""
+            self._wait(_READ, end, "waiting for replication data")
+            self._consume()
+
+    def wait_until(self, sql: str, true: Callable[[str], bool], limit: float, what: str, every: float = 0.001) -> str:
+        """Ask until ``true`` of the one value; returns it. Raises Late, naming ``what`` did not come."""
+        end = time.monotonic() + limit
+        while True:
+            value = self.one(sql, max(0.001, end - time.monotonic()))
+            if true(value):
+                return value
+            if time.monotonic() + every > end:
+                raise Late(f"{what} not within {limit:g} s (it is {value!r})")
+            time.sleep(every)
+
+    def close(self) -> None:
+        """Never waits."""
+        self._pg.finish()
+
+    @property
+    def closed(self) -> bool:
+        return self._pg.status == pq.ConnStatus.BAD
+
+    # --- within a deadline ---------------------------------------------------------------------------------------------------
+
+    def _receive(self, end: float, what: str) -> None:
+        while self._pg.flush():
+            self._wait(_READ | _WRITE, end, what)
+            self._consume()
+        while self._pg.is_busy():
+            self._wait(_READ, end, what)
+            self._consume()
+
+    def _consume(self) -> None:
+        try:
+            self._pg.consume_input()
+        except Exception as broken:
+            raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
+
+    def _wait(self, events: int, end: float, what: str) -> None:
+        poll = select.poll()
+        poll.register(self._pg.socket, events)
+        if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+            raise Late(f"Postgres does not answer ({what})")
+
+    def _said(self) -> str:
+        return _clean(self._pg.error_message) or "no reason given"
+
+
+def _clean(message: bytes) -> str:
+    return without_secrets(message.decode(errors="replace").strip().replace("\n", " "))
+
+
+def _text_rows(result: abc.PGresult) -> list[Row]:
+    def cell(row: int, column: int) -> str | None:
+        value = result.get_value(row, column)
+        return None if value is None else value.decode(errors="replace")
+
+    return [tuple(cell(r, c) for c in range(result.nfields)) for r in range(result.ntuples)]
+
+
+def conninfo(**fields: str | int) -> str:
+    """libpq's key='value' form."""
+
+    def quoted(value: str | int) -> str:
+        return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    return " ".join(f"{name}={quoted(value)}" for name, value in fields.items())
+
+
+def local(socket_dir: str, port: int, user: str, database: str = "postgres", *, sync: str = "local") -> str:
+    """How ha_manager reaches its own Postgres. Its commits don't wait for the standby unless ``sync`` says so, it doesn't wait
+    for locks for long, and what it says isn't written into Postgres's log of statements.
+    """
+    options = (
+        f"-c synchronous_commit={sync} -c lock_timeout=2s -c log_statement=none -c log_min_duration_statement=-1"
+        " -c log_duration=off -c client_min_messages=warning -c DateStyle=ISO -c default_transaction_read_only=off"
+        " -c search_path=pg_catalog -c jit=off"
+    )
+    return conninfo(
+        host=socket_dir, port=port, user=user, dbname=database, application_name="ha_manager", options=options,
+        client_encoding="UTF8", gssencmode="disable", sslmode="disable",
+    )  # fmt: skip
