@@ -19,18 +19,31 @@ from runtime.errors import HaError
 
 def addresses() -> list[Interface]:
     """Every address of this server, with its network; those of loopback left out."""
+    return [address for _, address in interfaces()]
+
+
+def interfaces() -> list[tuple[str, Interface]]:
+    """(interface, address with its network) of everything but loopback and link-local addresses."""
     out = run(["ip", "-j", "address", "show"], timeout=5.0).stdout
-    found: list[Interface] = []
+    found: list[tuple[str, Interface]] = []
     try:
         for link in json.loads(out):
             if "LOOPBACK" in link.get("flags", ()):
                 continue
             for each in link.get("addr_info", ()):
                 if "local" in each and each.get("scope") != "link":
-                    found.append(ip_interface(f"{each['local']}/{each['prefixlen']}"))
+                    found.append((str(link["ifname"]), ip_interface(f"{each['local']}/{each['prefixlen']}")))
     except (ValueError, KeyError, TypeError) as wrong:
         raise HaError(f"`ip -j address show` said something unexpected: {wrong}") from wrong
     return found
+
+
+def interface_of(address: str) -> str:
+    """The interface that has ``address``. Raises HaError if none has."""
+    for name, each in interfaces():
+        if str(each.ip) == address:
+            return name
+    raise HaError(f"no interface of this server has the address {address}")
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,8 @@ class Steps:
             return  # another Manager than ours: its exit status is all there is
         with Client(path, 2.0, name="the Manager") as manager:
             said = manager.request("status")
-        if "passive" in said and bool(said["passive"]) is not passive:
-            raise HaError(f"the Manager still runs in {'active' if passive else 'passive'} mode")
+        if (said.get("mode") == "passive") is not passive:
+            raise HaError(f"the Manager runs in {said.get('mode')} mode")
 
     def _policy_start(self, run: Run, token: Token) -> None:
         self._policy(run, token, self._config().host.commands.policy_server_start, running=True)

@@ -1,0 +1,399 @@
+"""``ha``: the command of operators. (``ha amIactive`` and ``ha status`` are answered by /usr/bin/ha itself, in shell.)
+
+Promise: an error says what to do next; nothing that can't be undone happens without a question or ``--force``. Imports are
+lazy: each command loads what it needs. Exit status: 0 done; 1 refused or failed; 2 wrong usage; 3 not running, or not known;
+6 the configuration can't be used (nothing was changed). Source: Trustwave §2.2.2; design §6; docs/protocols.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from runtime.errors import ConfigError, HaError, NotRunning
+
+if TYPE_CHECKING:
+    from ha_manager.config import Config
+
+FAILED, NOT_RUNNING, NOT_CONFIGURED = 1, 3, 6
+FAILOVER_LIMIT = 90.0
+
+
+class AnyCase(click.Group):
+    """``ha Failover`` is ``ha failover``; errors become one line and an exit status."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, _proper(self, cmd_name))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, [_proper(self, args[0]), *args[1:]])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as wrong:
+            fail(f"{wrong}\nnothing was changed", NOT_CONFIGURED)
+        except NotRunning as wrong:
+            fail(f"{wrong}; `ha start` starts it", NOT_RUNNING)
+        except HaError as wrong:
+            fail(str(wrong), FAILED)
+        except PermissionError as wrong:
+            fail(f"{wrong.filename}: permission denied; run as root", FAILED)
+
+
+def _proper(group: click.Group, name: str) -> str:
+    return next((known for known in group.commands if known.casefold() == name.casefold()), name)
+
+
+def fail(text: str, code: int) -> NoReturn:
+    click.echo(f"ha: {text}", err=True)
+    sys.exit(code)
+
+
+def say(text: str) -> None:
+    click.echo(text)
+
+
+@click.group(cls=AnyCase, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """High availability of this policy server."""
+
+
+def need_root() -> None:
+    if os.geteuid() != 0:
+        fail("root is needed", FAILED)
+
+
+def _config() -> Config:
+    from ha_manager.config import load
+    from ha_manager.local import addresses
+
+    return load(addresses())
+
+
+# --- on and off -------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+def start() -> None:
+    """Check everything, configure heartbeat and Postgres, start them.
+
+    May be run again at any time. With wrong configuration nothing is changed (exit status 6).
+
+    Example: ha start
+    """
+    need_root()
+    from ha_manager import turning
+
+    turning.start(say)
+
+
+@main.command()
+def stop() -> None:
+    """Turn HA off on this server. The peer is told and does not take over.
+
+    Postgres stays: plain and writable on the active, stopped on the passive. To hand the service over, use `ha failover` first.
+
+    Example: ha stop
+    """
+    need_root()
+    from ha_manager import turning
+
+    turning.stop(say)
+
+
+@main.command()
+def restart() -> None:
+    """Restart heartbeat within its lease: no failover.
+
+    Example: ha restart
+    """
+    need_root()
+    from ha_manager import turning
+
+    config = _config()
+    before = turning.heartbeat(config, "status")
+    turning.restart_heartbeat(config)
+    after = _when(config, lambda status: status["phase"] not in ("waiting", "resuming"), 20.0)
+    if after is None:
+        fail("heartbeat is not back; `manager-ctl status` and the system log say why", FAILED)
+    say(f"heartbeat runs again: {after['role']} (was {before['role']}), because {after['because']}")
+    if after["role"] != before["role"]:
+        sys.exit(FAILED)
+
+
+@main.command("status")
+def status() -> None:
+    """Print 1 if heartbeat runs on this server, else 0 (exit status 0, 3).
+
+    Example: ha status
+    """
+    from runtime.pidfile import find
+
+    found = find("/run/heartbeat/heartbeat.pid")
+    say("1" if found else "0")
+    sys.exit(0 if found else NOT_RUNNING)
+
+
+@main.command("amIactive")
+def am_i_active() -> None:
+    """Print 1 if this server is the active one, else 0 (exit status 0; 1 passive; 3 unknown).
+
+    Example: ha amIactive && run-the-report
+    """
+    from ha_manager.local import role_line
+    from runtime.clock import boottime
+
+    line = role_line(Path("/run/heartbeat"))
+    role = line.role if line is not None and line.expires > boottime() else ""
+    say("1" if role == "active" else "0")
+    sys.exit({"active": 0, "passive": 1}.get(role, NOT_RUNNING))
+
+
+# --- changes of role --------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--force", is_flag=True, help="Also if the passive is not fit; what it lacks is lost.")
+def failover(force: bool) -> None:
+    """Hand over to the passive: a planned change without loss. Only on the active.
+
+    Refused, with the reason, when the passive could not take over.
+
+    Example: ha failover
+    """
+    need_root()
+    from ha_manager import turning
+
+    config = _config()
+    before = turning.heartbeat(config, "status")
+    if before["role"] != "active":
+        fail(f"this server is {before['phase']}, not active; run it on {config.peer}", FAILED)
+    began = time.monotonic()
+    say(turning.heartbeat(config, "standby", {"by": "ha failover", "force": force}, 20.0).get("text", "accepted"))
+    said = ""
+    while time.monotonic() - began < FAILOVER_LIMIT:
+        now = turning.heartbeat(config, "status")
+        if now["because"] != said:
+            said = now["because"]
+            say(f"{time.monotonic() - began:5.2f} s  {now['phase']}: {said}")
+        if now["role"] == "passive" and now["peer_state"]["phase"] == "active":
+            say(f"{time.monotonic() - began:5.2f} s  {config.peer} is active")
+            return
+        if now["phase"] == "active":
+            fail(f"no failover: {now['because']}", FAILED)
+        time.sleep(0.05)
+    fail(f"not finished after {FAILOVER_LIMIT:g} s; `ha show` on both servers says where it stands", FAILED)
+
+
+@main.command()
+def suspend() -> None:
+    """Suspend takeovers and planned changes on both servers (maintenance).
+
+    Example: ha suspend
+    """
+    _ask("suspend")
+
+
+@main.command()
+def resume() -> None:
+    """End `ha suspend`.
+
+    Example: ha resume
+    """
+    _ask("resume")
+
+
+def _ask(do: str) -> None:
+    need_root()
+    from ha_manager import turning
+
+    say(str(turning.heartbeat(_config(), do, {"by": f"ha {do}"}, 10.0).get("text", "done")))
+
+
+@main.command()
+@click.option("--force", is_flag=True, help="Don't ask.")
+def activate(force: bool) -> None:
+    """Make this server active although the peer can't be asked. The override for when it is gone for good.
+
+    Says what could be lost, and asks.
+
+    Example: ha activate
+    """
+    need_root()
+    from ha_manager import turning
+    from runtime.errors import Refused
+
+    config = _config()
+    if not force:
+        try:
+            turning.heartbeat(config, "activate", {"by": "ha activate", "force": False}, 10.0)
+        except Refused as risk:
+            say(str(risk))
+        if not sys.stdin.isatty():
+            fail("not confirmed; `ha activate --force` does it without a question", FAILED)
+        click.confirm(f"Make this server active? Only if {config.peer} is off and stays off until it is a passive", abort=True)
+    say(str(turning.heartbeat(config, "activate", {"by": "ha activate", "force": True}, 10.0).get("text", "accepted")))
+    now = _when(config, lambda status: status["phase"] == "active", 60.0)
+    if now is None:
+        fail("not active yet; `ha explain` says why", FAILED)
+    say(f"this server is active: {now['because']}")
+
+
+def _when(config: Config, holds: Callable[[dict[str, Any]], bool], limit: float) -> dict[str, Any] | None:
+    """Heartbeat's status as soon as ``holds``; None after ``limit`` seconds."""
+    from ha_manager import turning
+
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        try:
+            now = turning.heartbeat(config, "status")
+            if holds(now):
+                return now
+        except HaError:
+            pass
+        time.sleep(0.05)
+    return None
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def show(as_json: bool) -> None:
+    """Everything about this pair, in words.
+
+    Example: ha show --json | jq .role
+    """
+    from ha_manager import showing
+
+    found = showing.collect(_config())
+    if as_json:
+        say(json.dumps(found, indent=2))
+    else:
+        showing.print_all(found)
+
+
+@main.command()
+def explain() -> None:
+    """Why this server is what it is, and what would happen if the peer died now.
+
+    Example: ha explain
+    """
+    from ha_manager import turning
+
+    for line in turning.heartbeat(_config(), "explain")["lines"]:
+        say(line)
+
+
+@main.command()
+@click.option("--last", default=20, show_default=True, type=click.IntRange(1, 100), help="So many changes.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def history(last: int, as_json: bool) -> None:
+    """The latest changes of role, each with its reason.
+
+    Example: ha history --last 5
+    """
+    from ha_manager import turning
+
+    changes = turning.heartbeat(_config(), "history", {"last": last})["changes"]
+    if as_json:
+        say(json.dumps(changes, indent=2))
+        return
+    for change in changes:
+        number, node = change["epoch"]
+        say(f"{change['at']}  {change['before']} → {change['after']} (epoch {number}/{node or '-'}): {change['because']}")
+
+
+@main.command()
+def check() -> None:
+    """Check all configuration of this server. Changes nothing.
+
+    Example: ha check
+    """
+    need_root()
+    from ha_manager import turning
+
+    checked = turning.check()
+    for warning in checked.warnings:
+        say(f"warning: {warning}")
+    config = checked.config
+    side = "default active" if config.is_default_active else "default passive"
+    say(f"{config.node} is the {side}, its peer is {config.peer} ({config.peer_ip}); everything is in order")
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------------
+
+
+@main.group(cls=AnyCase)
+def keys() -> None:
+    """The keys by which the two servers know each other.
+
+    On each server: `ha keys make`; then carry the line that `ha keys show` prints to the other one, for `ha keys accept`.
+    """
+
+
+def _keys() -> Any:
+    need_root()
+    from ha_manager.host import load_host
+    from runtime.keys import Keys
+
+    return Keys(load_host().paths.keys)
+
+
+@keys.command()
+@click.option("--force", is_flag=True, help="Replace a key that exists: the peer must then accept the new one.")
+def make(force: bool) -> None:
+    """Make this server's key.
+
+    Example: ha keys make
+    """
+    key = _keys().make(os.uname().nodename, force=force)
+    say(key.line)
+    say(f"fingerprint {key.fingerprint}")
+
+
+@keys.command("show")
+def show_key() -> None:
+    """Print this server's public key, one line, for `ha keys accept` on the other server.
+
+    Example: ha keys show
+    """
+    say(_keys().show().line)
+
+
+@keys.command()
+@click.argument("line", nargs=-1)
+@click.option("--replace", is_flag=True, help="Replace another key that was accepted before.")
+def accept(line: tuple[str, ...], replace: bool) -> None:
+    """Accept the peer's key: LINE as its `ha keys show` prints it, or standard input.
+
+    Example: ssh vs-28 ha keys show | ha keys accept
+    """
+    text = " ".join(line) if line else click.get_text_stream("stdin").readline()
+    key = _keys().accept(text, replace=replace)
+    say(f"accepted the key of {key.node}, fingerprint {key.fingerprint}: compare it with `ha keys fingerprint` there")
+
+
+@keys.command()
+def fingerprint() -> None:
+    """Print the fingerprints of this server's and the peer's key, to compare by phone.
+
+    Example: ha keys fingerprint
+    """
+    own = _keys()
+    key, peer = own.show(), own.peer()
+    say(f"{key.node} (this server) {key.fingerprint}")
+    say(f"{peer.node} (the peer) {peer.fingerprint}" if peer else "no key of the peer is accepted yet")
+
+
+if __name__ == "__main__":
+    main(prog_name="ha")

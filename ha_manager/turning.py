@@ -1,0 +1,265 @@
+"""Turning HA on and off on this server: what ``ha start``, ``ha stop`` and ``ha restart`` do.
+
+Promise: ``start`` checks everything before it changes anything, and may be run again at any time; ``stop`` tells the peer
+first, so that it doesn't take over, and leaves Postgres plain. Each step is told through ``say``. Source: Trustwave §2.2.2;
+design §6.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ha_manager.cluster import PostgresConfig
+from ha_manager.config import Config, load
+from ha_manager.database import Database
+from ha_manager.host import CONF
+from ha_manager.local import addresses, interface_of
+from ha_manager.managerroles import role_enabled, set_role
+from ha_manager.site import MODULE_XML
+from ha_manager.wiring import cluster_of, database_of
+from runtime import hafiles, pidfile
+from runtime.commands import run
+from runtime.control import Client
+from runtime.errors import ConfigError, ControlError, HaError
+from runtime.keys import Keys
+from runtime.proctree import kill_tree
+
+Say = Callable[[str], None]
+
+HEARTBEAT_KEY = "heartbeat authkeys"
+START_LIMIT = 60.0
+#: how long ``start`` watches what becomes of it before it says what to expect (seconds)
+WATCH = 15.0
+STOP_LIMIT = 60.0
+ROLE = "HA"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Everything that HA on this server needs, checked."""
+
+    config: Config
+    cluster: PostgresConfig
+    database: Database
+    files: hafiles.HaFiles
+    warnings: tuple[str, ...]
+
+
+def check(module_xml: Path = MODULE_XML, conf: Path = CONF) -> Checked:
+    """All configuration of this server, without changing anything. Raises ConfigError: file, line, remedy."""
+    config = load(addresses(), module_xml=module_xml, conf=conf)
+    keys = Keys(config.host.paths.keys)
+    keys.show()
+    pinned = keys.required_peer()
+    if config.peer != pinned.node:
+        remedy = f"correct its name in {config.module_xml}, or accept the key of the right server: `ha keys accept`"
+        what = f"the pinned key belongs to {pinned.node}, the peer is called {config.peer}"
+        raise ConfigError(what, file=config.host.paths.keys / "peer.pub", remedy=remedy)
+    cluster = cluster_of(config)
+    database = database_of(config, cluster, keys)
+    warnings = tuple(database.check())
+    for path in (config.host.paths.commander, _passive_module()):
+        role_enabled(path, ROLE)
+    return Checked(config, cluster, database, _files(config, cluster, keys), warnings + _advice(config))
+
+
+def _files(config: Config, cluster: PostgresConfig, keys: Keys) -> hafiles.HaFiles:
+    site = config.site
+    first, second = (config.node, config.peer) if config.is_default_active else (config.peer, config.node)
+    return hafiles.HaFiles(
+        nodes=(first, second),
+        links=tuple((interface_of(own), peer) for own, peer in config.links),
+        key=keys.derive(HEARTBEAT_KEY).hex(),
+        virtual_ip=site.virtual_ip,
+        ping_nodes=site.ping_nodes,
+        profile=site.profile,
+        timing=site.timing,
+        synchronous=site.synchronous,
+        solo=site.solo,
+        boot_alone=site.boot_alone,
+        vip_port=cluster.port,
+        udp_port=config.host.heartbeat_port,
+    )
+
+
+def _advice(config: Config) -> tuple[str, ...]:
+    advice = []
+    if not config.site.ping_nodes:
+        advice.append("module.xml has no ping_node: a server that lost its network can't tell that from a dead peer")
+    if not config.site.links:
+        advice.append("module.xml has no further link: one broken cable looks like a dead peer")
+    return tuple(advice)
+
+
+def _passive_module() -> Path:
+    return Path("/etc/Manager/commander_passive_module.xml")
+
+
+# --- on ---------------------------------------------------------------------------------------------------------------------
+
+
+def start(say: Say) -> None:
+    """Check, configure, start. Raises HaError; ConfigError means that nothing was changed."""
+    checked = check()
+    config = checked.config
+    if not config.site.enabled:
+        remedy = 'turn HA on in the policy server and commit, or write <ha enabled="1"/>'
+        raise ConfigError("<ha> attribute enabled: HA is off for this pair", file=config.module_xml, remedy=remedy)
+    for warning in checked.warnings:
+        say(f"warning: {warning}")
+    say("configuration is in order")
+    changed = hafiles.write(checked.files, config.host.paths.heartbeat_etc)
+    say(
+        f"heartbeat: {', '.join(path.name for path in changed)} written"
+        if changed
+        else "heartbeat: files are as they should be"
+    )
+    checked.database.configure()
+    say("Postgres is configured for replication")
+    for path in (config.host.paths.commander, _passive_module()):
+        set_role(path, ROLE, True)
+    _start_manager(config, changed, say)
+    _await_heartbeat(config)
+    say("heartbeat and ha_manager run")
+    _watch(config, say)
+
+
+def _start_manager(config: Config, changed: list[Path], say: Say) -> None:
+    control = config.host.paths.manager_run / "control"
+    if pidfile.find(config.host.paths.manager_run / "manager.pid") is None:
+        say("starting the Manager")
+        run([*config.host.commands.manager_init, "start"], timeout=START_LIMIT)
+    with Client(control, START_LIMIT, name="the Manager") as manager:
+        if changed and _running(config):
+            say("restarting heartbeat within its lease: its configuration has changed")
+            restart_heartbeat(config)
+        manager.request("reload", {"passive": manager.request("status").get("mode") == "passive"})
+        manager.request("start", {"name": ROLE})
+
+
+def _running(config: Config) -> bool:
+    return pidfile.find(config.host.paths.heartbeat_run / "heartbeat.pid") is not None
+
+
+def restart_heartbeat(config: Config) -> None:
+    """kill -9, as in the reference: it keeps its role if it is back within its lease. The Manager starts it again at once."""
+    found = pidfile.find(config.host.paths.heartbeat_run / "heartbeat.pid")
+    if found is not None:
+        kill_tree(found.pid, found.start)
+
+
+def _await_heartbeat(config: Config) -> None:
+    end = time.monotonic() + START_LIMIT
+    for name in ("heartbeat", "ha_manager"):
+        folder = config.host.paths.heartbeat_run if name == "heartbeat" else config.host.paths.run
+        while True:
+            try:
+                with Client(folder / "control", 2.0) as client:
+                    client.request("ping")
+                break
+            except ControlError as wrong:
+                if time.monotonic() > end:
+                    raise HaError(f"{name} did not start: {wrong}; `manager-ctl status` and the system log say why") from wrong
+                time.sleep(0.1)
+
+
+def _watch(config: Config, say: Say) -> None:
+    """For a few seconds: what becomes of it; then what to expect."""
+    end, said = time.monotonic() + WATCH, ""
+    while time.monotonic() < end:
+        status = heartbeat(config, "status")
+        text = outlook(config, status)
+        if text != said:
+            say(text)
+            said = text
+        if settled(status):
+            return
+        time.sleep(0.2)
+
+
+def settled(status: dict[str, Any]) -> bool:
+    """Nothing more is to be expected without somebody doing something."""
+    if status["role"] == "active":
+        return status["phase"] == "active" and not status["solo"]
+    return bool(status["fit"])
+
+
+def outlook(config: Config, status: dict[str, Any]) -> str:
+    """One sentence: what this server is and what it waits for."""
+    peer, state = config.peer, status["peer_state"]
+    if status["role"] == "active":
+        if not status["solo"]:
+            return f"this server is active; every commit waits for {peer}"
+        waits = (
+            f"{peer} is not in sync yet" if state["contact"] else f"{peer} is not heard; `ha start` there makes it the passive"
+        )
+        return f"this server is active and runs solo: {waits}"
+    if status["fit"]:
+        return f"this server is passive and in sync: it takes over if {peer} dies"
+    if not state["contact"]:
+        return f"waiting for the peer {peer} (`ha start` there); if it is gone for good: ha activate"
+    if state["phase"] in ("active", "preparing"):
+        return f"this server is passive; {peer} is active, its database is being followed or copied"
+    return f"{peer} is heard ({state['phase']}); the two decide who is active"
+
+
+def heartbeat(config: Config, do: str, fields: dict[str, Any] | None = None, timeout: float = 5.0) -> dict[str, Any]:
+    """Ask heartbeat directly. Raises HaError."""
+    with Client(config.host.paths.heartbeat_run / "control", timeout) as client:
+        return client.request(do, fields)
+
+
+# --- off --------------------------------------------------------------------------------------------------------------------
+
+
+def stop(say: Say) -> None:
+    """HA off on this server. The peer is told and doesn't take over."""
+    config = load(addresses())
+    keys = Keys(config.host.paths.keys)
+    cluster = cluster_of(config)
+    database = database_of(config, cluster, keys)
+    active = _was_active(config, say)
+    for path in (config.host.paths.commander, _passive_module()):
+        set_role(path, ROLE, False)
+    _stop_processes(config, say)
+    # The keeper outlives ha_manager: it goes, with Postgres, when the database becomes plain again.
+    if active:
+        database.unconfigure(start=True, writable=True)
+        say("Postgres runs on its own again, writable; HA is off on this server")
+    else:
+        database.unconfigure(start=False)
+        say("Postgres is stopped, its data kept; HA is off on this server. `ha start` turns it on again")
+    for name in ("active", "passive"):
+        (config.host.paths.etc / name).unlink(missing_ok=True)
+
+
+def _was_active(config: Config, say: Say) -> bool:
+    try:
+        status = heartbeat(config, "status")
+    except ControlError as wrong:
+        say(f"warning: heartbeat can't be asked ({wrong}); this server's marker file tells what it was")
+        return (config.host.paths.etc / "active").exists()
+    if not status["peer_state"]["contact"]:
+        say(
+            f"warning: {config.peer} is not connected. Turn HA off there too before it is started again, or it may wait for "
+            "this server, or go on with older data"
+        )
+    return bool(status["role"] == "active")
+
+
+def _stop_processes(config: Config, say: Say) -> None:
+    say(f"telling {config.peer} that HA is turned off here, and stopping heartbeat")
+    control = config.host.paths.manager_run / "control"
+    try:
+        with Client(control, 5.0, name="the Manager") as manager:
+            manager.request("stop", {"name": "heartbeat", "kind": "off"}, timeout=STOP_LIMIT)
+            manager.request("stop", {"name": "ha_manager", "kind": "off"}, timeout=STOP_LIMIT)
+    except ControlError as wrong:
+        say(f"the Manager does not do it ({wrong}); stopping them directly")
+        for name in ("heartbeat", "ha_manager"):
+            run([f"/etc/init.d/{name}", "stop"], timeout=STOP_LIMIT + 10, env={"STOP_KIND": "off"})
+    say("heartbeat and ha_manager are stopped")
