@@ -6,13 +6,18 @@ the disk, because the active goes solo on the strength of its absence (rule 6a).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from heartbeat.model import SERVING, Boot, Message, Names, Phase
 
 if TYPE_CHECKING:
     from heartbeat.state import Server
+
+#: what may change without being worth a message of its own
+_QUIET = {"seq", "echo_boot", "echo_seq", "lsn", "beyond", "highest", "calls_in_sync", "ping_after"}
+_worth_saying = attrgetter(*(f.name for f in fields(Message) if f.name not in _QUIET))
 
 
 def message(core: Server) -> Message:
@@ -58,9 +63,10 @@ def changed(core: Server) -> bool:
     said = core.said
     if said is None:
         return True
+    new = message(core)
     asked = core.members.peer is not None and core.members.peer.asks_ping
-    quiet = {"seq": 0, "echo_boot": Boot(), "echo_seq": 0, "lsn": 0, "beyond": 0, "highest": 0, "calls_in_sync": 0}
-    calls = message(core).calls_in_sync >= 0
-    if not asked:
-        quiet["ping_after"] = 0
-    return calls != (said.calls_in_sync >= 0) or replace(message(core), **quiet) != replace(said, **quiet)  # type: ignore[arg-type]
+    return (
+        _worth_saying(new) != _worth_saying(said)
+        or (new.calls_in_sync >= 0) != (said.calls_in_sync >= 0)
+        or (asked and new.ping_after != said.ping_after)
+    )

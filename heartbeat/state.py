@@ -7,8 +7,9 @@ is on disk is named together with it; one function says what ha_manager is to ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import inf
+from operator import attrgetter
 
 from heartbeat import speech
 from heartbeat.membership import Membership
@@ -39,6 +40,9 @@ from heartbeat.model import (
 )
 from heartbeat.rules import Rules
 from heartbeat.timing import Timing
+
+#: what makes one want differ from another
+_level = attrgetter(*(f.name for f in fields(Want) if f.name not in {"serial", "because"}))
 
 
 class Server:
@@ -183,7 +187,7 @@ class Server:
 
     def _say_what_is_wanted(self) -> None:
         want = self._wanted()
-        if replace(want, serial=0, because="") != replace(self.want, serial=0, because=""):
+        if _level(want) != _level(self.want):
             self.want = replace(want, serial=self.want.serial + 1)
             self._out.append(self.want)
 
