@@ -24,8 +24,7 @@ from typing import Any
 from runtime.errors import ConfigError, HaError
 
 _IFA_F_NOPREFIXROUTE = 0x200
-_IFF_UP, _IFF_RUNNING = 0x1, 0x40
-_SIOCGIFFLAGS, _SIOCGIFHWADDR = 0x8913, 0x8927
+_SIOCGIFHWADDR = 0x8927
 _FOREVER = 0xFFFFFFFF
 
 
@@ -56,22 +55,9 @@ def ipv4(text: str, what: str = "address") -> str:
 
 def mac(interface: str) -> bytes:
     """The interface's hardware address now (a bond changes it); NetworkError if the interface is gone."""
-    return _ioctl(interface, _SIOCGIFHWADDR)[18:24]
-
-
-def carrier(interface: str) -> bool:
-    """Whether the interface is up and has its link; False also when it doesn't exist."""
-    try:
-        flags: int = struct.unpack_from("H", _ioctl(interface, _SIOCGIFFLAGS), 16)[0]
-    except NetworkError:
-        return False
-    return flags & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING
-
-
-def _ioctl(interface: str, request: int) -> bytes:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         try:
-            return fcntl.ioctl(s, request, struct.pack("256s", interface.encode()[:15]))
+            return fcntl.ioctl(s, _SIOCGIFHWADDR, struct.pack("256s", interface.encode()[:15]))[18:24]
         except OSError as e:
             raise NetworkError(f"interface {interface}: {e.strerror}") from e
 

@@ -25,7 +25,7 @@ from runtime.session import Caller, Epoch, KeyChanged, Limits, PeerRefused, Peer
 from runtime.session_client import Session
 from runtime.session_server import SessionServer
 
-QUICK = Limits(keepalive=0.1, silence=0.6, login=0.8, strangers=6, strangers_per_address=3, sessions=2, requests=3)
+QUICK = Limits(keepalive=0.1, silence=0.5, login=0.6, strangers=6, strangers_per_address=3, sessions=2, requests=3)
 
 
 def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
@@ -175,7 +175,7 @@ def _answers(client: Session) -> bool:
 
 
 def test_an_idle_session_lives_longer_than_the_silence_that_would_end_it(client: Session, server: SessionServer) -> None:
-    assert not client.ended.wait(QUICK.silence * 3)
+    assert not client.ended.wait(QUICK.silence * 2)
     assert client.request("echo")
     assert server.sessions() == 1
 
@@ -223,7 +223,7 @@ import sys
 from pathlib import Path
 from runtime.keys import Keys
 from runtime.session import Limits, serve
-server = serve(Keys(Path(sys.argv[1])), {"echo": lambda r, c: {}}, ["127.0.0.1"], port=0, limits=Limits(silence=0.6))
+server = serve(Keys(Path(sys.argv[1])), {"echo": lambda r, c: {}}, ["127.0.0.1"], port=0, limits=Limits(silence=0.5))
 print(server.port, flush=True)
 sys.stdin.read()
 """
@@ -255,7 +255,7 @@ def test_a_stopped_peer_is_a_time_out_and_then_the_end(pair: tuple[Keys, Keys], 
         session.request("echo", timeout=0.2)
     assert session.ended.wait(3)
     assert QUICK.silence - 0.1 < time.monotonic() - started < QUICK.silence + 1
-    assert session.because == "no word for 0.6 s"
+    assert session.because == "no word for 0.5 s"
 
 
 def test_a_stopped_peer_does_not_hang_who_sends_much(pair: tuple[Keys, Keys], process: tuple[int, int]) -> None:

@@ -1,0 +1,115 @@
+"""Two network namespaces joined by a cable, for tests that need real packets.
+
+``with ns:`` moves the calling thread into the namespace; sockets made there stay there. They vanish with the last reference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000
+
+
+class Namespace:
+    def __init__(self) -> None:
+        made: list[int] = []
+
+        def make() -> None:
+            assert _libc.unshare(_CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+            made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+        maker = threading.Thread(target=make)
+        maker.start()
+        maker.join()
+        self.fd = made[0]
+        self._before: list[int] = []
+        self.ip("link set lo up")
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    def ip(self, *lines: str) -> str:
+        return self.run(["ip", "-batch", "-"], "\n".join(lines) + "\n")
+
+    def run(self, argv: list[str], text: str = "") -> str:
+        with self:
+            return subprocess.run(argv, input=text, text=True, check=True, capture_output=True).stdout
+
+    def __enter__(self) -> Namespace:
+        self._before.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        assert _libc.setns(self.fd, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        before = self._before.pop()
+        assert _libc.setns(before, _CLONE_NEWNET) == 0
+        os.close(before)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+@contextlib.contextmanager
+def cable() -> Iterator[tuple[Namespace, Namespace]]:
+    """Server A (lan0, 10.0.0.1/24) and its neighbour B (lan0, 10.0.0.2/24 and 10.0.0.3/24)."""
+    a, b = Namespace(), Namespace()
+    try:
+        lay(a, b)
+        yield a, b
+    finally:
+        a.close()
+        b.close()
+
+
+def lay(a: Namespace, b: Namespace) -> None:
+    """(Again) a cable between the two."""
+    a.ip(f"link add lan0 type veth peer name lan0 netns {b.path}")
+    a.ip("address add 10.0.0.1/24 dev lan0", "link set lan0 up")
+    b.ip("address add 10.0.0.2/24 dev lan0", "address add 10.0.0.3/24 dev lan0", "link set lan0 up")
+
+
+def asks_arp(ns: Namespace, target: str, seconds: float = 0.15) -> bytes | None:
+    """The MAC that answers for ``target`` on lan0, if one does."""
+    with ns, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as s:
+        s.bind(("lan0", 0x0806))
+        mac = s.getsockname()[4]
+        request = struct.pack(
+            "!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, socket.inet_aton("10.0.0.2"), bytes(6), socket.inet_aton(target)
+        )
+        s.send(b"\xff" * 6 + mac + b"\x08\x06" + request)
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            s.settimeout(left)
+            try:
+                frame = s.recv(100)
+            except TimeoutError:
+                break
+            if frame[20:22] == b"\0\2" and frame[28:32] == socket.inet_aton(target):
+                return frame[22:28]
+    return None
+
+
+def connects(ns: Namespace, address: str, port: int, source: str = "", seconds: float = 0.5) -> str:
+    """ "open", "refused" or "silent"."""
+    with ns:
+        s = socket.socket()
+    with s:
+        s.settimeout(seconds)
+        s.bind((source, 0))
+        try:
+            s.connect((address, port))
+        except ConnectionRefusedError:
+            return "refused"
+        except (TimeoutError, OSError):
+            return "silent"
+        return "open"
