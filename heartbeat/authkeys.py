@@ -24,9 +24,11 @@ def load(file: str, compatible: bool = False) -> Keyring:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigError(f"can't be read: {error.strerror}", file=file, remedy=_MAKE) from error
-    with open(fd, "rb") as opened:
+    try:
         _check_access(os.fstat(fd), file)
-        content = opened.read(_LIMIT)
+        content = os.read(fd, _LIMIT)
+    finally:
+        os.close(fd)
     return parse(content.decode(errors="replace"), file, compatible)
 
 

@@ -60,7 +60,7 @@ class Writer:
         self._send(message)
 
     def remember(self, change: Mapping[str, Any]) -> None:
-        """Append one line to the history (not answered; nothing depends on it)."""
+        """Append one line to the history; nothing depends on it."""
         message = json.dumps({"history": change}).encode()
         if len(message) <= _MESSAGE:
             self._send(message)
@@ -72,7 +72,6 @@ class Writer:
     def answers(self) -> list[Persisted | PersistFailed]:
         """What has been answered since the last call; replaces a writer that died."""
         events: list[Persisted | PersistFailed] = []
-        self._flush()
         while True:
             assert self._socket is not None
             try:
@@ -84,7 +83,10 @@ class Writer:
             if not data:
                 events += self._replace()
                 return events
+            self._flush()
             answer = json.loads(data)
+            if not answer:
+                continue
             if self._open and self._open[0][0] == answer["serial"]:
                 self._open.popleft()
                 self._deaths = 0
@@ -160,9 +162,8 @@ def _serve(connection: int, store: Store) -> NoReturn:
         _detach({connection, store.lock})
         with socket.socket(fileno=connection) as channel:
             while data := channel.recv(_MESSAGE):
-                answer = _carry_out(json.loads(data), store)
-                if answer is not None:
-                    channel.send(json.dumps(answer).encode())
+                # Everything is answered: an answer is what makes heartbeat send what waits for room in the socket.
+                channel.send(json.dumps(_carry_out(json.loads(data), store)).encode())
         code = 0
     except BrokenPipeError:
         code = 0
@@ -187,7 +188,7 @@ def _detach(keep: set[int]) -> None:
         Path("/proc/self/comm").write_text("heartbeat-write")
 
 
-def _carry_out(request: dict[str, Any], store: Store) -> dict[str, Any] | None:
+def _carry_out(request: dict[str, Any], store: Store) -> dict[str, Any]:
     if "record" in request:
         try:
             write_durably(store.record_file, json.dumps(request["record"], indent=1) + "\n", mode=0o600)
@@ -199,7 +200,7 @@ def _carry_out(request: dict[str, Any], store: Store) -> dict[str, Any] | None:
             write_durably(store.generation_file, f"{request['generation']}\n", mode=0o600)
         elif "history" in request:
             _append(store.history_file, json.dumps(request["history"], ensure_ascii=False))
-    return None
+    return {}
 
 
 def _append(file: Path, line: str) -> None:
