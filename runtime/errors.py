@@ -21,6 +21,8 @@ _SECRETS = (
     (re.compile(r"(?i)([a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s@]+@"), r"\1***@"),
 )
 
+_SECRET_FLAG = re.compile(r"(?i)--?(password|passwd|secret|passphrase)")
+
 _MESSAGE_LIMIT = 2000
 
 
@@ -72,7 +74,10 @@ class CommandFailed(HaError):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        command = without_secrets(shlex.join(self.argv))
+        # Word by word: quoting for the shell would hide a quoted secret from the patterns.
+        after_flag = zip(("", *self.argv), self.argv, strict=False)
+        words = ["***" if _SECRET_FLAG.fullmatch(before) else without_secrets(word) for before, word in after_flag]
+        command = shlex.join(words)
         how = self.because or (f"was killed by signal {-self.code}" if self.code is not None and self.code < 0 else None)
         how = how or f"ended with exit status {self.code}"
         said = self.stderr.strip()[-_MESSAGE_LIMIT:]

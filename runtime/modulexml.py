@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
+from math import isfinite, nan
 from typing import Any
 
 from lxml import etree
@@ -92,8 +93,10 @@ class Section:
         try:
             value: float = kind(text)
         except ValueError:
-            raise self.error(f"{text!r} is not {what}", attribute, remedy=f"write {what}") from None
-        if value != value or (least is not None and value < least) or (most is not None and value > most):
+            value = nan
+        if not isfinite(value):
+            raise self.error(f"{text!r} is not {what}", attribute, remedy=f"write {what}")
+        if (least is not None and value < least) or (most is not None and value > most):
             raise self.error(f"{text} is out of range", attribute, remedy=f"write {what} {_range(least, most)}")
         return value
 
