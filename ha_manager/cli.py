@@ -44,8 +44,8 @@ class AnyCase(click.Group):
             fail(f"{wrong}; `ha start` starts it", NOT_RUNNING)
         except HaError as wrong:
             fail(str(wrong), FAILED)
-        except PermissionError as wrong:
-            fail(f"{wrong.filename}: permission denied; run as root", FAILED)
+        except OSError as wrong:
+            fail(f"{wrong}" + ("; run as root" if isinstance(wrong, PermissionError) else ""), FAILED)
 
 
 def _proper(group: click.Group, name: str) -> str:
@@ -378,7 +378,7 @@ def accept(line: tuple[str, ...], replace: bool) -> None:
 
     Example: ssh vs-28 ha keys show | ha keys accept
     """
-    text = " ".join(line) if line else click.get_text_stream("stdin").readline()
+    text = " ".join(line) if line else sys.stdin.readline()
     key = _keys().accept(text, replace=replace)
     say(f"accepted the key of {key.node}, fingerprint {key.fingerprint}: compare it with `ha keys fingerprint` there")
 

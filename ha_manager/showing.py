@@ -96,7 +96,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _peer(found: dict[str, Any]) -> str:
     state = found["heartbeat"].get("peer_state", {})
     if not state:
-        return found["peer"]
+        return str(found["peer"])
     ago = state.get("heard_ago")
     heard = "never heard" if ago is None else ("in contact" if state.get("contact") else f"last heard {ago:.1f} s ago")
     return f"{found['peer']}: {state.get('phase')}, {heard}, {'fit' if state.get('fit') else 'not fit'} to take over"
