@@ -355,6 +355,8 @@ def _body(module_xml: Path, conf: Path) -> service.Body:
     def body(own: service.Service) -> int:
         for handler in logging.getLogger().handlers:
             handler.lock = threading.RLock()  # this daemon logs from several threads
+        for library in ("apscheduler", "paramiko"):
+            logging.getLogger(library).setLevel(logging.WARNING)
         config = load(addresses(), module_xml=module_xml, conf=conf)
         if not config.peer:
             remedy = "exchange keys: `ha keys show` there, `ha keys accept` with that line here; or name it in module.xml"

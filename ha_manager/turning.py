@@ -24,7 +24,7 @@ from ha_manager.wiring import cluster_of, database_of
 from runtime import hafiles, pidfile
 from runtime.commands import run
 from runtime.control import Client
-from runtime.errors import ConfigError, ControlError, HaError
+from runtime.errors import ConfigError, ControlError, HaError, Refused
 from runtime.keys import Keys
 from runtime.proctree import kill_tree
 
@@ -137,7 +137,10 @@ def _start_manager(config: Config, changed: list[Path], say: Say) -> None:
         if changed and _running(config):
             say("restarting heartbeat within its lease: its configuration has changed")
             restart_heartbeat(config)
-        manager.request("reload", {"passive": manager.request("status").get("mode") == "passive"})
+        try:
+            manager.request("reload", {"passive": manager.request("status").get("mode") == "passive"})
+        except Refused as wrong:
+            say(f"warning: the Manager says: {wrong}")  # some other role: that is not ours to judge
         manager.request("start", {"name": ROLE})
 
 
