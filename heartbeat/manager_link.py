@@ -85,9 +85,10 @@ class ManagerLink:
         return min(self._sent_at + self._keepalive if speaks else inf, self._facts_at + self._allowance)
 
     def tick(self, now: float) -> ManagerLost | None:
-        if now - self._sent_at >= self._keepalive:
+        # The same sums as in ``due``: a difference could round to "not yet" for ever.
+        if now >= self._sent_at + self._keepalive:
             self._send(now)
-        if now - self._facts_at < self._allowance:
+        if now < self._facts_at + self._allowance:
             return None
         self._facts_at = inf
         how = "its connection is closed" if self._connection is None else "it is connected but reports nothing"

@@ -1,0 +1,173 @@
+"""The virtual address: order of the steps, lateness, announcements, what the kernel refuses."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from heartbeat.vip import ANNOUNCE_AT, NoAddress, ServiceAddress
+from runtime.address import NetworkError
+
+
+class Kernel:
+    """Addresses, lease and announcer at once: writes down what it is asked to do, refuses what it is told to."""
+
+    def __init__(self) -> None:
+        self.done: list[Any] = []
+        self.refuses: set[str] = set()
+        self.problems: list[str] = []
+
+    def _do(self, name: str, *more: object) -> None:
+        if name in self.refuses:
+            raise NetworkError(f"cannot {name}")
+        self.done.append((name, *more) if more else name)
+
+    def add(self, address: str, interface: str, *, lifetime: float | None = None) -> None:
+        self._do("add", address, interface, lifetime)
+
+    def remove(self, address: str, interface: str | None = None) -> bool:
+        self._do("remove", address)
+        return True
+
+    def setup(self) -> None:
+        self._do("setup")
+
+    def check(self) -> list[str]:
+        return self.problems
+
+    def refresh(self, seconds: float) -> bool:
+        self._do("lease", seconds)
+        return True
+
+    def expire(self) -> None:
+        self._do("expire")
+
+    def gate(self, open: bool) -> int:
+        self._do("gate", open)
+        return 0
+
+    def block(self, on: bool) -> None:
+        self._do("block", on)
+
+    def announce(self, address: str, burst: int = 3) -> None:
+        self._do("announce")
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.kernel = Kernel()
+        self.now = 10.0
+        self.troubles: dict[str, str] = {}
+        k = self.kernel
+        self.vip = ServiceAddress("10.0.0.9", "eth0", 0.55, k, k, k, lambda: self.now, self.troubles.__setitem__)
+
+    def done(self) -> list[Any]:
+        done, self.kernel.done = self.kernel.done, []
+        return done
+
+    @property
+    def trouble(self) -> dict[str, str]:
+        return {name: text for name, text in self.troubles.items() if text}
+
+
+def test_take_renew_drop() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    assert bench.vip.held and bench.done() == [("lease", 0.55), ("add", "10.0.0.9", "eth0", 0.55), "announce"]
+    bench.now = 10.1
+    bench.vip.refresh(10.1)
+    assert bench.done() == [("lease", 0.55), ("add", "10.0.0.9", "eth0", 0.55)]
+    bench.vip.gate(True)
+    assert bench.vip.open and bench.done() == [("gate", True)]
+    bench.vip.drop()
+    assert not bench.vip.held and not bench.vip.open
+    assert bench.done() == [("gate", False), ("remove", "10.0.0.9"), "expire"]
+    assert bench.vip.due == inf
+
+
+def test_an_order_that_comes_too_late_is_not_carried_out() -> None:
+    """The process was stopped between the decision and its execution: the role may be the peer's by now."""
+    bench = Bench()
+    bench.now = 10.56
+    bench.vip.take(10.0)
+    bench.vip.refresh(10.0)
+    assert bench.done() == [] and not bench.vip.held
+
+
+def test_a_burst_and_repeats() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    times = []
+    for step in range(600):
+        now = 10.0 + step / 100
+        bench.done()
+        bench.vip.tick(now)
+        times += [round(now - 10.0, 2)] * bench.done().count("announce")
+    assert times == [0.03, 0.05, 0.08, 0.1, 1.0, 5.0] and len(ANNOUNCE_AT) == 7
+
+
+def test_after_a_pause_one_announcement_will_do() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    bench.done()
+    bench.vip.tick(20.0)
+    assert bench.done().count("announce") == 1
+
+
+def test_nobody_announces_what_he_does_not_hold() -> None:
+    bench = Bench()
+    bench.vip.announce(10.0)
+    assert bench.done() == []
+
+
+def test_what_the_kernel_refuses_is_an_alarm_and_tried_again() -> None:
+    bench = Bench()
+    bench.kernel.refuses = {"add"}
+    bench.vip.take(10.0)
+    assert not bench.vip.held and "cannot add" in bench.trouble["vip"]
+    bench.done()
+    bench.kernel.refuses = set()
+    bench.vip.refresh(10.0)
+    assert bench.vip.held and bench.trouble == {} and bench.done()[-1] == "announce"
+
+
+def test_without_a_lease_no_address() -> None:
+    bench = Bench()
+    bench.kernel.refuses = {"lease"}
+    bench.vip.take(10.0)
+    assert bench.done() == [] and "lease" in bench.trouble
+
+
+def test_dropping_goes_on_whatever_fails() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    bench.done()
+    bench.kernel.refuses = {"gate", "remove"}
+    bench.vip.drop()
+    assert bench.done() == ["expire"] and not bench.vip.held
+    assert set(bench.trouble) == {"gate", "vip"}
+
+
+def test_a_changed_guard_is_restored() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    bench.kernel.problems = ["table inet ha_manager was removed by somebody"]
+    bench.done()
+    bench.vip.tick(bench.vip.due if bench.vip.due > 11 else 11.0)
+    assert "setup" in bench.done()
+
+
+def test_setup_says_what_the_kernel_says() -> None:
+    bench = Bench()
+    bench.kernel.refuses = {"setup"}
+    with pytest.raises(NetworkError):
+        bench.vip.setup()
+
+
+def test_no_address_wants_nothing() -> None:
+    none = NoAddress()
+    none.take(1.0)
+    none.gate(True)
+    assert not none.held and none.due == inf
