@@ -138,9 +138,7 @@ uninstall() {
         rm -f "/etc/init.d/$name" "/usr/local/lib/systemd/system/$name.service"
         update-rc.d "$name" remove
     done
-    for link in /usr/bin/*; do
-        case $(readlink "$link" || :) in "$prefix"/bin/*) rm -f "$link" ;; esac
-    done
+    find /usr/bin -maxdepth 1 -type l -lname "$prefix/bin/*" -delete
     rm -rf "$prefix"
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
     say "done; configuration (/etc/ha_manager, /etc/heartbeat, /etc/Manager, /var/wasp) and data (/var/lib/ha_manager, /var/lib/heartbeat) stay"

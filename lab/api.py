@@ -77,9 +77,8 @@ class Lab:
         if owner is not None:
             state.watcher = _watch(self.name, owner)
             self._store.save(state)
-        current = layer.ready(self._progress)
-        state.layer = current.name
-        spec = layer.lower_of(current, self._store.merged.parent)
+        spec = layer.provide(self._store.merged.parent, self._progress)
+        state.layer = spec["layer"]
         anchor = launch("anchor.py", f"lab {self.name}", self.name, spec, self._store.path / "anchor.console")
         state.anchor = anchor.expect("ready")
         self._store.save(state)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import grp
 import json
 import os
+import pwd
 import re
 import selectors
 import signal
@@ -83,8 +85,23 @@ def give_identity(spec: dict[str, str]) -> None:
     machine_id = Path("/etc/machine-id")
     if machine_id.exists():
         machine_id.write_text(spec["machine_id"] + "\n")
-    for folder in ("/run/lock", "/run/shm"):
-        os.makedirs(folder, exist_ok=True)
+    os.makedirs("/run/lock", exist_ok=True)
+    make_runtime_folders()
+
+
+def make_runtime_folders() -> None:
+    """The folders in /run that Debian's packages count on, /run/postgresql say (tmpfiles.d(5); only lines of type d)."""
+    for rules in sorted(Path("/usr/lib/tmpfiles.d").glob("*.conf")):
+        for line in rules.read_text(errors="replace").splitlines():
+            words = [*line.split(), "-", "-", "-"]
+            if words[0] != "d" or not words[1].startswith("/run/") or words[1].startswith("/run/systemd"):
+                continue
+            with contextlib.suppress(OSError, KeyError, ValueError):
+                os.makedirs(words[1], exist_ok=True)
+                owner = pwd.getpwnam(words[3]).pw_uid if words[3] != "-" else -1
+                group = grp.getgrnam(words[4]).gr_gid if words[4] != "-" else -1
+                os.chown(words[1], owner, group)
+                os.chmod(words[1], int(words[2], 8))
 
 
 class SystemLog:

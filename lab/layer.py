@@ -32,31 +32,31 @@ _LIMIT = 1800.0
 Progress = Callable[[str], None]
 
 
-def ready(progress: Progress) -> Path:
-    """The folder of the current layer, made first if need be. Raises LabError when install.sh fails, with its output."""
+def provide(into: Path, progress: Progress) -> dict[str, str]:
+    """Give a lab the current layer under ``into``; the layer is made first if need be.
+
+    The lab gets a hard-linked copy: overlays must not share an upper folder, and nobody ever writes to this one. Returns the
+    anchor's mount options and the layer's name. Raises LabError when install.sh fails, with its output.
+    """
     cache = base() / "cache"
     cache.mkdir(parents=True, exist_ok=True)
+    into.mkdir(parents=True)
     with _locked(cache):
         layer = cache / key()
         if not (layer / "upper").is_dir():
             _build(layer, progress)
         os.utime(layer)
+        subprocess.run(["cp", "-al", str(layer / "upper"), str(into / "upper")], check=True)
         _forget_old(cache, layer)
-        return layer
+    for folder in ("work", "merged"):
+        (into / folder).mkdir()
+    mounts = {"lower": "/", "upper": str(into / "upper"), "work": str(into / "work"), "merged": str(into / "merged")}
+    return mounts | {"layer": layer.name}
 
 
 def key() -> str:
     """Third-party part, then the whole."""
     return f"{_digest(_foundation())}-{_digest([*_foundation(), *_ours()])}"
-
-
-def lower_of(layer: Path, into: Path) -> dict[str, str]:
-    """Give a lab its own hard-linked copy of the layer: overlays must not share an upper folder. Nobody ever writes to it."""
-    into.mkdir(parents=True)
-    subprocess.run(["cp", "-al", str(layer / "upper"), str(into / "upper")], check=True)
-    for folder in ("work", "merged"):
-        (into / folder).mkdir()
-    return {"lower": "/", "upper": str(into / "upper"), "work": str(into / "work"), "merged": str(into / "merged")}
 
 
 def _foundation() -> list[Path]:

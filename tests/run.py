@@ -112,7 +112,13 @@ def pytest(words: list[str], covered: bool) -> tuple[int, Counter[str]]:
 
 
 def run(argv: list[str], environment: dict[str, str]) -> int:
-    return subprocess.run(argv, cwd=ROOT, env=environment, check=False).returncode
+    """Like subprocess.run; but Ctrl-C leaves pytest, which gets it too, the time to take its lab down."""
+    child = subprocess.Popen(argv, cwd=ROOT, env=environment)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.wait()
+        raise
 
 
 def count(report: Path) -> Counter[str]:
@@ -132,4 +138,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -194,6 +194,10 @@ def test_nothing_of_debian_s_starts_at_boot(lab: Lab) -> None:
     assert lab.node("gateway").processes() == {}
 
 
+def test_run_is_as_debian_s_packages_want_it(lab: Lab) -> None:
+    assert lab.node("vs-28").sh("stat -c '%a %U %G' /run/postgresql") == "2775 postgres postgres\n"
+
+
 def test_a_new_disk_is_as_installed(lab: Lab) -> None:
     node = lab.node("vs-28")
     node.sh("echo x > /srv/mine; rm -r /opt/ha-manager")

@@ -1,0 +1,113 @@
+"""install.sh and the init scripts, on a machine of the lab: it reaches no package index, so nothing is fetched twice."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab.api import Lab, Node
+
+pytestmark = pytest.mark.lab
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SAMPLE = "/etc/ha_manager/ha_manager.conf"
+
+
+@pytest.fixture
+def server(lab: Lab) -> Node:
+    """A policy server as just installed, with the project's sources in /root/project and nothing running."""
+    lab.reinstall("vs-28")
+    node = lab.node("vs-28")
+    node.run(["/etc/init.d/manager", "stop"])
+    pack = ["tar", "-cf", "-", "--exclude=./.venv", "--exclude=./.git", "--exclude=./.*_cache", "."]
+    sources = subprocess.run(pack, cwd=ROOT, capture_output=True, check=True).stdout
+    node.run(["sh", "-c", "mkdir /root/project && tar -xf - -C /root/project"], input=sources)
+    return node
+
+
+def install(node: Node, *words: str) -> str:
+    return node.run(["/root/project/install.sh", *words], timeout=120).stdout
+
+
+def status_of(node: Node, service: str, verb: str) -> int:
+    return node.run([f"/etc/init.d/{service}", verb], check=False).code
+
+
+def test_what_is_installed_runs_from_opt(server: Node) -> None:
+    where = server.run(["/opt/ha-manager/venv/bin/python", "-c", "import heartbeat; print(heartbeat.__file__)"]).stdout
+    assert where.startswith("/opt/ha-manager/venv/")
+    assert server.sh(
+        "readlink -f /usr/bin/ha /usr/bin/cl_status /usr/bin/hb_standby /usr/bin/hb_takeover /usr/bin/manager-ctl"
+    ).split() == [f"/opt/ha-manager/bin/{name}" for name in ("ha", "cl_status", "hb_standby", "hb_takeover", "manager-ctl")]
+    assert server.sh("find /opt/ha-manager/venv -path '*/heartbeat/__pycache__/*.pyc' | head -n 1")  # daemons start fast
+
+
+def test_a_second_run_fetches_nothing_and_keeps_what_the_administrator_wrote(server: Node) -> None:
+    server.sh(f"echo '# mine' >>{SAMPLE}; rm /etc/Manager/manager.conf.xml")
+    server.sh("echo '<!-- newer -->' >>/root/project/conf/etc/Manager/commander_passive_module.xml")
+    server.sh("echo '# newer' >>/root/project/conf" + SAMPLE)
+    said = install(server)
+    assert "Debian packages" not in said and "Python packages" not in said
+    assert server.read(SAMPLE).endswith("# mine\n")
+    assert f"{SAMPLE} is yours and stays" in said
+    assert server.read(f"/opt/ha-manager/share/conf{SAMPLE}").endswith("# newer\n")
+    assert server.read("/etc/Manager/commander_passive_module.xml").endswith("<!-- newer -->\n")  # nobody had touched it
+    assert not server.path("/etc/Manager/manager.conf.xml").exists()  # what was removed stays removed
+
+
+def test_uninstalling_leaves_configuration_and_data_only(server: Node) -> None:
+    server.run(["/etc/init.d/manager", "start"])
+    server.write("/var/lib/heartbeat/record", "{}")
+    install(server, "--uninstall")
+    assert not server.path("/opt/ha-manager").exists()
+    assert (
+        server.sh("ls /etc/init.d /etc/rc?.d /usr/bin | grep -xE '.*manager|heartbeat|ha|cl_status|manager-ctl' || true") == ""
+    )
+    assert server.find("manager") == []
+    assert server.path(SAMPLE).exists() and server.path("/var/lib/heartbeat/record").exists()
+    assert install(server, "--uninstall")  # again is no error
+
+
+def test_a_wrong_command_line_changes_nothing(server: Node) -> None:
+    done = server.run(["/root/project/install.sh", "--rot", "/"], check=False)
+    assert done.code == 2 and "usage:" in done.stderr
+
+
+def test_a_debian_package_s_files_are_not_replaced(server: Node) -> None:
+    """A real Linux-HA heartbeat may be there to be replaced one node at a time."""
+    server.sh("rm /usr/bin/cl_status; echo theirs >/usr/bin/cl_status; echo /usr/bin/cl_status >/var/lib/dpkg/info/rsync.list")
+    assert "/usr/bin/cl_status belongs to a Debian package and stays" in install(server)
+    assert server.read("/usr/bin/cl_status") == "theirs\n"
+
+
+def test_init_scripts_answer_with_the_statuses_of_the_lsb(server: Node) -> None:
+    assert status_of(server, "manager", "status") == 3
+    assert status_of(server, "manager", "reload") == 7
+    assert status_of(server, "manager", "stop") == 0
+    assert status_of(server, "manager", "dance") == 2
+    assert [status_of(server, "manager", verb) for verb in ("start", "status", "start", "reload", "force-reload")] == [0] * 5
+    first = server.find("manager")
+    assert status_of(server, "manager", "restart") == 0
+    second = server.find("manager")
+    assert len(first) == len(second) == 1 and first != second
+    server.kill("manager")
+    assert status_of(server, "manager", "status") == 1
+    assert status_of(server, "manager", "start") == 0
+    assert [status_of(server, "manager", verb) for verb in ("stop", "status")] == [0, 3]
+
+
+def test_a_stranger_with_the_process_id_of_a_dead_service_is_left_alone(server: Node) -> None:
+    server.sh("sleep 1000 >/dev/null 2>&1 & echo $! >/run/manager/manager.pid")
+    assert status_of(server, "manager", "status") == 1
+    assert status_of(server, "manager", "stop") == 0
+    assert len(server.kill("sleep")) == 1
+
+
+def test_a_service_that_can_t_start_says_why(server: Node) -> None:
+    server.sh("rm -rf /etc/heartbeat")
+    done = server.run(["/etc/init.d/heartbeat", "start"], check=False)
+    assert done.code == 1
+    assert re.search("/etc/heartbeat/.*: can't be read", done.stderr)
