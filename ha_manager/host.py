@@ -7,7 +7,6 @@ ConfigError with file, line, option and remedy. The result is frozen. Source: de
 from __future__ import annotations
 
 import configparser
-import logging.handlers
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import ConfigError
+from runtime.syslog import FACILITIES
 
 CONF = Path("/etc/ha_manager/ha_manager.conf")
 
@@ -220,7 +220,7 @@ _SECTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "paths": {f.name: _path for f in fields(Paths)},
     "heartbeat": {"port": _number(1, 65535)},
     "log": {
-        "facility": _one_of(*sorted(logging.handlers.SysLogHandler.facility_names)),
+        "facility": _one_of(*sorted(FACILITIES)),
         "level": _one_of("debug", "info", "warning", "error"),
     },
 }  # fmt: skip

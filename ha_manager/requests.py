@@ -18,7 +18,7 @@ from runtime.control import Handler, Request
 from runtime.errors import HaError, Refused
 
 if TYPE_CHECKING:
-    from ha_manager.daemon import Daemon
+    from ha_manager.process import Daemon
 
 _ASKED = ("failover", "suspend", "resume", "activate")
 

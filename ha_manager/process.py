@@ -1,0 +1,368 @@
+"""The process of ha_manager: makes true what heartbeat wants of this server.
+
+Promise: one decider, heartbeat; this process carries out and reports. The main loop waits for nothing: Postgres, the peer,
+files, commands and the disk have threads of their own, wired together here. Source: design §6; docs/protocols.md.
+
+    heartbeat ◄─ link (main loop) ─► worker ─► Postgres ◄─ monitor, lease
+                     │                                        │
+                     ├─► planner ─► lanes (files, Manager, policy server, hooks)
+                     └─► peer (session, both ends)      control socket ◄─ ha
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ha_manager import __version__
+from ha_manager.cluster import PostgresConfig
+from ha_manager.config import Config, load
+from ha_manager.database import Database
+from ha_manager.greeting import Greeting
+from ha_manager.host import CONF
+from ha_manager.journal import JournalFile
+from ha_manager.link import HeartbeatLink
+from ha_manager.local import addresses, role_line
+from ha_manager.mailbox import Mailbox
+from ha_manager.managerwatch import ManagerWatch
+from ha_manager.monitor import Lease, Monitor
+from ha_manager.observation import Identity
+from ha_manager.orders import ROLE_OF, Epoch, Facts, Phase, Postgres, Role, Stop, Want
+from ha_manager.outlook import MIB, Look, Outlook, observed_state
+from ha_manager.peer import Own, Peer
+from ha_manager.plan import Observed
+from ha_manager.planner import Planner
+from ha_manager.requests import Requests
+from ha_manager.schedule import Schedule
+from ha_manager.site import MODULE_XML
+from ha_manager.statusfile import Messages, StatusFile
+from ha_manager.steps import Steps
+from ha_manager.wiring import cluster_of, database_of
+from ha_manager.worker import Worker
+from runtime import service
+from runtime.clock import boottime
+from runtime.control import ControlServer
+from runtime.errors import ConfigError, HaError
+from runtime.keys import Keys
+from runtime.loop import Loop
+
+log = logging.getLogger("ha_manager")
+
+TICK = 0.05
+STOP_LIMIT = 20.0
+
+
+class Daemon:
+    """The wiring. Methods whose names begin with ``on_`` run in the main loop; the others say where."""
+
+    def __init__(self, config: Config, cluster: PostgresConfig, database: Database, keys: Keys, greeting: Greeting) -> None:
+        self._greeting = greeting
+        self.config = config
+        self.cluster = cluster
+        self.database = database
+        self.loop = Loop()
+        self.mail = Mailbox(self.loop.selector)
+        self.messages = Messages()
+        paths = config.host.paths
+        self.outlook = Outlook(config.node, config.peer, config.host.postgres.free * MIB)
+        self.look = Look()
+        self.role: Role | None = None
+        self.heartbeat_status: dict[str, object] = {}
+        self.alive_at = boottime()
+        self._planned: tuple[Role, Epoch] | None = None
+        self._primary: bool | None = None
+        self._observed: Observed | None = None
+        self._fenced = False
+        self._threads: list[threading.Thread] = []
+        self.peer = Peer(lambda: self.config, keys, self, boottime)
+        self.worker = Worker(database, self.peer, self, boottime)
+        self.monitor = Monitor(database, lambda: self.worker.carried, self.seen, boottime)
+        self.lease = Lease(
+            database,
+            loop_alive=lambda: self.alive_at,
+            role_until=self.role_until,
+            allowance=lambda: self.config.site.timing.allowance,
+            primary=lambda: self._primary,
+            report=lambda text: self.mail.post(lambda: self.messages.alarm("fence", text)),
+            clock=boottime,
+        )
+        self.planner = Planner(JournalFile(paths.state / "journal"), Steps(lambda: self.config), self, boottime)
+        self.manager_watch = ManagerWatch(lambda: self.config.host, self._alarm_soon("manager"), boottime)
+        self.link = HeartbeatLink(paths.heartbeat_run / "control", self.loop, self, self.facts)
+        self.status_file = StatusFile(paths.etc / "ha_manager_status")
+        self.schedule = Schedule()
+        self.requests = Requests(self)
+        self.control = ControlServer(paths.run / "control", self.loop.selector, self.requests.handlers())
+
+    # --- life -------------------------------------------------------------------------------------------------------------
+
+    def run(self, own: service.Service) -> int:
+        own.register(self.loop.selector, self.on_signal)
+        self.database.attach()
+        self.lease.turn()
+        for name, body in (
+            ("worker", self.worker.run),
+            ("monitor", self.monitor.run),
+            ("lease", self.lease.run),
+            ("planner", self.planner.run),
+            ("manager watch", self.manager_watch.run),
+        ):
+            self._thread(name, body)
+        self.link.start()
+        self._tick()
+        self.loop.call_after(0.0, own.ready)
+        # The session's libraries take 0.1 s to load: heartbeat hears of us first.
+        self.loop.call_after(0.3, self._start_peer)
+        self.loop.run()
+        self._end()
+        return 0
+
+    def _thread(self, name: str, body: object) -> None:
+        thread = threading.Thread(target=body, name=name, daemon=True)  # type: ignore[arg-type]
+        thread.start()
+        self._threads.append(thread)
+
+    def _start_peer(self) -> None:
+        self._thread("peer", self.peer.run)
+        self._thread("peer server", self.peer.listen)
+        self._thread("schedule", self._start_schedule)
+
+    def _start_schedule(self) -> None:
+        site = self.config.site
+        self.schedule.start(
+            {
+                "heartbeat": (site.heartbeat_cmd_interval, lambda: self.mail.post(self.on_poll)),
+                "passive": (site.passive_status_interval, self.peer.wake),
+            }
+        )
+
+    def _end(self) -> None:
+        """A restart leaves keeper and Postgres alone; without heartbeat nobody will come back for them: stop."""
+        orphaned = not self.link.connected
+        self.link.end()
+        self.control.close()
+        for part in (self.worker, self.monitor, self.lease, self.planner, self.manager_watch, self.peer, self.schedule):
+            part.end()
+        try:
+            if orphaned:
+                self.database.make_stopped(immediate=False, limit=STOP_LIMIT)
+            self.database.release()
+        except HaError as wrong:
+            log.error("at the end: %s", wrong)
+
+    # --- the main loop ------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self.alive_at = now = boottime()
+        want = self.link.want
+        if want is not None and want.postgres is Postgres.PRIMARY and not self._fenced:
+            late = now - self.role_until() - self.config.site.timing.allowance
+            if late > 0:
+                self._fence(want, late)
+        silent = self.heartbeat_status.get("peer_state")
+        if isinstance(silent, dict):
+            ago = silent.get("heard_ago")
+            self.peer.silent(ago is None or float(ago) >= self.config.site.timing.warntime)
+        if self.link.connected:
+            self.link.request("status", {}, self.on_status)
+        self.loop.call_after(TICK * 3, self._tick)
+
+    def _fence(self, want: Want, late: float) -> None:
+        """Heartbeat is silent beyond its allowance: a primary ends, and is started again only when heartbeat says so."""
+        self._fenced = True
+        because = f"heartbeat is silent, {late * 1000:.0f} ms beyond its role lease and the restart allowance"
+        self.messages.alarm("heartbeat", f"{because}: Postgres is stopped")
+        self.worker.want(Want(0, Phase.WAITING, want.epoch, Postgres.STOPPED, stop=Stop.IMMEDIATE, because=because))
+        self.link.want = None
+
+    def role_until(self) -> float:
+        """When heartbeat's role lease ends (CLOCK_BOOTTIME): its last word, or its file after a restart of ours. Any thread."""
+        line = role_line(self.config.host.paths.heartbeat_run)
+        return max(self.link.role_until, line.expires if line else 0.0)
+
+    def on_signal(self, number: signal.Signals) -> None:
+        match number:
+            case signal.SIGHUP:
+                try:
+                    self.reload()
+                except HaError as wrong:
+                    self.messages.alarm("configuration", f"the new configuration is refused, the old one stays: {wrong}")
+            case signal.SIGUSR1:
+                asked = self.link.request("standby", {"by": "SIGUSR1", "force": False}, self._on_failover)
+                if not asked:
+                    log.error("no failover: %s", self.link.why)
+            case _:
+                self.loop.stop()
+
+    def _on_failover(self, answer: dict[str, object]) -> None:
+        log.warning("failover asked by SIGUSR1: %s", answer.get("text") or answer.get("error"))
+
+    def reload(self) -> list[str]:
+        """Read everything again; apply what differs. Returns what only a restart applies. Raises HaError, changing nothing."""
+        new = load(addresses(), module_xml=self.config.module_xml, conf=self.config.conf)
+        old, self.config = self.config, new
+        self.messages.alarm("configuration", "")
+        if (old.peer_ip, old.site.port, old.peer) != (new.peer_ip, new.site.port, new.peer):
+            self.peer.reset()
+        if old.site != new.site:
+            self._thread("schedule", self._start_schedule)
+        later = []
+        if (old.site.timing, old.links, old.site.ping_nodes, old.site.virtual_ip) != (
+            new.site.timing, new.links, new.site.ping_nodes, new.site.virtual_ip,
+        ):  # fmt: skip
+            later.append(
+                "timing, links, ping nodes and the virtual IP are heartbeat's: `ha start` on both servers applies them"
+            )
+        if (old.host.postgres, old.host.paths, old.node, old.peer) != (new.host.postgres, new.host.paths, new.node, new.peer):
+            later.append("paths, names and Postgres's place need `/etc/init.d/ha_manager restart`")
+        log.info("configuration read again: %s", "; ".join(later) or ("applied" if old != new else "nothing has changed"))
+        return later
+
+    # --- link.Listener ------------------------------------------------------------------------------------------------------
+
+    def linked(self) -> None:
+        self._greeting.end()
+        self.worker.new_link()
+        self.messages.alarm("heartbeat", "")
+        self._planned = None
+
+    def unlinked(self, because: str) -> None:
+        log.warning("no link to heartbeat: %s", because)
+
+    def wanted(self, want: Want) -> None:
+        if self._fenced:
+            self._fenced = False
+            self.messages.alarm("heartbeat", "")
+            self.messages.alarm("fence", "")
+        if want.postgres is Postgres.PRIMARY:
+            self._primary = True
+        self.worker.want(want)
+        self.lease.nudge()
+        self.monitor.nudge(2.0)
+        self.peer.ask_stand_down(want.ask_stand_down)
+        role = ROLE_OF[want.phase]
+        if role is not None and self._planned != (role, want.epoch):
+            self._planned = (role, want.epoch)
+            self.planner.role(role, want.epoch, want.because)
+            if role is not self.role:
+                self.messages.role(role.value, want.because)
+            self.role = role
+        self.write_status()
+
+    def facts(self) -> Facts:
+        return self.outlook.facts(
+            self.link.want, self.worker.carried, self.look, self.peer.signs, boottime(), self.lease.trouble
+        )
+
+    def on_status(self, answer: dict[str, object]) -> None:
+        if answer.get("ok"):
+            self.heartbeat_status = answer
+
+    def on_poll(self) -> None:
+        """Every heartbeat_cmd_interval (Trustwave §2.1): what only changes slowly."""
+        self.write_status()
+
+    # --- monitor, worker and peer: called from their threads ------------------------------------------------------------------
+
+    def seen(self, look: Look) -> None:
+        self.look = look
+        observation = look.observation
+        if observation.state == "running" and observation.answers:
+            want = self.link.want
+            promoting = want is not None and want.postgres is Postgres.PRIMARY
+            self._primary = promoting or not observation.in_recovery
+        elif observation.state == "stopped":
+            self._primary = False
+        self.worker.look(observation)
+        self.mail.post(self._on_look)
+
+    def _on_look(self) -> None:
+        seen, carried = self.look.observation, self.worker.carried
+        observed = Observed(observed_state(seen, carried), checkpointed=self._promoted_and_checkpointed())
+        if observed != self._observed:
+            self._observed = observed
+            self.planner.observed(observed)
+        self.link.report()
+
+    def _promoted_and_checkpointed(self) -> bool:
+        want = self.link.want
+        return want is not None and self.worker.carried.checkpointed >= want.epoch.number > 0
+
+    def changed(self) -> None:
+        """worker.Events."""
+        self.monitor.nudge(1.0)
+        self.mail.post(self._on_changed)
+
+    def _on_changed(self) -> None:
+        self.link.report()
+        self.write_status()
+
+    def replication(self, event: str, text: str) -> None:
+        """worker.Events."""
+        match event:
+            case "started":
+                self.mail.post(lambda: self.messages.replication_started(text))
+            case "initialised":
+                self.mail.post(lambda: self.messages.replication_initialised(text))
+            case "kept":
+                self.mail.post(lambda: self.messages.alarm("diverged", text))
+            case _:
+                log.info("%s", text)
+
+    def report(self, text: str, alarm: str, raised: bool) -> None:
+        """planner.Reporter."""
+        if not alarm:
+            log.info("%s", text)
+            return
+        self.mail.post(lambda: self.messages.alarm(alarm, text if raised else ""))
+
+    def _alarm_soon(self, name: str) -> Callable[[str], None]:
+        return lambda text: self.mail.post(lambda: self.messages.alarm(name, text))
+
+    # --- peer.Home: called from the session's threads -------------------------------------------------------------------------
+
+    def own(self) -> Own:
+        want = self.link.want
+        epoch, phase = (want.epoch, want.phase) if want else (Epoch(), Phase.WAITING)
+        alive = self.link.connected and boottime() < self.role_until()
+        postgres = observed_state(self.look.observation, self.worker.carried).value
+        return Own(self.config.node, epoch, phase, alive, postgres, __version__)
+
+    def identity(self) -> Identity:
+        return self.database.identity()
+
+    def port(self) -> int:
+        return self.cluster.port
+
+    def hand_over(self, asker: str, because: str, within: float) -> Epoch:
+        return self.requests.hand_over(asker, because, within)
+
+    def signs_changed(self) -> None:
+        self.mail.post(self.link.report)
+
+    def reachable(self, why: str) -> None:
+        if self.role is Role.ACTIVE:
+            self.mail.post(lambda: self.messages.passive_unreachable(why))
+
+    # --- for others -----------------------------------------------------------------------------------------------------------
+
+    def write_status(self) -> None:
+        self.status_file.write(self.requests.status_lines())
+
+
+def body(own: service.Service, greeting: Greeting, module_xml: Path = MODULE_XML, conf: Path = CONF) -> int:
+    """Everything from reading the configuration to the end of the process. Raises ConfigError."""
+    for handler in logging.getLogger().handlers:
+        handler.lock = threading.RLock()  # this daemon logs from several threads
+    for library in ("apscheduler", "paramiko"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    config = load(addresses(), module_xml=module_xml, conf=conf)
+    if not config.peer:
+        remedy = "exchange keys: `ha keys show` there, `ha keys accept` with that line here; or name it in module.xml"
+        raise ConfigError("the peer's name is not known", file=config.host.paths.keys / "peer.pub", remedy=remedy)
+    keys = Keys(config.host.paths.keys)
+    cluster = cluster_of(config)
+    return Daemon(config, cluster, database_of(config, cluster, keys), keys, greeting).run(own)
