@@ -39,7 +39,7 @@ def write(connector: Connector, record: Recorder, every: float, stopped: Callabl
             session = connector.connect()
         except Lost as why:
             record.write(Kind.FAILED, text=str(why))
-            time.sleep(_PAUSE)
+            time.sleep(max(every, _PAUSE))
             continue
         record.write(Kind.CONNECTED)
         _insert_until_lost(session, record, every, stopped)

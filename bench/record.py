@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from runtime.clock import boottime
 
@@ -69,6 +71,28 @@ def read(path: Path) -> list[Entry]:
     except FileNotFoundError:
         return []
     return [entry for entry in map(_parse, lines) if entry is not None]
+
+
+class Tail:
+    """Reads a file that grows, each line once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._entries: list[Entry] = []
+
+    def entries(self) -> list[Entry]:
+        """All complete entries so far; the list grows with the next call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return self._entries
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self._entries += [entry for entry in map(_parse, whole.decode().split("\n")) if entry is not None]
+        return self._entries
 
 
 def _parse(line: str) -> Entry | None:
@@ -153,24 +177,33 @@ class Verdict:
     in_doubt_present: int
     in_doubt_absent: int
 
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Verdict:
+        lists = {name: tuple(raw[name]) for name in ("lost", "twice", "strange")}
+        return cls(**(dict(raw) | lists))
+
     @property
     def holds(self) -> bool:
         return not (self.lost or self.twice or self.strange)
 
 
 def judge(client: str, entries: Sequence[Entry], rows: Sequence[int]) -> Verdict:
-    """``rows``: the ids of this client as the database holds them, each as often as it is there."""
+    """``rows``: the ids of this client as the database holds them, each as often as it is there.
+
+    The client may have gone on since ``entries`` were read: what is newer than they are doesn't count.
+    """
+    newest = max((entry.id for entry in entries), default=0)
     sent = {entry.id for entry in entries if entry.kind is Kind.SENT}
     certain = {entry.id for entry in entries if entry.kind is Kind.ACK}
     there = set(rows)
-    twice = sorted({id for id in there if rows.count(id) > 1}) if len(rows) != len(there) else []
+    twice = sorted(id for id, times in Counter(rows).items() if times > 1)
     doubtful = sent - certain
     return Verdict(
         client,
         acknowledged=len(certain),
         lost=tuple(sorted(certain - there)),
         twice=tuple(twice),
-        strange=tuple(sorted(there - sent)),
+        strange=tuple(sorted(id for id in there - sent if id <= newest)),
         in_doubt_present=len(doubtful & there),
         in_doubt_absent=len(doubtful - there),
     )

@@ -1,0 +1,194 @@
+"""The events that are measured: power cut of the active, rejoin, planned failover, power cut and clean stop of the passive.
+
+Promise: each begins with a pair in sync and both clients being acknowledged, ends when service is back, and compares everything
+acknowledged with what the database holds. Client-visible outage: from the last acknowledgement before to the first after.
+Source: issue "A pair of policy servers …" ("Held to").
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from statistics import median
+
+from bench import timeline
+from bench.pair import Pair, Seen, other
+from bench.record import Verdict
+from bench.timeline import Moment, Outage, Sources
+from bench.writers import PLAIN, QUICK, TABLES, Writers
+from runtime.clock import boottime
+
+#: What a power cut may take until service is back, and a boot until the pair is in sync, before it counts as failed (seconds)
+_SERVICE, _REJOIN = 40.0, 90.0
+
+
+@dataclass
+class Result:
+    """One event. ``seconds``: how long a rejoin took."""
+
+    kind: str
+    title: str
+    node: str
+    moments: list[Moment] = field(default_factory=list)
+    at: float = 0.0
+    quick: Outage | None = None
+    plain: Outage | None = None
+    seconds: float = 0.0
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def lost(self) -> int:
+        return sum(len(verdict.lost) for verdict in self.verdicts)
+
+    @property
+    def holds(self) -> bool:
+        return all(verdict.holds for verdict in self.verdicts)
+
+
+class Drill:
+    def __init__(self, pair: Pair, writers: Writers, local: bool = False) -> None:
+        self.pair = pair
+        self.writers = writers
+        self._local = local
+        self.results: list[Result] = []
+
+    # --- the active ---------------------------------------------------------------------------------------------------------
+
+    def crash(self) -> Result:
+        """Cut the power of the active; wait until both clients are acknowledged by the other one."""
+        node = self._ready()
+        heir = other(node)
+        self.pair.say(f"Cutting the power of {node}, the active: its links go dead, then everything on it")
+        at = _boottime_of(self.pair.lab.power_off(node))
+        self.pair.until(lambda seen: heir in seen.active, _SERVICE, f"{heir} to take over")
+        return self._measure(Result("crash", f"power cut of {node}, the active", node, at=at), heir, f"power of {node} cut")
+
+    def rejoin(self, node: str) -> Result:
+        """Power on; wait until it is in sync as the passive. The clients go on writing."""
+        self.pair.say(f"Powering {node} on again; it must come back as the passive, with the other's data")
+        at = _boottime_of(self.pair.lab.power_on(node, wait=False))
+        self.pair.settle(_REJOIN, other(node))
+        back = boottime()
+        if self._local:
+            self.writers.start_local(node)
+        self.writers.steady()
+        result = Result("rejoin", f"{node} back in sync as the passive", node, at=at, seconds=back - at)
+        result.quick = timeline.outage(self.writers.entries(QUICK), at, boottime())
+        result.plain = timeline.outage(self.writers.entries(PLAIN), at, boottime())
+        return self._finish(result)
+
+    def switchover(self) -> Result:
+        """``ha failover`` on the active; wait until the roles have changed and the pair is in sync again."""
+        node = self._ready()
+        heir = other(node)
+        self.pair.say(f"ha failover on {node}: it hands over to {heir}, in an order that loses nothing")
+        at = boottime()
+        self.pair.ha(node, "failover")
+        self.pair.until(lambda seen: heir in seen.active, _SERVICE, f"{heir} to take over")
+        result = self._measure(Result("switchover", f"ha failover on {node}", node, at=at), heir, "ha failover asked")
+        began = boottime()
+        self.pair.settle(_REJOIN, heir)
+        result.seconds = boottime() - began
+        return result
+
+    # --- the passive --------------------------------------------------------------------------------------------------------
+
+    def passive_cut(self) -> Result:
+        """Cut the power of the passive: writes pause until the active goes on alone."""
+        active = self._ready()
+        node = other(active)
+        self.pair.say(f"Cutting the power of {node}, the passive: writes wait until {active} may go on alone")
+        at = _boottime_of(self.pair.lab.power_off(node))
+        return self._pause(Result("passive_cut", f"power cut of {node}, the passive", node, at=at), active)
+
+    def passive_stop(self) -> Result:
+        """Shut the passive down cleanly: it releases the active first."""
+        active = self._ready()
+        node = other(active)
+        self.pair.say(f"Shutting {node} down, the passive: it releases {active} before it goes")
+        at = boottime()
+        self.pair.lab.shutdown(node)
+        return self._pause(Result("passive_stop", f"clean stop of {node}, the passive", node, at=at), active)
+
+    # --- inside -------------------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> str:
+        self.pair.settle(_REJOIN)
+        self.writers.steady()
+        return self.pair.active()
+
+    def _pause(self, result: Result, active: str) -> Result:
+        def alone(seen: Seen) -> bool:
+            return seen.active == [active] and bool(seen.status[active].get("solo"))
+
+        self.pair.until(alone, _SERVICE, f"{active} to go on alone")
+        self.writers.steady(_SERVICE)
+        now = boottime()
+        result.quick = timeline.outage(self.writers.entries(QUICK), result.at, now)
+        result.plain = timeline.outage(self.writers.entries(PLAIN), result.at, now)
+        return self._finish(result)
+
+    def _measure(self, result: Result, heir: str, event: str) -> Result:
+        since = boottime()
+        for name in TABLES:
+            self.writers.acknowledged_since(since, name, _SERVICE)
+        self.writers.steady(_SERVICE)
+        now = boottime()
+        ledger = self.writers.entries(QUICK)
+        result.quick = timeline.outage(ledger, result.at, now)
+        result.plain = timeline.outage(self.writers.entries(PLAIN), result.at, now)
+        sources = Sources(
+            ledger,
+            self.writers.claims(),
+            self.pair.history(heir),
+            ahead=time.time() - boottime(),
+            new_mac=self.pair.node(heir).machine.interfaces[0].mac,
+        )
+        result.moments = timeline.moments(sources, result.at, event, result.quick)
+        return self._finish(result)
+
+    def _finish(self, result: Result) -> Result:
+        result.verdicts = self.writers.verdicts()
+        self.results.append(result)
+        return result
+
+
+def _boottime_of(monotonic: float) -> float:
+    return monotonic + boottime() - time.monotonic()
+
+
+# --- figures -----------------------------------------------------------------------------------------------------------------
+
+#: Kind of event → name of its list of milliseconds
+_LISTS = {"crash": "outage_ms", "switchover": "outage_ms", "passive_cut": "pause_ms", "passive_stop": "pause_ms"}
+
+
+def figures(results: list[Result]) -> dict[str, dict[str, object]]:
+    """What --json writes. ``lost``: acknowledged writes that were missing after any event of the kind; null: never resumed."""
+    found: dict[str, dict[str, object]] = {}
+    for kind, name in _LISTS.items():
+        mine = [result for result in results if result.kind == kind]
+        if mine or kind in ("crash", "switchover"):
+            found[kind] = {
+                name: [_ms(result.quick) for result in mine],
+                f"plain_{name}": [_ms(result.plain) for result in mine],
+                "lost": sum(result.lost for result in mine),
+            }
+    rejoins = [result for result in results if result.kind == "rejoin"]
+    found["rejoin"] = {
+        "seconds": [round(result.seconds, 2) for result in rejoins],
+        "pause_ms": [_ms(result.quick) for result in rejoins],
+        "lost": sum(result.lost for result in rejoins),
+    }
+    return found
+
+
+def _ms(outage: Outage | None) -> float | None:
+    return None if outage is None or outage.end is None else round(outage.ms, 1)
+
+
+def spread(values: list[float]) -> str:
+    """median (least to most)"""
+    if not values:
+        return "-"
+    return f"{median(values):.0f} ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else f"{values[0]:.0f}"

@@ -1,0 +1,103 @@
+"""What the demo and the benchmarks show: progress while it happens, then figures.
+
+Promise: on a terminal with colours and a clock that runs, otherwise plain lines; every line says how long it has been. Source:
+house style, 11.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from bench.drill import Result, figures
+from bench.ledger import in_words
+from bench.timeline import Moment, Outage
+from runtime.clock import boottime
+
+
+class Screen:
+    """``say`` is one line of progress; it stays, and on a terminal it runs on until the next."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._began = boottime()
+        self._status: Status | None = Status("", console=self.console) if self.console.is_terminal else None
+
+    def __enter__(self) -> Screen:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(f"[dim]{boottime() - self._began:6.1f} s[/dim]  {escape(text)}")
+        if self._status is not None:
+            self._status.update(escape(text))
+
+    def heading(self, text: str) -> None:
+        self.console.print(f"\n[bold]{escape(text)}[/bold]")
+
+    def plain(self, text: str) -> None:
+        self.console.print(escape(text))
+
+    def error(self, text: str) -> None:
+        self.console.print(f"[bold red]{escape(text)}[/bold red]")
+
+    # --- one event --------------------------------------------------------------------------------------------------------
+
+    def result(self, result: Result) -> None:
+        """Timeline, outages, what was lost."""
+        self.heading(result.title[0].upper() + result.title[1:])
+        if result.moments:
+            self.console.print(_timeline(result.moments, result.at))
+        if result.kind == "rejoin":
+            self.plain(
+                f"In sync {result.seconds:.1f} s after power-on; longest pause of writes meanwhile {_outage(result.quick)}."
+            )
+        else:
+            word = "Pause of writes" if result.kind.startswith("passive") else "Client-visible write outage"
+            self.plain(f"{word}: {_outage(result.quick)}; plain libpq client: {_outage(result.plain)}.")
+        if result.kind == "switchover":
+            self.plain(f"In sync again, the other way round, {result.seconds:.1f} s later.")
+        for verdict in result.verdicts:
+            line = in_words(verdict)
+            self.console.print(f"  {escape(line)}" if verdict.holds else f"  [bold red]{escape(line)}[/bold red]")
+
+    def settings(self, clients: dict[str, str]) -> None:
+        self.heading("The clients (every 5 ms one insert through the virtual IP)")
+        for name, settings in clients.items():
+            self.plain(f"  {name}: {settings}")
+
+
+def _timeline(moments: list[Moment], zero: float) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_column(style="dim", overflow="fold")
+    for moment in moments:
+        at = "not seen" if moment.at is None else f"{(moment.at - zero) * 1000:+.0f} ms"
+        table.add_row(at, escape(moment.what), escape(moment.why))
+    return table
+
+
+def _outage(outage: Outage | None) -> str:
+    if outage is None:
+        return "not measured"
+    if outage.end is None:
+        return "it never resumed"
+    further = f" (and {', '.join(f'{ms:.0f} ms' for ms in outage.others)})" if outage.others else ""
+    return f"{outage.ms:.0f} ms{further}"
+
+
+def write_json(path: Path | None, results: list[Result]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures(results), indent=1) + "\n")
