@@ -1,7 +1,8 @@
 """Init scripts and other short commands, run beside the loop.
 
-Promise: starting one never waits; its end is noticed at once (pidfd); out of time, its whole session is killed. What it printed
-is kept for the message, and a daemon that it leaves behind may go on holding its output: that can neither block nor kill it.
+Promise: starting one never waits; its end is noticed at once (pidfd); out of time, it and all its descendants are killed. What
+it printed is kept for the message, and a daemon that it leaves behind may go on holding its output: that neither blocks nor
+kills it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from runtime.commands import kill_group
 from runtime.errors import CommandFailed
 from runtime.loop import Loop
+from runtime.proctree import kill_tree
 
 _TAIL = 2000
 
@@ -75,7 +76,8 @@ class Job:
 
     def _out_of_time(self) -> None:
         self._timed_out = True
-        kill_group(self._child.pid)
+        # Not its process group: timeout(1) and others in scripts make groups of their own.
+        kill_tree(self._child.pid, None, limit=0)
 
     def _ended(self, mask: int) -> None:
         self._timer.cancel()

@@ -1,8 +1,8 @@
 """Other people's programs, run with a time limit.
 
-Promise: no shell; an own process group, killed as a whole when time is up; returns when the program ends, even if something it
-left behind keeps its output open; never blocks on that output; a message never holds a secret (``errors.without_secrets``),
-and neither input nor environment is ever quoted. Source: design §2 ("command execution").
+Promise: no shell; an own process group, killed with all descendants when time is up; returns when the program ends, even if
+something it left behind keeps its output open; never blocks on that output; a message never holds a secret
+(``errors.without_secrets``), and neither input nor environment is ever quoted. Source: design §2 ("command execution").
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import IO, TypedDict
 
 from .errors import CommandFailed
+from .proctree import kill_tree
 
 #: More output than this is read but not kept.
 _OUTPUT_LIMIT = 8 * 1024 * 1024
@@ -70,6 +71,8 @@ def run(
         in_time = exchange.until(began + timeout)
     finally:
         if child.poll() is None:
+            # What it started may have made groups of its own (timeout(1) does); what it left behind is in its group only.
+            kill_tree(child.pid, None, limit=0)
             kill_group(child.pid)
             child.wait()
         exchange.close()

@@ -130,18 +130,19 @@ def _live(service: Service, pid_file: Path, body: Body) -> int:
         _failed(service, held, f"internal error: {type(bug).__name__}: {bug}", code)
     else:
         notify("STOPPING=1")
+        held.release()
         if not service.is_ready:
             service.failed("ended before it was ready", code or FAILED)
-        held.release()
     return code
 
 
 def _failed(service: Service, held: PidFile | None, text: str, code: int) -> None:
     if service.is_ready:
         return
-    service.failed(text, code)
+    # First the file, then the words: whoever hears them must not find the file of a daemon that is about to end.
     if held is not None:
         held.release()
+    service.failed(text, code)
 
 
 def _detach(name: str) -> int:

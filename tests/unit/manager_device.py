@@ -16,8 +16,11 @@ from typing import Any
 
 from runtime import pidfile, proctree
 from runtime.control import Client
-from runtime.errors import ControlError
+from runtime.errors import ControlError, Refused
 
+SOURCE = Path(__file__).parents[2]
+
+#: Runs without site-packages, which it doesn't need: it is started often.
 _TOY = """
 import selectors, signal, sys
 from runtime import service
@@ -43,7 +46,7 @@ service.run(name, f"{folder}/{name}/pid", body, foreground=False)
 _SCRIPT = """#!/bin/sh
 echo "$1 {name} ${{STOP_KIND:-}}" >> {folder}/journal
 case "$1" in
-start) exec {python} {folder}/toy.py {name} {folder} ;;
+start) PYTHONPATH={source} exec {python} -S {folder}/toy.py {name} {folder} ;;
 stop)
     [ -e {folder}/{name}.stays ] && exit 0
     pid=$(cat {folder}/{name}/pid) || exit 0
@@ -66,7 +69,7 @@ class Device:
         for name in self.names:
             (folder / name).mkdir()
             script = folder / f"{name}.init"
-            script.write_text(_SCRIPT.format(name=name, folder=folder, python=sys.executable))
+            script.write_text(_SCRIPT.format(name=name, folder=folder, python=sys.executable, source=SOURCE))
             script.chmod(0o755)
         self.configure(processes)
         roles = {row[0] for row in processes}
@@ -106,6 +109,14 @@ class Device:
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
         with Client(self.folder / "run/manager/control", 20) as manager:
             return manager.request(do, fields)
+
+    def refusal(self, do: str, **fields: Any) -> str:
+        """The words of a refusal; fails if there is none."""
+        try:
+            answer = self.ask(do, **fields)
+        except Refused as refused:
+            return str(refused)
+        raise AssertionError(f"{do} {fields} was not refused: {answer}")
 
     def process(self, name: str) -> dict[str, Any]:
         rows: list[dict[str, Any]] = self.ask("status")["processes"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .manager_device import Device
+from .manager_device import SOURCE, Device
 
 PAIR = [
     ("HA", "first", 10, 10, 'hang_limit="0.4" stop_limit="1"'),
@@ -53,12 +53,13 @@ def test_starts_and_stops_in_their_orders(running: Device) -> None:
 def test_a_killed_process_is_back_at_once(running: Device) -> None:
     before = running.pid("first")
     os.kill(before, signal.SIGKILL)
-    seconds = running.until(lambda: running.pid("first") not in (0, before) and running.answers("first"))
-    assert seconds < 0.9
+    running.until(lambda: running.pid("first") not in (0, before) and running.answers("first"))
     running.until_running("first")
     row = running.process("first")
     assert row["restarts"] == 1
     assert "died" in row["alarm"]
+    deaths = [change["because"] for change in running.ask("history")["changes"] if change["after"] == "waiting"]
+    assert deaths == [f"pid {before} died; starting it again at once"]
     assert running.journal.count("start first") == 2
 
 
@@ -77,7 +78,7 @@ def test_a_hung_process_is_killed_and_started_again(running: Device) -> None:
     before = running.pid("first")
     os.kill(before, signal.SIGSTOP)
     seconds = running.until(lambda: running.pid("first") not in (0, before) and running.answers("first"))
-    assert 0.3 < seconds < 1.5
+    assert 0.3 < seconds
     assert "hangs" in running.process("first")["alarm"]
     assert "killing" in {change["after"] for change in running.ask("history")["changes"]}
 
@@ -125,22 +126,20 @@ def test_boots_passive_while_passive_device_exists(device: Device) -> None:
 
 
 def test_reload_says_what_failed(running: Device) -> None:
-    running.ctl("reload", "passive")
+    running.ask("reload", passive=True)
     (running.folder / "plain.init").unlink()
     answer = running.ctl("reload")
     assert answer.returncode == 1
-    assert "plain" in answer.stderr
+    assert "manager-ctl: plain: did not start: " in answer.stderr
     assert "plain.init does not exist" in answer.stderr
     assert running.ask("status")["mode"] == "active"
     assert "does not exist" in running.ask("status")["alarms"]["plain"]
 
 
 def test_a_daemon_that_refuses_is_quoted(running: Device) -> None:
-    running.ctl("stop", "second")
+    running.ask("stop", name="second")
     (running.folder / "second.refuses").touch()
-    answer = running.ctl("start", "second")
-    assert answer.returncode == 1
-    assert "will not start today" in answer.stderr
+    assert "will not start today" in running.refusal("start", name="second")
     assert running.process("second")["retry_in"] <= 1
 
 
@@ -154,27 +153,27 @@ def test_what_an_operator_stopped_stays_stopped(running: Device) -> None:
     assert running.process("first")["stopped_by_operator"]
     assert "stopped by an operator" in running.process("first")["because"]
     assert running.pid("first") == 0
-    assert running.ctl("start", "HA").returncode == 0
+    running.ask("start", name="HA")
     assert running.answers("first") and running.answers("second")
 
 
 def test_a_reload_releases_what_an_operator_stopped(running: Device) -> None:
-    running.ctl("stop", "plain")
-    assert running.ctl("reload").returncode == 0
+    running.ask("stop", name="plain")
+    running.ask("reload", passive=False)
     assert running.pid("plain") != 0
 
 
 def test_a_reload_during_an_operators_stop_is_answered_and_releases_nobody(running: Device) -> None:
     (running.folder / "first.stays").touch()  # until it is killed, 1 s later
-    stopped: list[int] = []
-    stop = threading.Thread(target=lambda: stopped.append(running.ctl("stop", "HA").returncode))
+    stopped: list[str] = []
+    stop = threading.Thread(target=lambda: stopped.append(running.refusal("stop", name="HA")))
     stop.start()
     running.until(lambda: running.process("first")["state"] == "stopping")
     running.ask("reload", passive=True)
     assert running.process("first")["state"] == "stopping"
     assert running.pid("plain") == 0
     stop.join()
-    assert stopped == [1]  # it had to be killed, and that is said
+    assert stopped == ["first: did not stop within 1 s and was killed"]
     assert (running.pid("first"), running.pid("second")) == (0, 0)
 
 
@@ -182,9 +181,7 @@ def test_a_wrong_configuration_is_refused_and_changes_nothing(running: Device) -
     pids = {name: running.pid(name) for name in running.names}
     path = running.folder / "etc/Manager/manager.conf.xml"
     path.write_text(path.read_text().replace('hang_limit="0.4"', 'hang_limit="soon"'))
-    answer = running.ctl("reload")
-    assert answer.returncode == 1
-    assert f"{path}:1: <process> attribute hang_limit: 'soon'" in answer.stderr
+    assert f"{path}:1: <process> attribute hang_limit: 'soon'" in running.refusal("reload", passive=False)
     os.kill(running.manager, signal.SIGHUP)
     running.until(lambda: running.ask("status")["refused"])
     assert {name: running.pid(name) for name in running.names} == pids
@@ -192,9 +189,7 @@ def test_a_wrong_configuration_is_refused_and_changes_nothing(running: Device) -
 
 def test_a_damaged_module_file_does_not_prevent_a_role_change(running: Device) -> None:
     (running.folder / "etc/Manager/commander_passive_module.xml").write_text("<module>")
-    answer = running.ctl("reload", "passive")
-    assert answer.returncode == 1
-    assert "an earlier version of it is in force" in answer.stderr
+    assert "an earlier version of it is in force" in running.refusal("reload", passive=True)
     assert running.ask("status")["mode"] == "passive"
     assert running.pid("plain") == 0
 
@@ -241,13 +236,14 @@ def test_manager_ctl_status(running: Device) -> None:
     assert "active mode" in table.stdout
     assert "second" in table.stdout
     assert json.loads(running.ctl("status", "--json").stdout)["mode"] == "active"
-    unknown = running.ctl("stop", "nobody")
-    assert unknown.returncode == 1
-    assert "there are: HA, first, plain, policyserver, second" in unknown.stderr
+    running.module("active", {"HA": True, "policyserver": False})
+    running.ask("reload")
+    assert "role policyserver is not enabled in active mode: enable it in " in running.refusal("start", name="plain")
+    assert "there are: HA, first, plain, policyserver, second" in running.refusal("stop", name="nobody")
 
 
 def test_the_restart_command_saves_the_script_and_the_script_is_the_fallback(tmp_path: Path) -> None:
-    restart = f'restart="{sys.executable} {tmp_path}/toy.py first {tmp_path}"'
+    restart = f'restart="/usr/bin/env PYTHONPATH={SOURCE} {sys.executable} -S {tmp_path}/toy.py first {tmp_path}"'
     device = Device(tmp_path, [("HA", "first", 1, 1, f'{restart} quiet="0.1"')])
     try:
         device.boot()

@@ -40,8 +40,9 @@ def test_run_says_why_it_can_not_start(argv: list[str], because: str) -> None:
         run(argv, timeout=5)
 
 
-def test_out_of_time_kills_the_whole_group(tmp_path: Path) -> None:
-    script = f"sleep 60 & echo $! > {tmp_path}/child; echo began >&2; wait"
+@pytest.mark.parametrize("command", ["sleep 60", "timeout 60 sleep 60"])
+def test_out_of_time_kills_all_of_it(tmp_path: Path, command: str) -> None:
+    script = f"{command} & echo $! > {tmp_path}/child; echo began >&2; wait"
     began = time.monotonic()
     with pytest.raises(CommandFailed, match=r"did not end within 0.3 s and was killed: began"):
         run(["sh", "-c", script], timeout=0.3)
