@@ -236,6 +236,7 @@ def launch_of(config: PostgresConfig) -> dict[str, Any]:
         "log_file": str(config.log_file),
         "environment": _environment(config),
         "folders": folders,
+        "locks": [str(config.socket_dir / f".s.PGSQL.{config.port}.lock")],
     }
 
 

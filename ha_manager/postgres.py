@@ -1,8 +1,8 @@
 """This server's Postgres as it is seen and told: connections over the Unix socket, one look at everything, a reload.
 
 Promise: no call outlasts its limit, whatever is stopped or hangs; new connections are tried regularly, so that a postmaster
-that takes none is noticed although an old connection still works. The superuser's reserved connections are used, so clients that
-take all others don't lock ha_manager out. Ages are measured by this server's CLOCK_BOOTTIME: they don't believe
+that takes none is noticed although an old connection still works. The superuser's reserved connections are used, so clients
+that take all others don't lock ha_manager out. Ages are measured by this server's CLOCK_BOOTTIME: they don't believe
 wall clocks. Source: facts/postgres.md ("What a first-class two-node manager must do"); design §4 rules 1, 5, 6.
 """
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from ha_manager import postmaster
 from runtime import durable
 from runtime.errors import HaError
+from runtime.proctree import process
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -39,6 +40,8 @@ class Launch:
     log_file: Path
     environment: Mapping[str, str]
     folders: tuple[tuple[str, int], ...]
+    #: lock files of its sockets
+    locks: tuple[Path, ...] = ()
     #: tells one configuration from another
     digest: str = ""
 
@@ -55,6 +58,7 @@ class Launch:
             log_file=Path(value["log_file"]),
             environment={str(k): str(v) for k, v in value.get("environment", {}).items()},
             folders=tuple((str(name), int(mode)) for name, mode in value.get("folders", [])),
+            locks=tuple(Path(name) for name in value.get("locks", [])),
             digest=digest(text),
         )
         return launch, Path(value["run_dir"])
@@ -79,7 +83,9 @@ def prepare_launch(launch: Launch, mode: str) -> None:
             durable.write_durably(signal_file, b"", mode=0o600, owner=(entry.pw_uid, entry.pw_gid))
     else:
         durable.remove_durably(signal_file)
-    _clear_stale_pid_file(launch.data_dir)
+    if not postmaster.processes_of(launch.data_dir):
+        for lock in (launch.data_dir / "postmaster.pid", *launch.locks):
+            _clear_stale(lock)
 
 
 def _user(name: str) -> pwd.struct_passwd:
@@ -96,11 +102,14 @@ def _make_folder(path: Path, bits: int, entry: pwd.struct_passwd) -> None:
         path.chmod(bits)
 
 
-def _clear_stale_pid_file(data_dir: Path) -> None:
-    """After a boot, another process of the same user may have the number in postmaster.pid; Postgres would refuse to start."""
-    file = postmaster.read_pid_file(data_dir)
-    if file is not None and not postmaster.processes_of(data_dir) and os.path.exists(f"/proc/{file.pid}"):
-        (data_dir / "postmaster.pid").unlink(missing_ok=True)
+def _clear_stale(lock: Path) -> None:
+    """A zombie, or another program that got the number in a lock file later, would make Postgres refuse to start."""
+    try:
+        pid = abs(int(lock.read_text().split("\n")[0]))
+        if process(pid) is not None and not postmaster.is_postgres(pid):
+            lock.unlink()
+    except (OSError, ValueError, IndexError):
+        return
 
 
 def adopt_orphans() -> None:

@@ -49,8 +49,14 @@ def processes_of(data_dir: Path) -> list[Process]:
 
 def _belongs(pid: str, data_dir: str) -> bool:
     try:
-        if os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)") != data_dir:
-            return False
+        return os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)") == data_dir and is_postgres(int(pid))
+    except OSError:
+        return False
+
+
+def is_postgres(pid: int) -> bool:
+    """A living process that runs Postgres's program, whatever its data."""
+    try:
         return os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")) == "postgres"
     except OSError:
         return False

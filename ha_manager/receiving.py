@@ -1,8 +1,8 @@
 """The passive's side of replication: follow, let go for good, become the primary; and why it doesn't stream.
 
-Promise: after ``detach`` nothing more is received or acknowledged, whatever was on its way: the password is taken away first, so
-that no walreceiver that connects later gets in; then every walreceiver that exists is ended and seen gone. ``promote`` clears the
-names first, so that the first write can't hang. Source: design §4 rules 2, 10; facts/postgres.md 5, 6.
+Promise: after ``detach`` nothing more is received or acknowledged, whatever was on its way: the password is taken away first,
+so that no walreceiver that connects later gets in; then every walreceiver that exists is ended and seen gone. A promotion
+is only begun here; that the names are empty before is the caller's part. Source: design §4 rules 2, 10; facts/postgres.md 5, 6.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def detach(server: Server, limit: float) -> None:
             if each.pid not in asked:
                 postmaster.send(each.pid, signal.SIGTERM)
                 asked.add(each.pid)
+                # What it says before it ends is said before the position is read; a stopped one would not end.
+                postmaster.wake_stopped([each])
             if time.monotonic() > frozen_at:
                 # Postgres takes this for a crash and recovers anew, without a connection; better than an acknowledgement.
                 postmaster.send(each.pid, signal.SIGSTOP)

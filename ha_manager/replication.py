@@ -26,6 +26,8 @@ from ha_manager.sql import Late, Session, conninfo
 from runtime.errors import ReplicationError
 
 _POLL = 0.001
+#: For a question that must not fail because a limit ends while it is asked.
+_GRACE = 0.1
 #: A stopped checkpointer is woken when relaxing takes longer than this.
 _WAKE_AFTER = 0.1
 _PROBE = "SELECT pg_logical_emit_message(true, 'ha_manager', 'probe')"
@@ -102,9 +104,7 @@ def _prove(server: Server, look: Session, name: str, epoch: int, clock: Clock) -
         _see_waiting(look, probe, clock)
         position = lsn(look.one("SELECT pg_current_wal_insert_lsn()::text", clock.need("reading the position")))
         server.change(names=quoted(name))
-        if not probe.done(clock.need("the standby's acknowledgement")):
-            raise Late("the standby did not acknowledge the probe")
-        probe.fetch(0.1)
+        _see_released(look, probe, clock)
         # Commits with a position beyond X, so that X is flushed without waiting for the walwriter.
         probe.rows(_PROBE, clock.need("the standby's second acknowledgement"))
     while True:
@@ -121,13 +121,21 @@ def _see_waiting(look: Session, probe: Session, clock: Clock) -> None:
     pid = str(probe.pid)
     probe.send(_PROBE)
     while True:
-        event = look.rows("SELECT wait_event FROM pg_stat_activity WHERE pid = $1::int", clock.need("seeing the probe"), [pid])
+        event = look.rows("SELECT wait_event FROM pg_stat_activity WHERE pid = $1::int", clock.left + _GRACE, [pid])
         if event and event[0][0] == "SyncRep":
             return
+        if clock.left <= 0:
+            raise Late("no commit was seen to wait: the checkpointer has not applied the names")
         if probe.done(_POLL):
-            probe.fetch(0.1)
-            clock.need("a commit that waits: the checkpointer has not applied the names yet")
+            probe.fetch(_GRACE)
             probe.send(_PROBE)
+
+
+def _see_released(look: Session, probe: Session, clock: Clock) -> None:
+    """A walsender releases commits only when its standby says something: commits of our own, not waiting, make it speak."""
+    while not probe.done(2 * _POLL):
+        look.rows(_PROBE, clock.need("the standby's acknowledgement of the probe"))
+    probe.fetch(_GRACE)
 
 
 def _require_streaming(look: Session, name: str, clock: Clock) -> None:
@@ -139,7 +147,7 @@ def _require_streaming(look: Session, name: str, clock: Clock) -> None:
 def _flushed(look: Session, name: str, clock: Clock) -> tuple[int, str]:
     found = look.rows(
         "SELECT flush_lsn::text, state FROM pg_stat_replication WHERE application_name = $1 ORDER BY state = 'streaming' DESC",
-        clock.left + 0.05,
+        clock.left + _GRACE,
         [name],
     )
     return (lsn(found[0][0]), found[0][1] or "") if found else (-1, "")

@@ -1,0 +1,216 @@
+"""Two real Postgres: how a former active comes back, and what becomes of data that can't (design §4 rules 8, 10)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from ha_manager import seeding
+from ha_manager.observation import Identity, Progress
+from ha_manager.rejoin import Verdict, Way
+from runtime.errors import ReplicationError
+
+from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, pair, until
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def clusters() -> Iterator[Pair]:
+    with pair() as made:
+        yield made
+
+
+def rows(node: Node) -> int:
+    return int(node.sql("SELECT count(*)::text FROM t"))
+
+
+def test_a_planned_switchover_and_back_needs_no_copy(clusters: Pair) -> None:
+    clusters.synchronous()
+    active, passive = clusters.one, clusters.two
+    for epoch in (2, 3):
+        writer = Writer(active)
+        time.sleep(0.3)
+        active.database.prepare()
+        began = time.monotonic()
+        stopped = active.database.make_stopped(immediate=False)
+        assert stopped.clean
+        received = passive.database.make_detached()
+        assert received >= stopped.shutdown_lsn > 0, "the shutdown checkpoint did not reach the standby"
+        passive.database.make_primary(epoch)
+        passive.sql("INSERT INTO t VALUES (%d)" % -epoch)
+        print(f"stop {stopped.seconds * 1000:.0f} ms, all {(time.monotonic() - began) * 1000:.0f} ms")
+        passive.database.settle_primary(epoch)
+        writer.stop()
+        assert rows(passive) >= len(writer.acknowledged)
+        began = time.monotonic()
+        way, report = follow(active, passive, epoch)
+        print(f"back in {time.monotonic() - began:.2f} s")
+        assert (way, report) == ("start", "")
+        passive.database.set_names_enforced(epoch)
+        active, passive = passive, active
+
+
+def test_a_crashed_primary_with_more_log_is_kept_reported_and_replaced(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.database.make_detached()
+    one.database.set_names_relaxed()
+    for number in range(7):
+        one.sql(f"INSERT INTO t VALUES ({number})")
+    one.crash()
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    one.up()
+    assert one.database.data() == "ready"
+    way, report = follow(one, two, 2)
+    assert way == "diverged"
+    # Seven inserts and the probe of relaxing.
+    assert "holds 8 transactions beyond that" in report
+    assert rows(one) == rows(two) == 0
+    folder = next(one.config.diverged_dir.iterdir())
+    assert (folder / "report.txt").read_text().strip() in report
+    dumped = subprocess.run(
+        [BIN / "pg_waldump", "-p", folder / "pg_wal", "-t", "2", "-s", report.split("left the active's history at ")[1].split()[0]],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert dumped.stdout.count("desc: COMMIT") == 8
+    kept = list(one.root.glob("data.diverged-2-*"))
+    assert len(kept) == 1 and (kept[0] / "PG_VERSION").exists()
+    two.database.set_names_enforced(2)
+
+
+def test_a_crashed_primary_without_more_log_just_follows(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    for number in range(7):
+        one.sql(f"INSERT INTO t VALUES ({number})")
+    os.kill(one.find("background writer"), signal.SIGSTOP)
+    os.kill(one.find("walwriter"), signal.SIGSTOP)
+    one.crash()
+    two.database.make_detached()
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    two.sql("INSERT INTO t VALUES (100)")
+    one.up()
+    assert follow(one, two, 2) == ("start", "")
+    assert rows(one) == rows(two) == 8
+
+
+def test_two_promotions_to_the_same_timeline_are_told_apart(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    one.database.make_stopped(immediate=False)
+    two.database.make_detached()
+    assert two.database.make_primary(2) == 3
+    two.database.settle_primary(2)
+    two.database.make_stopped(immediate=False)
+    assert one.database.make_primary(3) == 3
+    one.database.settle_primary(3)
+    verdict = two.database.judge(one.database.identity())
+    assert verdict.way is Way.DIVERGED
+    assert "timeline 3 here was opened by another promotion" in verdict.because
+    assert follow(two, one, 3)[0] == "diverged"
+
+
+def test_another_cluster_is_kept_aside_and_replaced(clusters: Pair) -> None:
+    clusters.active()
+    two = clusters.two
+    two.initdb(fresh=True)
+    two.up()
+    way, report = follow(two, clusters.one, 1)
+    assert way == "foreign" and "another cluster" in report
+    assert len(list(two.root.glob("data.diverged-1-*"))) == 1
+    assert f"unix_socket_directories = '{two.config.socket_dir}'" in (two.config.data_dir / "postgresql.conf").read_text()
+
+
+def test_log_that_is_gone_leads_to_a_fresh_copy(clusters: Pair) -> None:
+    clusters.active()
+    clusters.join()
+    one, two = clusters.one, clusters.two
+    assert two.database.why_not_following(one.upstream(1)) is None
+    two.database.make_stopped(immediate=False)
+    one.sql("SELECT pg_drop_replication_slot('ha_vs_28')")
+    one.sql("ALTER SYSTEM SET wal_keep_size = 0")
+    one.database._server.reload()
+    for number in range(4):
+        one.sql(f"INSERT INTO t VALUES ({number})")
+        one.sql("SELECT pg_switch_wal()")
+        one.database.prepare()
+    one.database.settle_primary(1)
+    two.database.make_standby(one.upstream(1))
+    until(lambda: "already been removed" in (two.database.why_not_following(one.upstream(1)) or ""), 5.0, every=0.2)
+    reason = two.database.why_not_following(one.upstream(1))
+    two.database.make_stopped(immediate=False)
+    identity = one.database.identity()
+    two.database.rejoin(Verdict(Way.COPY, reason or ""), one.upstream(1), identity, keep_going)
+    two.database.make_standby(one.upstream(1))
+    until(lambda: two.facts().following == 1, 10.0, every=0.05)
+
+
+def test_a_standby_that_is_ahead_of_the_fork_is_told(clusters: Pair) -> None:
+    clusters.active()
+    clusters.join()
+    one, two = clusters.one, clusters.two
+    two.database.make_detached()
+    for number in range(5):
+        one.sql(f"INSERT INTO t VALUES ({number})")
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    one.database.make_stopped(immediate=False)
+    one.database.make_standby(two.upstream(2))
+    reason = one.database.why_not_following(two.upstream(2))
+    assert reason is not None and "the active left timeline 2" in reason
+
+
+def test_a_cancelled_copy_leaves_everything_as_it_was(clusters: Pair) -> None:
+    clusters.active()
+    one, two = clusters.one, clusters.two
+    one.sql("CREATE TABLE big AS SELECT g, repeat('x', 900) AS x FROM generate_series(1, 60000) g")
+    two.empty()
+    two.up()
+    identity = one.database.identity()
+    verdict = two.database.judge(identity)
+    assert verdict.way is Way.COPY
+    seen: list[Progress] = []
+
+    def cancel(progress: Progress) -> bool:
+        seen.append(progress)
+        assert two.database.data() == "copying"
+        return False
+
+    with pytest.raises(seeding.Cancelled):
+        two.database.rejoin(verdict, one.upstream(1), identity, cancel)
+    assert seen
+    assert two.database.data() in ("none", "failed")
+    assert not (two.config.data_dir / "PG_VERSION").exists()
+    until(lambda: not one.facts().standbys, 5.0)
+    follow(two, one, 1)
+    assert two.sql("SELECT count(*)::text FROM big") == "60000"
+    assert not two.root.joinpath("data.new").exists()
+
+
+def test_what_does_not_fit_or_has_tablespaces_is_refused_before_anything_happens(clusters: Pair) -> None:
+    clusters.active()
+    clusters.two.empty()
+    clusters.two.up()
+    two = clusters.two
+    identity = clusters.one.database.identity()
+    verdict = two.database.judge(identity)
+    for changed, words in ((replace(identity, size=1 << 50), "MB are free"), (replace(identity, tablespaces=1), "tablespace")):
+        with pytest.raises(ReplicationError, match=words):
+            two.database.rejoin(verdict, clusters.one.upstream(1), changed, keep_going)
+    assert not two.root.joinpath("data.new").exists()
+
+
+def test_identity_survives_the_session(clusters: Pair) -> None:
+    one = clusters.active()
+    identity = one.database.identity()
+    assert Identity.from_json(identity.as_json()) == identity
+    assert identity.timeline == 2 and identity.history[0][0] == 1 and identity.lineage == {2: "1/vs-166"}
