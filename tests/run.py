@@ -106,7 +106,7 @@ def pytest(words: list[str], covered: bool) -> tuple[int, Counter[str]]:
         environment = os.environ | {"COVERAGE_FILE": str(Path(folder, "coverage"))}
         coverage = ["-m", "coverage", "run"] if covered else []
         code = run([sys.executable, *coverage, "-m", "pytest", f"--junitxml={report}", *words], environment)
-        if covered and code == 0:
+        if covered:
             run([sys.executable, "-m", "coverage", "report", "--skip-covered", "--skip-empty"], environment)
         return code, count(report)
 
