@@ -89,9 +89,8 @@ class Hands:
         if outcome.timed_out:
             # It got as far as a pid file but never said that it is ready.
             self._kill_stray(process)
-        elif (pid := self.adopt(process)) is not None:
-            if outcome.problem is not None:
-                log.warning("%s runs, although %s", process.name, outcome.problem)
+        elif outcome.problem is None and (pid := self.adopt(process)) is not None:
+            # Not after a failure: the process may be on its way out. If it is not, the next try finds it running.
             self._post(Started(process.name, pid))
             return
         because = str(outcome.problem or f"{' '.join(argv)} succeeded, but {process.pid_file} names no living process")

@@ -118,7 +118,7 @@ def test_who_is_silent_hangs_after_its_limit(watch: Watch) -> None:
     watch.begin()
     began = time.monotonic()
     watch.run(10)
-    assert 0.14 < time.monotonic() - began
+    assert time.monotonic() - began > 0.14
     assert watch.said == [f"hangs: no answer on {watch.path} for 0.16 s"]
     assert len(asked) == 1
 
@@ -141,7 +141,7 @@ def test_a_socket_that_is_gone_gets_three_times_as_long(watch: Watch) -> None:
     watch.begin()
     began = time.monotonic()
     watch.run(10)
-    assert 0.4 < time.monotonic() - began
+    assert time.monotonic() - began > 0.4
     assert "can't be reached for 0.48 s: gadget is not running" in watch.said[0]
 
 

@@ -111,6 +111,8 @@ def test_whoever_starts_it_learns_why_it_did_not_start(gadget: Gadget, how: str,
     started = gadget.start(how)
     assert started.returncode == code
     assert words in started.stderr
+    if how == "dies":
+        gadget.until_gone(gadget.pid)  # it closes its report a moment before it is gone
     assert pidfile.find(gadget.folder / "pid") is None
 
 
