@@ -1,338 +1,35 @@
 """heartbeat: the daemon that decides who is active.
 
-Promise: one process, one loop, nothing in it that waits. Configuration is checked before anything is changed. After every
-wake-up all links and pings are drained before the core may judge a silence, so that a pause of this process isn't taken for one
-of the peer. A kill -9 needs no care: the next start finds role file, lease and record. Source: design §5; docs/protocols.md.
+Promise: whoever starts it learns whether it started: exit status 0 when it serves; 6 and a message with file, line and remedy
+when it is not configured; 1 otherwise. The priority comes before the imports. Source: design §5; ``loop`` is the daemon itself.
 
     python -m heartbeat.daemon [--foreground] [--config-dir /etc/heartbeat]
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
-import selectors
-import signal
-import time
-from dataclasses import dataclass, replace
-from math import inf
-from typing import Any
+import sys
 
-from heartbeat import config as configuration
-from heartbeat.config import Config
-from heartbeat.edge import Edge, Hands
-from heartbeat.election import Core
-from heartbeat.enforcer import Enforcer
-from heartbeat.links import Links, Ucast
-from heartbeat.manager_link import ManagerLink
-from heartbeat.model import Boot, ForceStopped, Leave, LinkChanged, Tick
-from heartbeat.ping import Pinger
-from heartbeat.radio import PingGroups, Radio
-from heartbeat.realtime import Collector, Timer, prepare
-from heartbeat.requests import Requests
-from heartbeat.rolefile import RoleFile
-from heartbeat.store import Store
-from heartbeat.vip import NoAddress, ServiceAddress
-from heartbeat.writer import Writer
-from runtime import syslog
-from runtime.address import Netlink
-from runtime.arp import Announcer
-from runtime.clock import boottime
-from runtime.control import ControlServer
-from runtime.errors import HaError
-from runtime.lease import VipLease
-from runtime.linkwatch import LinkWatch
-from runtime.service import Service, run
-
-log = logging.getLogger(__name__)
-
-#: a stop that was asked for with SIGTERM ends after this time at the latest (seconds)
-STOP_LIMIT = 30.0
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where things are; others than these only in tests."""
-
-    config: str = configuration.FOLDER
-    state: str = "/var/lib/heartbeat"
-    run: str = "/run/heartbeat"
-    manager: str = "/run/ha_manager"
-
-
-class Daemon:
-    """Everything wired together. Made once the configuration is known to be good."""
-
-    def __init__(self, service: Service, folders: Folders, config: Config, netlink: Netlink, store: Store) -> None:
-        self._service = service
-        self._folders = folders
-        self._config = config
-        self._selector = selectors.DefaultSelector()
-        self._netlink = netlink
-        self._role_file = RoleFile(os.path.join(folders.run, "role"))
-        record = store.read_record()
-        generation = store.next_generation(time.time())
-        self._writer = Writer(store)
-        self._writer.settle(generation)
-        self._enforcer = Enforcer(folders.manager)
-        now = boottime()
-        boot = Boot(generation, int.from_bytes(os.urandom(8)))
-        self.core = Core(config.site, config.timing, boot, record, self._role_file.resume(now), now)
-        self._links = Links([Ucast(medium.device, medium.address) for medium in config.media], config.media[0].port)
-        nodes = 2 + len(config.ping_groups)
-        self._radio = Radio(self._links, config.keyring, config.site.node, config.timing.deadtime, nodes, boottime)
-        self._pinger = Pinger([address for group in config.ping_groups.values() for address in group])
-        self._pings = PingGroups(self._pinger, config.ping_groups)
-        self._watch = LinkWatch()
-        self._carrier: dict[str, bool] = {}
-        self._vip_device = config.vip.device if config.vip else ""
-        self._address = self._service_address()
-        self._manager = ManagerLink(config.timing.keepalive, config.timing.allowance)
-        hands = Hands(self._radio, self._pings, self._writer, self._address, self._role_file, self._manager, self, self._push)
-        self.edge = Edge(self.core, hands, config.timing.role_expiry, boottime)
-        self.edge.changes.extend(store.read_history())
-        requests = Requests(self.core, self.edge, self._manager, boottime, self._extra, lambda: self._config.parameters)
-        self._control: ControlServer | None = None
-        self._handlers = requests.handlers()
-        self._timer = Timer()
-        self._turned_at = now
-        self._stop_at = inf
-        self._exit_code = 0
-        self.refused_by_system: list[str] = []
-
-    def _service_address(self) -> ServiceAddress | NoAddress:
-        config, vip = self._config, self._config.vip
-        if vip is None:
-            return NoAddress()
-        lease = VipLease(vip.address, vip.port, config.peer_addresses)
-        return ServiceAddress(
-            vip.address, vip.device, config.timing.lease, self._netlink, lease, Announcer(vip.device), boottime, self._trouble
-        )
-
-    # --- life ---------------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Guard the address, listen, and take the first decision."""
-        self._address.setup()
-        self._control = ControlServer(
-            os.path.join(self._folders.run, "control"), self._selector, self._handlers, on_close=self._manager.closed
-        )
-        read = selectors.EVENT_READ
-        for link in self._links:
-            self._selector.register(link, read, _nothing)
-        self._selector.register(self._pinger, read, _nothing)
-        self._selector.register(self._timer, read, lambda mask: self._timer.fired())
-        self._selector.register(self._writer, read, lambda mask: self._written())
-        self._selector.register(self._watch, read, lambda mask: self._link_events())
-        self._service.register(self._selector, self._signal)
-        self._turned_at = boottime()
-        self._link_events()
-        self.edge.feed(Tick())
-
-    def loop(self) -> int:
-        """Run until the core says that the process may end; returns the exit status."""
-        collector = Collector()
-        while not self.edge.ended:
-            self._timer.at(self._due())
-            ready = self._selector.select()
-            self._turn(ready)
-            collector.idle()
-        return self._exit_code
-
-    def close(self) -> None:
-        """A clean end: whoever may resume finds the role file, nobody else does."""
-        if self.core.leaving != "restart":
-            self._role_file.remove()
-        if self._control is not None:
-            self._control.close()
-        self._links.close()
-        self._writer.close()
-
-    # --- one turn -----------------------------------------------------------------------------------------------------
-
-    def _turn(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
-        now = boottime()
-        gap = now - self._turned_at
-        self._turned_at = now
-        if gap > self._config.timing.keepalive + self._config.timing.delivery:
-            self._manager.paused(gap)
-        for heard in self._radio.heard():
-            self.edge.feed(heard)
-        for reply in self._pings.replies():
-            self.edge.feed(reply)
-        for key, mask in ready:
-            key.data(mask)
-        self._on_time(boottime())
-
-    def _on_time(self, now: float) -> None:
-        if now >= (self.core.deadline() or inf):
-            self.edge.feed(Tick())
-        if now >= self._address.due:
-            self._address.tick(now)
-        if now >= self._manager.due:
-            lost = self._manager.tick(now)
-            if lost is not None:
-                self.edge.feed(lost)
-        if now >= self._stop_at:
-            self._stop_at = inf
-            self._give_up_stopping()
-
-    def _due(self) -> float:
-        deadline = self.core.deadline()
-        return min(
-            deadline if deadline is not None else inf, self._address.due, self._manager.due, self._stop_at, boottime() + 1.0
-        )
-
-    def _written(self) -> None:
-        for answer in self._writer.answers():
-            self.edge.feed(answer)
-
-    def _link_events(self) -> None:
-        """Carrier of the links and of the virtual address's interface; only changes are events."""
-        relevant = {link.name for link in self._links} | {self._vip_device}
-        for state in self._watch.read():
-            up = state.up and not state.gone
-            if state.interface not in relevant or self._carrier.get(state.interface) == up:
-                continue
-            first = state.interface not in self._carrier
-            self._carrier[state.interface] = up
-            carries_vip = state.interface == self._vip_device
-            if not (first and up):
-                log.warning("interface %s is %s", state.interface, "up" if up else "without link")
-                self.edge.feed(LinkChanged(state.interface, up, carries_vip))
-            if up and carries_vip:
-                # What was announced while the link was down was heard by nobody.
-                self._address.announce(boottime())
-
-    # --- signals ------------------------------------------------------------------------------------------------------
-
-    def _signal(self, number: signal.Signals) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT):
-            if self._stop_at == inf:
-                self._stop_at = boottime() + STOP_LIMIT
-                self.edge.feed(Leave(f"signal {number.name}", "handover"))
-        elif number is signal.SIGHUP:
-            self._reload()
-
-    def _give_up_stopping(self) -> None:
-        """The core isn't done in time: let go of the address and end; ha_manager's own lease then ends Postgres."""
-        log.error("still %s after %g s of stopping: ending anyway", self.core.phase, STOP_LIMIT)
-        self._address.drop()
-        self._exit_code = 1
-        self.edge.ended = True
-
-    def _reload(self) -> None:
-        """SIGHUP: new keys are used at once; what else has changed needs a restart and is named."""
-        try:
-            assigned = self._netlink.addresses()
-            new = configuration.load(self._folders.config, self._config.site.node, assigned)
-        except (HaError, OSError) as error:
-            log.error("the configuration is left as it was: %s", error)
-            return
-        old = self._config
-        changed = [
-            name
-            for name in ("site", "timing", "media", "ping_groups", "vip", "facility", "realtime", "priority")
-            if getattr(new, name) != getattr(old, name)
-        ]
-        self._config = replace(old, keyring=new.keyring, debug=new.debug, warnings=new.warnings)
-        self._radio.keyring = new.keyring
-        logging.getLogger().setLevel(_level(new.debug))
-        log.info("the keys were read again%s", f"; `ha restart` is needed for: {', '.join(changed)}" if changed else "")
-
-    # --- hands of the edge, and what the control socket tells besides ----------------------------------------------------
-
-    def force_stop(self, because: str) -> None:
-        if self._enforcer.running:
-            return
-        self._address.block(True)
-        self._enforcer.start(with_manager=not self._manager.reporting)
-        self._selector.register(self._enforcer.fileno(), selectors.EVENT_READ, lambda mask: self._force_stopped())
-
-    def _force_stopped(self) -> None:
-        self._selector.unregister(self._enforcer.fileno())
-        if self._enforcer.finish():
-            self._address.block(False)
-            self.edge.feed(ForceStopped())
-        else:
-            self.force_stop("the enforcement was interrupted")
-
-    def _trouble(self, name: str, text: str) -> None:
-        self.edge.trouble(name, text)
-
-    def _push(self, kind: str, fields: Any) -> None:
-        if self._control is not None:
-            self._control.push(kind, fields)
-
-    def _extra(self) -> dict[str, Any]:
-        """What the status says beside the core's own words."""
-        config, address, vip = self._config, self._address, self._config.vip
-        return {
-            "vip": {"address": vip.address if vip else "", "device": vip.device if vip else "", "held": address.held,
-                    "open": address.open},
-            "link_states": {name: {"up": s.up, "error": s.error, "sent": s.sent, "received": s.received, "dropped": s.dropped}
-                            for name, s in self._links.states().items()},
-            "refused": self._radio.counters(),
-            "ping_groups": {name: list(addresses) for name, addresses in config.ping_groups.items()},
-            "default_active": config.site.default_active,
-            "manager_reporting": self._manager.reporting,
-            "pid": os.getpid(),
-            "refused_by_system": self.refused_by_system,
-        }  # fmt: skip
-
-
-def _nothing(mask: int) -> None:
-    """Links and pings are drained at every turn, whoever woke the loop."""
-
-
-def _level(debug: int) -> int:
-    return logging.DEBUG if debug else logging.INFO
-
-
-def body(service: Service, folders: Folders) -> int:
-    netlink = Netlink()
-    config = configuration.load(folders.config, os.uname().nodename, netlink.addresses())
-    syslog.configure(service.name, foreground=service.foreground, facility=config.facility, level=_level(config.debug))
-    store = Store(folders.state)
-    store.hold()
-    daemon = Daemon(service, folders, config, netlink, store)
-    for warning in config.warnings:
-        log.warning("%s", warning)
-    daemon.refused_by_system = prepare(config.realtime, config.priority)
-    for refused in daemon.refused_by_system:
-        log.warning("%s", refused)
-    daemon.start()
-    service.ready()
-    log.info("heartbeat of %s runs: epoch %s, %s", config.site.node, daemon.core.disk.epoch, daemon.core.phase)
-    try:
-        return daemon.loop()
-    finally:
-        daemon.close()
+from heartbeat.priority import hurry
 
 
 def main(argv: list[str] | None = None) -> None:
+    hurry()
+    import argparse
+
+    from heartbeat.loop import Folders, serve
+
     parser = argparse.ArgumentParser(prog="heartbeat", description="Decides which of the two policy servers is active.")
     parser.add_argument("--foreground", action="store_true", help="stay in the foreground, log to stderr")
-    parser.add_argument(
-        "--config-dir", default=Folders.config, help="folder of ha.cf, haresources and authkeys (default: %(default)s)"
-    )
-    parser.add_argument("--state-dir", default=Folders.state, help="folder of the record (default: %(default)s)")
-    parser.add_argument(
-        "--run-dir", default=Folders.run, help="folder of role file, pid file and socket (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--manager-dir", default=Folders.manager, help="folder of ha_manager's pid files (default: %(default)s)"
-    )
-    args = parser.parse_args(argv)
-    folders = Folders(args.config_dir, args.state_dir, args.run_dir, args.manager_dir)
-    os.makedirs(folders.run, mode=0o755, exist_ok=True)
-    run(
-        "heartbeat",
-        os.path.join(folders.run, "heartbeat.pid"),
-        lambda service: body(service, folders),
-        foreground=args.foreground,
-    )
+    for name, default, what in (
+        ("config", Folders.config, "ha.cf, haresources and authkeys"),
+        ("state", Folders.state, "the record"),
+        ("run", Folders.run, "role file, pid file and socket"),
+        ("manager", Folders.manager, "ha_manager's pid files"),
+    ):
+        parser.add_argument(f"--{name}-dir", default=default, help=f"folder of {what} (default: %(default)s)")
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    serve(Folders(args.config_dir, args.state_dir, args.run_dir, args.manager_dir), args.foreground)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import gc
 import os
 import time
 
+from heartbeat.priority import hurry, relax
+
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 _TFD_NONBLOCK, _TFD_CLOEXEC, _TFD_TIMER_ABSTIME = os.O_NONBLOCK, os.O_CLOEXEC, 1
 _COLLECT_PERIOD = 10.0
@@ -66,13 +68,12 @@ def prepare(realtime: bool, priority: int) -> list[str]:
     """Lock this process's memory and ask for a real-time priority; what was refused, in words."""
     refused: list[str] = []
     if not realtime:
+        relax()
         return refused
     if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
         refused.append(f"memory can't be locked: {os.strerror(ctypes.get_errno())}")
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
-    except OSError as error:
-        refused.append(f"no real-time priority: {error.strerror}")
+    if because := hurry(priority, inherited=False):
+        refused.append(because)
     return refused
 
 
