@@ -61,6 +61,7 @@ class Database:
         self._observer = Observer(self._server)
         self._orders = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
         self._watch = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
+        self._lease = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
         self._proven: tuple[int, int, int, int] | None = None
         self._copying = False
 
@@ -120,7 +121,7 @@ class Database:
 
     def renew(self, ttl: float, limit: float = 0.2) -> None:
         """Postgres may run for ``ttl`` more seconds. Call it well before that; cheap (< 1 ms). Without: stopped at once."""
-        self._watch.renew(ttl, limit)
+        self._lease.renew(ttl, limit)
 
     def release(self) -> None:
         """ha_manager restarts: close connections, leave keeper and Postgres alone (the lease goes on)."""
@@ -128,6 +129,7 @@ class Database:
             self._observer.close()
         self._orders.close()
         self._watch.close()
+        self._lease.close()
 
     # --- the wants ---------------------------------------------------------------------------------------------------------
 
@@ -160,11 +162,14 @@ class Database:
 
     def make_standby(self, follow: Upstream | None, limit: float = 60.0) -> None:
         """In recovery, names cleared; following ``follow`` if given. Refuses to demote a running primary unless it was
-        stopped first (``make_stopped``). Doesn't judge the data: ``judge`` and ``rejoin`` come before.
+        stopped first (``make_stopped``). ``judge`` and ``rejoin`` come before; a database that has been a primary since is
+        compared with ``follow`` here, over a replication connection, and refused (and left stopped) unless it can follow.
         """
         with self._changing:
             clock = Clock(limit)
             self._proven = None
+            if follow is not None and self._book.read().must_compare:
+                self._compare(follow, clock)
             if self._is_up(clock):
                 with self._session_when_ready(clock) as session:
                     if not _in_recovery(session, clock):
@@ -178,14 +183,29 @@ class Database:
                 self._recover_copy()
                 self._write_files()
                 self._follow(follow, reload=False)
-                book = self._book.read()
-                if book.primary_timeline:
-                    self._book.write(replace(book, primary_timeline=0))
                 self._start("standby", clock)
             with self._session_when_ready(clock) as session:
                 if not _in_recovery(session, clock):
                     raise ReplicationError("Postgres was started as a standby and is none")
                 replication.drop_slots(session, clock.left)
+
+    def _compare(self, follow: Upstream, clock: Clock) -> None:
+        adoption.write_passfile(self.config, self._password)
+        try:
+            active = receiving.ask_identity(self._server, self._node, follow, min(3.0, clock.left))
+        except ReplicationError as wrong:
+            raise ReplicationError(
+                f"this database was a primary, and can't be compared with {follow.node}'s: {wrong}"
+            ) from wrong
+        if self._is_up(clock):
+            with self._session_when_ready(clock) as session:
+                if not _in_recovery(session, clock):
+                    raise ReplicationError("Postgres is a primary: it must be stopped before it can be a standby")
+            self._stop("fast", min(10.0, clock.left))
+        verdict = self.judge(active, clock.need("comparing the databases"))
+        if verdict.way is not Way.START:
+            raise ReplicationError(f"this database can't follow {follow.node}'s as it is: {verdict.because}")
+        self._book.write(self._book.read().followed(active.system_identifier, active.lineage))
 
     def make_detached(self, limit: float = 1.0) -> int:
         """In recovery, and nothing more is received or acknowledged, for good. Returns up to where all is flushed."""
@@ -220,10 +240,10 @@ class Database:
                 if not _in_recovery(session, clock):
                     return receiving.primary_timeline(session, clock.left)
                 self._proven = None
-                self._server.change(names="", conninfo="", slot="", hurry=True)
                 before = receiving.before_promotion(session, clock.left)
-                book = self._book.read()
-                self._book.write(book.promotion_begins(epoch, self._node, before.timeline, before.counter))
+                book = self._book.read().promotion_begins(epoch, self._node, before.timeline, before.counter)
+                self._server.change(names="", conninfo="", slot="", hurry=True, lineage=book.text())
+                self._book.write(book)
                 receiving.begin_promotion(session, clock.left)
                 return receiving.await_promotion(session, clock.need("the promotion"))
 
@@ -244,6 +264,7 @@ class Database:
                 system = session.one("SELECT system_identifier::text FROM pg_control_system()", clock.left)
                 book = self._book.read().promoted(timeline).opened(epoch, counter)
                 self._book.write(replace(book, system_identifier=system))
+                self._server.change(lineage=book.text())
                 replication.ensure_role(session, self._password, clock.left)
                 replication.ensure_slot(session, self._peer, clock.left)
 
@@ -255,7 +276,7 @@ class Database:
 
     def set_names_enforced(self, epoch: int, limit: float = 2.0) -> int:
         """Every commit waits for the peer's standby of ``epoch``: proven by a probe that was seen waiting. Returns the position
-        that the standby is proven to hold. Raises ReplicationError after relaxing again.
+        that the standby is proven to hold. Raises ReplicationError after relaxing again (names that were enforced before stay).
         """
         with self._changing:
             head = postmaster.postmaster_of(self.config.data_dir)
@@ -318,7 +339,7 @@ class Database:
             system_identifier=row[0] or "",
             timeline=timeline,
             history=controldata.history(self.config.data_dir, timeline),
-            lineage=self._book.read().promoted(timeline).promotions,
+            lineage=self._book.read().known(timeline),
             lsn=lsn(row[2]),
             size=int(row[3] or 0),
             tablespaces=int(row[4] or 0),
@@ -368,10 +389,7 @@ class Database:
     def _mine(self, control: Control | None) -> Mine:
         if control is None:
             return Mine(None)
-        book = self._book.read()
-        promotions = dict(book.promotions)
-        if book.promoting and control.last_timeline > book.promoting_from:
-            promotions.setdefault(control.last_timeline, book.promoting)
+        promotions = self._book.read().known(control.last_timeline)
         data_dir = self.config.data_dir
         history = controldata.history(data_dir, control.last_timeline)
         return Mine(control, history, promotions, fresh_copy=(data_dir / "backup_label").exists())

@@ -79,23 +79,30 @@ def enforce(server: Server, epoch: int, peer: str, limit: float, note: Callable[
     """The position that the standby of ``peer`` is proven to hold, every commit after it waiting for it. See above."""
     name = standby_name(peer, epoch)
     clock = Clock(limit)
+    before = server.dynamic().names
     with server.session(clock.left) as look:
         _require_streaming(look, name, clock)
         try:
             return _prove(server, look, name, epoch, clock)
         except ReplicationError as wrong:
-            _relax_again(server, note)
+            _take_back(server, before, quoted(name), note)
             raise ReplicationError(f"{name} can't be proven in sync: {wrong}") from wrong
         except BaseException:
-            _relax_again(server, note)
+            _take_back(server, before, quoted(name), note)
             raise
 
 
-def _relax_again(server: Server, note: Callable[[str], None]) -> None:
+def _take_back(server: Server, before: str, wanted: str, note: Callable[[str], None]) -> None:
+    """Relax again; but names that were enforced before (ha_manager or Postgres was restarted) stay so: the peer may be fit, and
+    only heartbeat decides to go solo (design §4 rule 6).
+    """
     try:
-        relax(server, 5.0)
+        if before == wanted:
+            server.change(names=wanted)
+        else:
+            relax(server, 5.0)
     except ReplicationError as wrong:
-        note(f"relaxing again after a failed proof: {wrong}")
+        note(f"taking a failed proof back: {wrong}")
 
 
 def _prove(server: Server, look: Session, name: str, epoch: int, clock: Clock) -> int:

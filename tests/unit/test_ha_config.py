@@ -101,7 +101,7 @@ MISTAKES = [
     ("equal addresses", EXAMPLE.replace(".28", ".166"), "192.168.120.166 is the default active's address too", 7),
     ("neither is ours", EXAMPLE.replace(".166", ".99"), "neither address of the pair is this server's", 6),
     ("vip is a server's", EXAMPLE.replace(".187", ".28"), "192.168.120.28 is a server's own address", 8),
-    ("vip in no network", EXAMPLE.replace("192.168.120.187", "172.16.0.1"), "172.16.0.1 is in none of this server's networks", 8),
+    ("vip in no network", EXAMPLE.replace("192.168.120.187", "172.16.0.1"), "172.16.0.1 is in none of", 8),
     ("loopback", EXAMPLE.replace('"192.168.120.28"', '"127.0.0.1"'), "127.0.0.1 can't be a device's address", 7),
     ("families", EXAMPLE.replace('"192.168.120.28"', '"fd00::28"'), "is of another family", 7),
     ("port", EXAMPLE.replace('"4589"', '"70000"'), "70000", 10),
@@ -115,9 +115,9 @@ MISTAKES = [
     ("keepalive ≥ deadtime", with_more('<timing keepalive="2" deadtime="1"/>'), "deadtime > 2 × keepalive does not hold", 12),
     ("no time", with_more('<timing keepalive="soon"/>'), "soon", 12),
     ("link equal", with_more('<link default_active="10.0.0.1" default_passive="10.0.0.1"/>'), "both servers have 10.0.0.1", 12),
-    ("link not ours", with_more('<link default_active="10.9.9.9" default_passive="10.9.9.8"/>'), "10.9.9.9 is not an address", 12),
+    ("link not ours", with_more('<link default_active="10.9.9.9" default_passive="10.9.9.8"/>'), "10.9.9.9 is not", 12),
     ("another name", EXAMPLE.replace('166"/>', '166" name="other"/>'), "is called vs-166, not other", 6),
-    ("doctype", EXAMPLE.replace("<module id", "<!DOCTYPE module [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>\n<module id"), "DOCTYPE", 1),
+    ("doctype", EXAMPLE.replace("<module id", "<!DOCTYPE module [<!ENTITY x SYSTEM 'file:///x'>]>\n<module id"), "DOCTYPE", 1),
 ]  # fmt: skip
 
 

@@ -1,0 +1,146 @@
+"""What heartbeat is told: observations, the worker's state and signs, mapped to facts."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from math import inf
+
+import pytest
+
+from ha_manager import orders
+from ha_manager.observation import Observation, Receiver, StandbyRow
+from ha_manager.orders import Epoch, Facts, Names, Phase, Postgres, Want, facts_to, want_from
+from ha_manager.outlook import MIB, Carried, Look, Outlook, PeerSigns
+from heartbeat import model
+from heartbeat.wants import facts_from_json, want_to_json
+
+E5 = Epoch(5, "vs-166")
+STANDBY = Observation(at=10.0, state="running", answers=True, in_recovery=True, timeline=3, lsn=100, disk_free=900 * MIB)
+PRIMARY = replace(STANDBY, in_recovery=False)
+ROW = StandbyRow("ha_vs-28_5", "streaming", "sync", 100, 100, 100, 0.1)
+
+
+READY, SILENT = Carried(serial=7, data="ready"), PeerSigns()
+
+
+def told(
+    seen: Observation,
+    postgres: Postgres = Postgres.STANDBY,
+    carried: Carried = READY,
+    signs: PeerSigns = SILENT,
+    now: float = 10.0,
+    outlook: Outlook | None = None,
+    keeper: str = "",
+) -> Facts:
+    want = Want(7, Phase.PASSIVE, E5, postgres)
+    return (outlook or Outlook("vs-166", "vs-28")).facts(want, carried, Look(seen, 7, 0, seen.at), signs, now, keeper)
+
+
+STATES = [
+    (STANDBY, Carried(data="ready"), Postgres.STANDBY),
+    (STANDBY, Carried(data="ready", detached=True), Postgres.DETACHED),
+    (replace(STANDBY, primary_conninfo="host=x"), Carried(data="ready", detached=True), Postgres.STANDBY),
+    (PRIMARY, Carried(data="ready"), Postgres.PRIMARY),
+    (replace(STANDBY, state="stopped", answers=False), Carried(data="ready"), Postgres.STOPPED),
+    (replace(STANDBY, answers=False), Carried(data="ready"), Postgres.UNKNOWN),
+    (replace(STANDBY, state="starting", answers=False), Carried(data="ready"), Postgres.UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("seen", "carried", "state"), STATES)
+def test_state_of_postgres(seen: Observation, carried: Carried, state: Postgres) -> None:
+    assert told(seen, carried=carried).postgres is state
+
+
+TROUBLES = [
+    ({"seen": STANDBY}, ""),
+    ({"seen": replace(STANDBY, disk_free=1)}, "disk of the database is full"),
+    ({"seen": replace(STANDBY, answers=False, because="hangs")}, "does not answer: hangs"),
+    ({"seen": replace(STANDBY, state="stopped")}, "Postgres is stopped"),
+    ({"seen": STANDBY, "now": 11.5}, "could not be looked at for 1.5 s"),
+    ({"seen": STANDBY, "keeper": "gone"}, "keeper of Postgres is in trouble: gone"),
+    ({"seen": STANDBY, "carried": Carried(trouble="no space")}, "no space"),
+    ({"seen": STANDBY, "carried": Carried(copying="copying 3 %")}, "copying 3 %"),
+    ({"seen": replace(STANDBY, state="stopped"), "postgres": Postgres.STOPPED}, ""),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), TROUBLES, ids=[row[1] or "well" for row in TROUBLES])
+def test_healthy_and_because(arguments: dict, words: str) -> None:  # type: ignore[type-arg]
+    facts = told(**arguments)
+    assert facts.healthy is not bool(words) and words in facts.because
+
+
+def test_a_serial_of_another_connection_is_never_reported() -> None:
+    assert told(STANDBY).serial == 7
+    assert told(STANDBY, carried=Carried(serial=0, link=1, data="ready")).serial == 0
+
+
+def test_data_is_starting_or_copying_before_it_is_ready() -> None:
+    assert told(STANDBY).data == "ready"
+    assert told(replace(STANDBY, state="starting", answers=False)).data == "starting"
+    assert told(STANDBY, carried=Carried(data="ready", copying="x")).data == "copying"
+    assert told(STANDBY, carried=Carried(data="none")).data == "none"
+
+
+def test_following_names_the_epoch_of_the_stream() -> None:
+    receiver = Receiver("streaming", "ha_vs-166_5", "192.168.120.28", 100, 0.2)
+    theirs = Epoch(5, "vs-28")
+    assert told(replace(STANDBY, receiver=receiver), carried=Carried(follow=theirs)).following == theirs
+    assert told(replace(STANDBY, receiver=replace(receiver, status="waiting"))).following == Epoch()
+
+
+def test_signs_of_service_age_with_the_messages_and_outlive_the_connection() -> None:
+    outlook = Outlook("vs-166", "vs-28")
+    receiver = Receiver("streaming", "ha_vs-166_5", "192.168.120.28", 100, 0.2)
+    first = told(replace(STANDBY, receiver=receiver), outlook=outlook)
+    assert first.sign_age == pytest.approx(0.2) and "replication" in first.sign
+    later = told(replace(STANDBY, at=10.5), outlook=outlook, now=10.5)
+    assert later.sign_age == pytest.approx(0.7), "a connection that ended is as old as its last message"
+    asked = told(replace(STANDBY, at=10.5), outlook=outlook, now=10.6, signs=PeerSigns(active_at=10.55))
+    assert asked.sign_age == pytest.approx(0.05) and "ha_manager" in asked.sign
+    assert told(STANDBY).sign_age == inf
+
+
+def test_stalled_counts_waiting_commits_and_an_absent_standby_only_while_enforced() -> None:
+    enforced = replace(PRIMARY, names='"ha_vs-28_5"')
+    outlook = Outlook("vs-166", "vs-28")
+    assert told(replace(enforced, standbys=(ROW,)), Postgres.PRIMARY, outlook=outlook).stalled == 0
+    assert told(enforced, Postgres.PRIMARY, outlook=outlook, now=10.3).stalled == pytest.approx(0.3)
+    assert told(replace(enforced, at=10.6), Postgres.PRIMARY, outlook=outlook, now=10.6).stalled == pytest.approx(0.6)
+    assert told(replace(enforced, at=10.7, standbys=(ROW,)), Postgres.PRIMARY, outlook=outlook, now=10.7).stalled == 0
+    waiting = replace(enforced, standbys=(ROW,), stalled=0.4)
+    assert told(waiting, Postgres.PRIMARY, now=10.1).stalled == pytest.approx(0.5)
+    assert told(replace(PRIMARY, at=10.0), Postgres.PRIMARY, now=10.5).stalled == 0
+
+
+def test_proof_holds_only_for_an_enforcing_primary() -> None:
+    carried = Carried(proven=80, data="ready")
+    enforced = replace(PRIMARY, names='"ha_vs-28_5"')
+    assert told(enforced, Postgres.PRIMARY, carried).proven == 80
+    assert told(enforced, Postgres.PRIMARY, carried).names is Names.ENFORCED
+    assert told(PRIMARY, Postgres.PRIMARY, carried).proven == -1
+    assert told(STANDBY, carried=carried).proven == -1
+    assert told(replace(PRIMARY, standbys=(ROW,)), Postgres.PRIMARY).caught_up
+
+
+def test_the_vocabulary_is_heartbeats() -> None:
+    """The two packages don't import each other; what they say must be the same."""
+    for ours, theirs in ((Want, model.Want), (Facts, model.Facts)):
+        assert [f.name for f in fields(ours)] == [f.name for f in fields(theirs)]
+    for name in ("Phase", "Names", "Stop", "Role"):
+        assert {str(v) for v in getattr(orders, name)} == {str(v) for v in getattr(model, name)}
+    assert {str(v) for v in Postgres} == {str(v) for v in model.Database}
+    theirs = model.Want(3, model.Phase.ACTIVE, model.Epoch(5, "a"), model.Database.PRIMARY, follow=model.Epoch(4, "b"))
+    ours = want_from({"push": "want", "want": want_to_json(theirs), "expires": 1.0})
+    assert (ours.serial, ours.epoch, ours.follow, ours.postgres) == (3, Epoch(5, "a"), Epoch(4, "b"), Postgres.PRIMARY)
+    back = facts_from_json(facts_to(Facts(serial=3, following=Epoch(5, "a"))))
+    assert back == model.Facts(serial=3, following=model.Epoch(5, "a"))
+
+
+@pytest.mark.parametrize(
+    "line", [{}, {"want": 3}, {"want": {"serial": 1, "phase": "flying", "epoch": [1, "a"], "postgres": "keep"}}]
+)
+def test_nonsense_is_no_want(line: dict) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ValueError):
+        want_from(line)

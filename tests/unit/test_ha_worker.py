@@ -1,0 +1,226 @@
+"""The Postgres worker: each want carried out, newest first, with a recording database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream
+from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
+from ha_manager.rejoin import Verdict, Way
+from ha_manager.worker import Worker
+from runtime.errors import ReplicationError
+
+E5, THEIRS = Epoch(5, "vs-166"), Epoch(6, "vs-28")
+UP = Upstream("vs-28", 6, "192.168.120.28")
+RUNNING = Observation(state="running", answers=True, in_recovery=True)
+STOPPED = Observation(state="stopped")
+
+
+class Recording:
+    """``worker.Postgreses``: notes what is called; ``fail`` names calls that raise."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fail: dict[str, str] = {}
+        self.way = Way.START
+        self.why: str | None = None
+        self.kept = "ready"
+        self.during: Callable[[], None] = lambda: None
+        self.cancelled = False
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if (why := self.fail.get(call.split()[0])) is not None:
+            raise ReplicationError(why)
+
+    def make_stopped(self, *, immediate: bool, limit: float = 30.0) -> Stopped:
+        self._note(f"stop {'immediate' if immediate else 'fast'}")
+        return Stopped(True, 42)
+
+    def make_standby(self, follow: Upstream | None, limit: float = 60.0) -> None:
+        self._note(f"standby {follow.node if follow else '-'}")
+
+    def make_detached(self, limit: float = 1.0) -> int:
+        self._note("detach")
+        return 1
+
+    def make_primary(self, epoch: int, limit: float = 30.0) -> int:
+        self._note(f"primary {epoch}")
+        return 2
+
+    def settle_primary(self, epoch: int, limit: float = 10.0) -> None:
+        self._note(f"settle {epoch}")
+
+    def set_names_relaxed(self, limit: float = 5.0) -> None:
+        self._note("relax")
+
+    def set_names_enforced(self, epoch: int, limit: float = 2.0) -> int:
+        self._note(f"enforce {epoch}")
+        return 77
+
+    def prepare(self, limit: float = 60.0) -> None:
+        pass
+
+    def data(self) -> str:
+        return self.kept
+
+    def judge(self, active: Identity, limit: float = 30.0) -> Verdict:
+        self._note("judge")
+        return Verdict(self.way, "because")
+
+    def rejoin(
+        self, verdict: Verdict, follow: Upstream, active: Identity, progress: Callable[[Progress], bool], limit: float = 3600.0
+    ) -> str:
+        self._note(f"copy {verdict.way}")
+        self.during()
+        if not progress(Progress(1, 2, 3.0)):
+            self.cancelled = True
+            raise ReplicationError("cancelled")
+        self.kept = "ready"
+        return ""
+
+    def why_not_following(self, follow: Upstream, limit: float = 2.0) -> str | None:
+        self._note("why")
+        return self.why
+
+
+class Peer:
+    known: Identity | None = Identity("1", 1)
+
+    def upstream(self, follow: Epoch) -> Upstream:
+        return UP
+
+    def identity(self, follow: Epoch) -> Identity | None:
+        return self.known
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def changed(self) -> None:
+        pass
+
+    def replication(self, event: str, text: str) -> None:
+        self.events.append(event)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.db, self.peer, self.heard, self.now = Recording(), Peer(), Heard(), 100.0
+        self.worker = Worker(self.db, self.peer, self.heard, lambda: self.now)
+
+    def do(self, want: Want, seen: Observation = RUNNING) -> list[str]:
+        """Carry ``want`` out once; what was called."""
+        self.worker.look(seen)
+        self.worker.want(want)
+        self.db.calls.clear()
+        self.worker.step(want)
+        return list(self.db.calls)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def want(postgres: Postgres, serial: int = 1, **more: object) -> Want:
+    return Want(serial, Phase.PASSIVE, E5, postgres, **more)  # type: ignore[arg-type]
+
+
+def test_stopping_reports_the_shutdown_position(bench: Bench) -> None:
+    assert bench.do(want(Postgres.STOPPED, stop=Stop.FAST)) == ["stop fast"]
+    assert (bench.worker.carried.shutdown_lsn, bench.worker.carried.serial) == (42, 1)
+    assert bench.do(want(Postgres.STOPPED, 2, stop=Stop.IMMEDIATE)) == ["stop immediate"]
+
+
+def test_keep_touches_nothing(bench: Bench) -> None:
+    assert bench.do(want(Postgres.KEEP)) == [] and bench.worker.carried.serial == 1
+
+
+def test_promotion_relaxes_then_settles(bench: Bench) -> None:
+    assert bench.do(want(Postgres.PRIMARY)) == ["primary 5", "relax", "settle 5"]
+    assert bench.do(want(Postgres.PRIMARY, 2, names=Names.ENFORCED)) == ["primary 5", "enforce 5"]
+    assert bench.worker.carried.proven == 77
+    assert bench.do(want(Postgres.PRIMARY, 3, names=Names.ENFORCED)) == ["primary 5"], "proven once"
+    assert bench.do(want(Postgres.PRIMARY, 4)) == ["primary 5", "relax"] and bench.worker.carried.proven == -1
+
+
+def test_a_failed_proof_is_not_carried_out(bench: Bench) -> None:
+    bench.do(want(Postgres.PRIMARY))
+    bench.db.fail["enforce"] = "does not stream"
+    bench.do(want(Postgres.PRIMARY, 2, names=Names.ENFORCED))
+    assert (bench.worker.carried.serial, bench.worker.carried.proven) == (1, -1)
+    assert bench.worker.carried.trouble == "does not stream"
+
+
+def test_a_primary_is_stopped_before_it_is_a_standby(bench: Bench) -> None:
+    primary = replace(RUNNING, in_recovery=False)
+    assert bench.do(want(Postgres.STANDBY, follow=THEIRS), primary) == ["stop immediate", "judge", "standby vs-28"]
+    assert bench.worker.carried.follow == THEIRS and bench.heard.events == ["started"]
+
+
+def test_a_running_stream_stays_when_nobody_is_named_any_more(bench: Bench) -> None:
+    """The shutdown checkpoint of an active that stands down still comes over it."""
+    assert bench.do(want(Postgres.STANDBY)) == []
+    assert bench.do(want(Postgres.STANDBY, 2), STOPPED) == ["standby -"]
+
+
+def test_diverged_data_is_copied_and_followed(bench: Bench) -> None:
+    bench.db.way = Way.DIVERGED
+    assert bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED) == ["judge", "copy diverged", "standby vs-28"]
+    assert bench.heard.events == ["copying", "initialised", "started"]
+
+
+def test_without_the_session_data_that_is_there_may_follow_and_none_waits(bench: Bench) -> None:
+    bench.peer.known = None
+    assert bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED) == ["standby vs-28"]
+    bench.db.kept = "none"
+    assert bench.do(want(Postgres.STANDBY, 2, follow=THEIRS), STOPPED) == []
+    assert "waiting for the session" in bench.worker.carried.trouble and bench.worker.carried.serial == 1
+
+
+def test_a_copy_that_is_obsolete_is_cancelled_and_leaves_no_trouble(bench: Bench) -> None:
+    bench.db.way = Way.COPY
+    bench.db.during = lambda: bench.worker.want(want(Postgres.STOPPED, 2))
+    bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    assert bench.db.cancelled and bench.worker.carried.trouble == "" and bench.worker.carried.copying == ""
+    assert bench.worker.carried.serial == 0
+
+
+def test_a_copy_goes_on_when_only_the_epoch_of_the_same_active_moves(bench: Bench) -> None:
+    bench.db.way = Way.COPY
+    bench.db.during = lambda: bench.worker.want(want(Postgres.STANDBY, 2, follow=Epoch(7, "vs-28")))
+    bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    assert not bench.db.cancelled and bench.worker.carried.serial == 0, "the newer want is not carried out yet"
+
+
+def test_a_standby_that_does_not_stream_is_asked_why_and_copied_if_nothing_else_helps(bench: Bench) -> None:
+    bench.do(want(Postgres.STANDBY, follow=THEIRS))
+    bench.now += 3
+    assert bench.do(want(Postgres.STANDBY, 2, follow=THEIRS)) == ["why", "standby vs-28"]
+    bench.now += 3
+    bench.db.why = "log removed"
+    assert bench.do(want(Postgres.STANDBY, 3, follow=THEIRS)) == ["why", "stop fast", "judge", "copy copy", "standby vs-28"]
+
+
+def test_a_postgres_that_keeps_dying_is_given_up(bench: Bench) -> None:
+    bench.do(want(Postgres.PRIMARY))
+    for number in range(3):
+        assert "primary 5" in bench.do(want(Postgres.PRIMARY, number + 2), STOPPED)
+    assert bench.do(want(Postgres.PRIMARY, 9), STOPPED) == []
+    assert "has died 4 times" in bench.worker.carried.trouble
+    bench.now += 100
+    assert "primary 5" in bench.do(want(Postgres.PRIMARY, 10), STOPPED)
+
+
+def test_a_new_link_voids_the_serial_and_keeps_what_is_wanted(bench: Bench) -> None:
+    first = want(Postgres.STOPPED, 9)
+    bench.do(first)
+    bench.worker.new_link()
+    assert (bench.worker.carried.serial, bench.worker.carried.link) == (0, 1)
+    bench.worker.step(first)
+    assert bench.worker.carried.serial == 0, "a want of the old connection is never reported on the new one"
