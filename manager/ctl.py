@@ -107,18 +107,26 @@ def status(paths: Paths, as_json: bool) -> None:
     _print(answer)
 
 
+def _why(row: Message) -> str:
+    """Beside the state. What is an alarm stands below the table already."""
+    if row["retry_in"] is not None and row["alarm"]:
+        return f"see the alarm; next try in {row['retry_in']:.0f} s"
+    return str(row["because"])
+
+
 def _print(answer: Message) -> None:
     # Only here: rich takes longer to load than everything else together.
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    # Into a pipe or a log, lines are not broken: whoever reads them has a width of its own.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
     leaving = f", {answer['leaving']}" if answer["leaving"] else ""
     console.print(f"{answer['mode']} mode{leaving}")
     table = Table("process", "role", "state", "pid", "restarts", "because", box=None, pad_edge=False)
     for row in answer["processes"]:
         pid = str(row["pid"] or "")
-        table.add_row(row["name"], row["role"], row["state"], pid, str(row["restarts"] or ""), row["because"])
+        table.add_row(row["name"], row["role"], row["state"], pid, str(row["restarts"] or ""), _why(row))
     console.print(table)
     for name, text in answer["alarms"].items():
         console.print(f"alarm: {name}: {text}", style="red")

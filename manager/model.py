@@ -166,6 +166,8 @@ class Changed:
     before: State
     after: State
     because: str
+    #: False for one more round of a failure that is known already
+    news: bool = True
 
 
 @dataclass(frozen=True)

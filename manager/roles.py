@@ -239,8 +239,9 @@ class Roles:
         entry.retry_at = now + delay
         entry.pid = 0
         when = "starting it again at once" if delay == 0 else f"starting it again in {delay:g} s"
+        news = entry.alarm != because
         self._raise(entry, because)
-        self._move(entry, State.WAITING, f"{because}; {when}", now)
+        self._move(entry, State.WAITING, f"{because}; {when}", now, news=news)
 
     def _gone(self, entry: Entry, because: str, now: float) -> None:
         entry.pid = 0
@@ -267,9 +268,9 @@ class Roles:
                 Alarm(entry.process.name, False, "runs again" if entry.state is State.RUNNING else "is not wanted")
             )
 
-    def _move(self, entry: Entry, after: State, because: str, now: float) -> None:
+    def _move(self, entry: Entry, after: State, because: str, now: float, *, news: bool = True) -> None:
         """The one place where a process changes its state."""
-        self._effects.append(Changed(entry.process.name, entry.state, after, because))
+        self._effects.append(Changed(entry.process.name, entry.state, after, because, news))
         entry.state, entry.because, entry.since = after, because, now
 
     # --- what follows -----------------------------------------------------------------------------------------------------
@@ -314,7 +315,8 @@ class Roles:
                 self._launch(entry, now)
 
     def _launch(self, entry: Entry, now: float) -> None:
-        self._move(entry, State.STARTING, entry.because if entry.tries else f"enabled in {self.mode} mode", now)
+        why = f"enabled in {self.mode} mode" if not entry.tries else f"try {entry.tries} after a death or failure"
+        self._move(entry, State.STARTING, why, now, news=entry.tries <= 1)
         self._effects.append(Start(entry.process, again=entry.ran))
 
     def _why_not(self, entry: Entry) -> str:

@@ -150,7 +150,8 @@ class Supervisor:
                 assert_never(effect)
 
     def _changed(self, change: Changed) -> None:
-        log.info("%s: %s -> %s: %s", change.name, change.before, change.after, change.because)
+        level = logging.INFO if change.news else logging.DEBUG
+        log.log(level, "%s: %s -> %s: %s", change.name, change.before, change.after, change.because)
         at = clock.stamp()
         line = {"at": at, "name": change.name, "before": change.before, "after": change.after, "because": change.because}
         self.history.append(line)
