@@ -18,18 +18,18 @@ SAMPLE = "/etc/ha_manager/ha_manager.conf"
 
 @pytest.fixture
 def server(lab: Lab) -> Node:
-    """A policy server as just installed, with the project's sources in /root/project and nothing running."""
+    """A policy server as just installed, with the project's sources in /srv/project and nothing running."""
     lab.reinstall("vs-28")
     node = lab.node("vs-28")
     node.run(["/etc/init.d/manager", "stop"])
     pack = ["tar", "-cf", "-", "--exclude=./.venv", "--exclude=./.git", "--exclude=./.*_cache", "."]
     sources = subprocess.run(pack, cwd=ROOT, capture_output=True, check=True).stdout
-    node.run(["sh", "-c", "mkdir /root/project && tar -xf - -C /root/project"], input=sources)
+    node.run(["sh", "-c", "mkdir /srv/project && tar -xf - -C /srv/project"], input=sources)
     return node
 
 
 def install(node: Node, *words: str) -> str:
-    return node.run(["/root/project/install.sh", *words], timeout=120).stdout
+    return node.run(["/srv/project/install.sh", *words], timeout=120).stdout
 
 
 def status_of(node: Node, service: str, verb: str) -> int:
@@ -47,8 +47,8 @@ def test_what_is_installed_runs_from_opt(server: Node) -> None:
 
 def test_a_second_run_fetches_nothing_and_keeps_what_the_administrator_wrote(server: Node) -> None:
     server.sh(f"echo '# mine' >>{SAMPLE}; rm /etc/Manager/manager.conf.xml")
-    server.sh("echo '<!-- newer -->' >>/root/project/conf/etc/Manager/commander_passive_module.xml")
-    server.sh("echo '# newer' >>/root/project/conf" + SAMPLE)
+    server.sh("echo '<!-- newer -->' >>/srv/project/conf/etc/Manager/commander_passive_module.xml")
+    server.sh("echo '# newer' >>/srv/project/conf" + SAMPLE)
     said = install(server)
     assert "Debian packages" not in said and "Python packages" not in said
     assert server.read(SAMPLE).endswith("# mine\n")
@@ -72,7 +72,7 @@ def test_uninstalling_leaves_configuration_and_data_only(server: Node) -> None:
 
 
 def test_a_wrong_command_line_changes_nothing(server: Node) -> None:
-    done = server.run(["/root/project/install.sh", "--rot", "/"], check=False)
+    done = server.run(["/srv/project/install.sh", "--rot", "/"], check=False)
     assert done.code == 2 and "usage:" in done.stderr
 
 
