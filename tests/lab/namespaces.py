@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
+_indices = itertools.count(70)
 
 
 class Namespace:
@@ -72,10 +74,26 @@ def cable() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 def lay(a: Namespace, b: Namespace) -> None:
-    """(Again) a cable between the two."""
-    a.ip(f"link add lan0 type veth peer name lan0 netns {b.path}")
+    """(Again) a cable between the two.
+
+    The indices of its ends differ: else the kernel acts on the carrier a second later (``linkwatch_urgent_event``).
+    """
+    a.ip(f"link add lan0 index {next(_indices)} type veth peer name lan0 netns {b.path}")
     a.ip("address add 10.0.0.1/24 dev lan0", "link set lan0 up")
     b.ip("address add 10.0.0.2/24 dev lan0", "address add 10.0.0.3/24 dev lan0", "link set lan0 up")
+    settle(a, b)
+
+
+def settle(*namespaces: Namespace) -> None:
+    """Wait until links are in use: the kernel may take a second to act on a carrier, and discards packets until then."""
+    end = time.monotonic() + 5
+    while not all(_settled(ns.run(["ip", "-brief", "link", "show", "type", "veth"])) for ns in namespaces):
+        assert time.monotonic() < end, "a link did not come up"
+        time.sleep(0.01)
+
+
+def _settled(links: str) -> bool:
+    return all(line.split()[1] == "UP" for line in links.splitlines())
 
 
 def asks_arp(ns: Namespace, target: str, seconds: float = 0.15) -> bytes | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from namespaces import Namespace, asks_arp, cable, lay
+from namespaces import Namespace, asks_arp, cable, lay, settle
 
 from heartbeat.links import MOST_KEPT, MOST_TAKEN, Links, Ucast
 from heartbeat.ping import Pinger
@@ -199,7 +199,11 @@ def test_a_link_whose_device_is_not_there_yet_hurts_no_other(ends: tuple[Namespa
         links = Links([Ucast("lan1", "10.0.1.2"), Ucast("lan0", "10.0.0.2")])
         assert links.send(b"x") == 1
         assert links.states()["lan1"].error != ""
-        a.ip(f"link add lan1 type veth peer name lan1 netns {b.path}", "address add 10.0.1.1/24 dev lan1", "link set lan1 up")
+        a.ip(
+            f"link add lan1 index 71 type veth peer name lan1 netns {b.path}",
+            "address add 10.0.1.1/24 dev lan1",
+            "link set lan1 up",
+        )
         b.ip("address add 10.0.1.2/24 dev lan1", "link set lan1 up")
         assert links.send(b"x") == 2
     links.close()
@@ -207,8 +211,13 @@ def test_a_link_whose_device_is_not_there_yet_hurts_no_other(ends: tuple[Namespa
 
 def test_a_frame_counts_for_the_link_it_came_in_on_only(ends: tuple[Namespace, Namespace]) -> None:
     a, b = ends
-    a.ip(f"link add lan1 type veth peer name lan1 netns {b.path}", "address add 10.0.1.1/24 dev lan1", "link set lan1 up")
+    a.ip(
+        f"link add lan1 index 71 type veth peer name lan1 netns {b.path}",
+        "address add 10.0.1.1/24 dev lan1",
+        "link set lan1 up",
+    )
     b.ip("address add 10.0.1.2/24 dev lan1", "link set lan1 up")
+    settle(a, b)
     with a:
         first, second = Links([Ucast("lan0", "10.0.0.2"), Ucast("lan1", "10.0.1.2")])
     with b, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
