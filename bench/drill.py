@@ -24,7 +24,7 @@ _SERVICE, _REJOIN = 40.0, 90.0
 
 @dataclass
 class Result:
-    """One event. ``seconds``: how long a rejoin took."""
+    """One event. ``seconds``: from it until the pair was in sync again, of a rejoin and of a switchover."""
 
     kind: str
     title: str
@@ -72,7 +72,7 @@ class Drill:
         if self._local:
             self.writers.start_local(node)
         self.writers.steady()
-        result = Result("rejoin", f"{node} back in sync as the passive", node, at=at, seconds=back - at)
+        result = Result("rejoin", f"return of {node}, as the passive", node, at=at, seconds=back - at)
         result.quick = timeline.outage(self.writers.entries(QUICK), at, boottime())
         result.plain = timeline.outage(self.writers.entries(PLAIN), at, boottime())
         return self._finish(result)
@@ -85,11 +85,9 @@ class Drill:
         at = boottime()
         self.pair.ha(node, "failover")
         self.pair.until(lambda seen: heir in seen.active, _SERVICE, f"{heir} to take over")
-        result = self._measure(Result("switchover", f"ha failover on {node}", node, at=at), heir, "ha failover asked")
-        began = boottime()
         self.pair.settle(_REJOIN, heir)
-        result.seconds = boottime() - began
-        return result
+        result = Result("switchover", f"ha failover on {node}", node, at=at, seconds=boottime() - at)
+        return self._measure(result, heir, "ha failover asked")
 
     # --- the passive --------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench.ledger import tables
@@ -95,13 +96,17 @@ class Pair:
 
     def _postgres(self, name: str) -> None:
         """An own cluster on each, as two installations have (the lab's machines are copies of one)."""
-        self.node(name).sh(_NEW_CLUSTER, timeout=120.0)
+        node = self.node(name)
+        for path, file in _DEVICE.items():
+            node.write(path, (_HERE / "device" / file).read_text(), 0o755)
+        node.write("/etc/ha_manager/ha_manager.conf", _HA_MANAGER_CONF)
+        node.sh(_NEW_CLUSTER, timeout=120.0)
 
     def _databases(self) -> None:
         node = self.node(ACTIVE)
         node.sh('pg_ctlcluster "$(ls /etc/postgresql)" main start', timeout=60.0)
         statements = ["CREATE ROLE ledger LOGIN", *(f"CREATE DATABASE {name}" for name in DATABASES)]
-        statements += ["\\connect policy_server", *tables(ALL_TABLES)]
+        statements += ["\\connect policy_server", *tables(ALL_TABLES), *_POLICY]
         statements += [f"GRANT SELECT, INSERT ON {table} TO ledger" for table in ALL_TABLES]
         text = "".join(f"{one}\n" if one.startswith("\\") else f"{one};\n" for one in statements)
         psql = ["runuser", "-u", "postgres", "--", "psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-f", "-"]
@@ -193,6 +198,26 @@ class Pair:
         return (shown.stdout + shown.stderr).strip()
 
 
+_HERE = Path(__file__).resolve().parent
+#: The policy server of the lab: where its programs go
+_DEVICE = {
+    "/etc/init.d/policyserver": "policyserver",
+    "/opt/finjan/bin/active_request_cli": "active_request_cli",
+    "/opt/finjan/bin/full_replicate": "full_replicate",
+}
+_POLICY = (
+    "CREATE TABLE device (id text NOT NULL)",
+    "INSERT INTO device VALUES ('vs-166')",
+    "CREATE TABLE configuration (text text NOT NULL)",
+    "INSERT INTO configuration VALUES ('first')",
+)
+_HA_MANAGER_CONF = """[commands]
+policy_server_start = /etc/init.d/policyserver start
+policy_server_stop = /etc/init.d/policyserver stop
+policy_server_status = /etc/init.d/policyserver status
+active_request_cli = /opt/finjan/bin/active_request_cli
+full_replicate = /opt/finjan/bin/full_replicate
+"""
 _NEW_CLUSTER = """
 set -e
 version=$(ls /etc/postgresql)

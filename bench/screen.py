@@ -7,6 +7,7 @@ house style, 11.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +26,7 @@ class Screen:
     """``say`` is one line of progress; it stays, and on a terminal it runs on until the next."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
         self._began = boottime()
         self._status: Status | None = Status("", console=self.console) if self.console.is_terminal else None
 
@@ -67,7 +68,7 @@ class Screen:
             word = "Pause of writes" if result.kind.startswith("passive") else "Client-visible write outage"
             self.plain(f"{word}: {_outage(result.quick)}; plain libpq client: {_outage(result.plain)}.")
         if result.kind == "switchover":
-            self.plain(f"In sync again, the other way round, {result.seconds:.1f} s later.")
+            self.plain(f"In sync again, the other way round, {result.seconds:.1f} s after it was asked.")
         for verdict in result.verdicts:
             line = in_words(verdict)
             self.console.print(f"  {escape(line)}" if verdict.holds else f"  [bold red]{escape(line)}[/bold red]")
