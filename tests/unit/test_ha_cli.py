@@ -1,0 +1,176 @@
+"""/usr/bin/ha: what it prints, how it ends; the shell part through a real sh."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ha_manager.cli import main
+from ha_manager.host import Host, Paths
+from ha_manager.lanes import Cancelled, Stop, Token, command
+from ha_manager.statusfile import Messages, StatusFile
+from ha_manager.steps import replace_tree, run_hooks, same_tree
+from runtime.errors import CommandFailed
+
+HA = Path(__file__).parents[2] / "packaging/bin/ha"
+
+
+def ask(root: Path, word: str) -> tuple[str, int]:
+    done = subprocess.run(["sh", str(HA), word], env={"HA_TEST_ROOT": str(root), "PATH": "/usr/bin:/bin"}, capture_output=True)
+    assert done.stderr == b""
+    return done.stdout.decode(), done.returncode
+
+
+ROLE_FILES = [
+    ("active 3 vs-166 1000.51 active 1 0", "1\n", 0),
+    ("passive 3 vs-166 1000.51 passive 0 0", "0\n", 1),
+    ("active 3 vs-166 1000.50 active 1 0", "0\n", 3),
+    ("active 3 vs-166 999.99 active 1 0", "0\n", 3),
+    ("passive 3 vs-166 999.99 passive 0 0", "0\n", 3),
+    ("active 3 vs-166 9.99 active 1 0", "0\n", 3),
+    ("active 3 vs-166 1000000 active 1 0", "0\n", 3),
+    ("active 3 vs-166 2000.123 active 1 0", "0\n", 3),
+    ("active 3 vs-166 1e9 active 1 0", "0\n", 3),
+    ("active 3", "0\n", 3),
+    ("", "0\n", 3),
+    ("rubbish", "0\n", 3),
+    (None, "0\n", 3),
+]
+
+
+@pytest.mark.parametrize(("line", "printed", "status"), ROLE_FILES, ids=[str(row[0]) for row in ROLE_FILES])
+@pytest.mark.parametrize("word", ["amIactive", "AMIACTIVE"])
+def test_am_i_active(tmp_path: Path, line: str | None, printed: str, status: int, word: str) -> None:
+    (tmp_path / "run/heartbeat").mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/uptime").write_text("1000.50 12.00\n")
+    if line is not None:
+        (tmp_path / "run/heartbeat/role").write_text(line + "\n")
+    assert ask(tmp_path, word) == (printed, status)
+
+
+def test_status_asks_whether_the_process_of_the_pid_file_is_heartbeat(tmp_path: Path) -> None:
+    (tmp_path / "run/heartbeat").mkdir(parents=True)
+    (tmp_path / "proc/12").mkdir(parents=True)
+    assert ask(tmp_path, "status") == ("0\n", 3)
+    (tmp_path / "run/heartbeat/heartbeat.pid").write_text("12\n")
+    (tmp_path / "proc/12/cmdline").write_bytes(b"/bin/sleep\0100\0")
+    assert ask(tmp_path, "Status") == ("0\n", 3)
+    (tmp_path / "proc/12/cmdline").write_bytes(b"/opt/ha-manager/venv/bin/python\0-m\0heartbeat.daemon\0")
+    assert ask(tmp_path, "status") == ("1\n", 0)
+
+
+def test_names_in_any_case_and_an_example_in_each_help() -> None:
+    runner = CliRunner()
+    for name in main.commands:
+        said = runner.invoke(main, [name.upper(), "--help"])
+        assert said.exit_code == 0, said.output
+        assert "Example: ha" in said.output or name == "keys"
+    assert runner.invoke(main, ["Failower"]).exit_code == 2
+
+
+# --- what the plan's steps are made of ------------------------------------------------------------------------------------
+
+
+def test_a_command_ends_at_its_limit_with_everything_it_started(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(CommandFailed, match="time limit"):
+        command(["/bin/sh", "-c", "sleep 60 & sleep 60"], Token(), limit=0.1, env={})
+    assert time.monotonic() - began < 5
+    with pytest.raises(CommandFailed, match="status 4: said so"):
+        command(["/bin/sh", "-c", "echo said so >&2; exit 4"], Token(), limit=5, env={})
+    with pytest.raises(CommandFailed, match="could not be started"):
+        command(["/nonexistent"], Token(), limit=5, env={})
+    command(["/bin/sh", "-c", 'test "$HA_ROLE" = active'], Token(), limit=5, env={"HA_ROLE": "active"})
+
+
+def test_a_superseded_command_is_ended_at_once() -> None:
+    token = Token()
+    token.cancel()
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        command(["/bin/sleep", "60"], token, limit=60, env={})
+    assert time.monotonic() - began < 5
+
+
+def script(path: Path, text: str, mode: int = 0o755) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(mode)
+
+
+def test_hooks_run_in_name_order_and_may_stop_the_plan(tmp_path: Path) -> None:
+    hooks, out = tmp_path / "hooks", tmp_path / "out"
+    hooks.mkdir()
+    script(hooks / "20-second", f"echo second >>{out}")
+    script(hooks / "10-first", f'echo "$HA_ROLE" >>{out}')
+    script(hooks / "30-not-executable", f"echo third >>{out}", 0o644)
+    script(hooks / "40-backup.bak", f"echo fourth >>{out}")
+    run_hooks(hooks, Token(), limit=5, env={"HA_ROLE": "active"})
+    assert out.read_text() == "active\nsecond\n"
+    script(hooks / "15-fails", "exit 1")
+    with pytest.raises(CommandFailed):
+        run_hooks(hooks, Token(), limit=5, env={})
+    script(hooks / "15-fails", "echo not today; exit 100")
+    with pytest.raises(Stop, match="not today"):
+        run_hooks(hooks, Token(), limit=5, env={})
+    assert out.read_text() == "active\nsecond\n\n\n", "what comes after a failed hook does not run"
+
+
+def test_a_tree_is_replaced_whole_and_a_crash_between_the_renames_is_mended(tmp_path: Path) -> None:
+    source, target = tmp_path / "conf_ready", tmp_path / "base"
+    (source / "global").mkdir(parents=True)
+    (source / "global/a").write_text("new")
+    (source / "link").symlink_to("/etc/passwd")
+    (target / "stale").mkdir(parents=True)
+    replace_tree(source, target, Token())
+    assert same_tree(source, target) and not (target / "stale").exists()
+    inode = target.stat().st_ino
+    replace_tree(source, target, Token())
+    assert target.stat().st_ino == inode, "nothing to do is nothing done"
+    target.rename(tmp_path / ".base.old")
+    (source / "global/a").write_text("newer")
+    replace_tree(source, target, Token())
+    assert (target / "global/a").read_text() == "newer" and sorted(p.name for p in tmp_path.iterdir()) == ["base", "conf_ready"]
+    cancelled = Token()
+    cancelled.cancel()
+    (source / "global/a").write_text("newest")
+    with pytest.raises(Cancelled):
+        replace_tree(source, target, cancelled)
+    assert (target / "global/a").read_text() == "newer"
+
+
+def test_the_status_file_changes_only_when_something_does(tmp_path: Path) -> None:
+    status = StatusFile(tmp_path / "etc/ha_manager_status")
+    status.write({"role": "active", "peer_connected": True, "trouble": "two\nlines"})
+    path = tmp_path / "etc/ha_manager_status"
+    assert path.read_text() == "role=active\npeer_connected=1\ntrouble=two lines\n"
+    inode = path.stat().st_ino
+    status.write({"role": "active", "peer_connected": True, "trouble": "two\nlines"})
+    assert path.stat().st_ino == inode
+    status.write({"role": "passive", "peer_connected": True, "trouble": ""})
+    assert path.read_text().startswith("role=passive\n")
+
+
+def test_the_four_messages_are_said_once_per_change(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    messages = Messages()
+    for _ in range(2):
+        messages.role("active", "x")
+        messages.replication_started("following vs-28")
+        messages.replication_initialised("copied")
+        messages.passive_unreachable("refused")
+    messages.passive_unreachable("")
+    messages.role("passive", "y")
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts[0] == "this device is now active: x"
+    assert sum("failed to connect to ha_manager" in text for text in texts) == 1
+    assert any("can be reached again" in text for text in texts) and texts[-1] == "this device is now passive: y"
+
+
+def test_the_default_paths_are_the_protocols() -> None:
+    paths = Host().paths
+    assert paths == Paths() and str(paths.keys) == "/etc/ha_manager/keys" and str(paths.hooks) == "/etc/ha_manager/hooks.d"

@@ -1,0 +1,218 @@
+"""The link to heartbeat and the lease, against a real control server that speaks heartbeat's part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ha_manager.greeting import FACTS, Greeting
+from ha_manager.link import HeartbeatLink
+from ha_manager.monitor import PASSIVE_TTL, Lease
+from ha_manager.observation import NOTHING, Observation
+from ha_manager.orders import Facts, Postgres, Want
+from heartbeat.wants import facts_from_json
+from runtime.control import ControlServer, Request
+from runtime.errors import ControlError
+from runtime.loop import Loop
+
+WANT = {
+    "serial": 4, "phase": "active", "epoch": [5, "vs-166"], "postgres": "primary", "names": "enforced", "stop": "immediate",
+    "prepare": False, "follow": [0, ""], "ask_stand_down": "", "because": "x",
+}  # fmt: skip
+
+
+class Heartbeat:
+    """heartbeat's end of ``manager``."""
+
+    def __init__(self, path: Path, loop: Loop) -> None:
+        self.facts: list[dict[str, Any]] = []
+        self.request: Request | None = None
+        handlers = {"manager": self._manager, "facts": self._facts, "standby": lambda request: {"text": "handing over"}}
+        self.server = ControlServer(path, loop.selector, handlers)
+
+    def _manager(self, request: Request) -> None:
+        self.request = request
+        request.answer()
+        self.push()
+
+    def _facts(self, request: Request) -> None:
+        self.facts.append(request.fields["facts"])
+
+    def push(self, **changes: Any) -> None:
+        assert self.request is not None
+        self.request.channel.send({"push": "want", "want": WANT | changes, "expires": 123.5})
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def linked(self) -> None:
+        self.events.append("linked")
+
+    def unlinked(self, because: str) -> None:
+        self.events.append("unlinked")
+
+    def wanted(self, want: Want) -> None:
+        self.events.append(want)
+
+
+class Scene:
+    def __init__(self, folder: Path) -> None:
+        self.path, self.loop, self.listener = folder / "control", Loop(), Listener()
+        self.told = Facts(serial=1)
+        self.link = HeartbeatLink(self.path, self.loop, self.listener, lambda: self.told)
+
+    def until(self, holds: Any) -> None:
+        end = self.loop.now() + 5
+        while not holds():
+            assert self.loop.now() < end, "it never came"
+            self.loop.once(0.02)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path)
+    yield made
+    made.link.end()
+    made.loop.close()
+
+
+def test_wants_come_in_and_facts_go_out(scene: Scene) -> None:
+    heartbeat = Heartbeat(scene.path, scene.loop)
+    scene.link.start()
+    scene.until(lambda: len(scene.listener.events) == 2 and heartbeat.facts)
+    assert scene.listener.events[0] == "linked"
+    want = scene.listener.events[1]
+    assert isinstance(want, Want) and want.postgres is Postgres.PRIMARY and scene.link.role_until == 123.5
+    assert facts_from_json(heartbeat.facts[0]).serial == 1
+    heartbeat.push()
+    heartbeat.push(serial=5)
+    scene.until(lambda: len(scene.listener.events) == 3)
+    assert scene.listener.events[2] == replace(want, serial=5), "the same want again is no news"
+
+
+def test_facts_go_out_at_once_on_a_change_and_by_themselves(scene: Scene) -> None:
+    heartbeat = Heartbeat(scene.path, scene.loop)
+    scene.link.start()
+    scene.until(lambda: heartbeat.facts)
+    heartbeat.facts.clear()
+    scene.link.report()
+    scene.told = replace(scene.told, postgres=Postgres.STANDBY)
+    scene.link.report()
+    scene.until(lambda: heartbeat.facts)
+    assert heartbeat.facts[-1]["postgres"] == "standby"
+    count = len(heartbeat.facts)
+    scene.until(lambda: len(heartbeat.facts) >= count + 3)
+
+
+def test_it_connects_when_heartbeat_comes_and_again_after_a_restart(scene: Scene) -> None:
+    scene.link.start()
+    scene.loop.once(0.1)
+    assert not scene.link.connected and "not running" in scene.link.why
+    first = Heartbeat(scene.path, scene.loop)
+    scene.until(lambda: scene.link.want is not None)
+    first.server.close()
+    scene.until(lambda: "unlinked" in scene.listener.events)
+    Heartbeat(scene.path, scene.loop)
+    scene.until(lambda: scene.listener.events.count("linked") == 2 and scene.link.want is not None)
+    assert sum(isinstance(event, Want) for event in scene.listener.events) == 2, "the same want is news on a new link"
+
+
+def test_nonsense_is_not_believed(scene: Scene) -> None:
+    heartbeat = Heartbeat(scene.path, scene.loop)
+    scene.link.start()
+    scene.until(lambda: scene.link.want is not None)
+    heartbeat.push(postgres="flying")
+    heartbeat.push(serial=6)
+    scene.until(lambda: scene.link.want is not None and scene.link.want.serial == 6)
+    assert [e.serial for e in scene.listener.events if isinstance(e, Want)] == [4, 6]
+
+
+def test_the_greeting_reports_before_anything_else_is_loaded(scene: Scene) -> None:
+    heartbeat = Heartbeat(scene.path, scene.loop)
+    greeting = Greeting(str(scene.path))
+    scene.until(lambda: len(heartbeat.facts) >= 2)
+    greeting.end()
+    assert heartbeat.facts[0] == FACTS and not facts_from_json(FACTS).healthy
+
+
+class Keeper:
+    """``monitor.Observed``."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.broken = False
+
+    def facts(self, limit: float = 0.3) -> Observation:
+        return NOTHING
+
+    def renew(self, ttl: float, limit: float = 0.2) -> None:
+        if self.broken:
+            raise ControlError("does not answer")
+        self.calls.append(f"renew {ttl:.2f}")
+
+    def attach(self, limit: float = 5.0) -> str:
+        self.calls.append("attach")
+        return "stopped"
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+
+class Clock:
+    now, loop_alive, role_until = 100.0, 100.0, 100.4
+    primary: bool | None = True
+
+
+def lease(keeper: Keeper, clock: Clock, said: list[str]) -> Lease:
+    return Lease(
+        keeper, loop_alive=lambda: clock.loop_alive, role_until=lambda: clock.role_until, allowance=lambda: 0.45,
+        primary=lambda: clock.primary, report=said.append, clock=lambda: clock.now,
+    )  # fmt: skip
+
+
+def test_a_primary_lives_only_as_long_as_heartbeats_word_and_the_allowance() -> None:
+    keeper, clock, said = Keeper(), Clock(), []
+    one = lease(keeper, clock, said)
+    one.turn()
+    assert keeper.calls == ["renew 0.85"]
+    clock.now = clock.loop_alive = 100.86
+    one.turn()
+    one.turn()
+    assert keeper.calls == ["renew 0.85", "kill"] and len(said) == 1
+    clock.role_until = 101.3
+    one.turn()
+    assert keeper.calls[-1] == "renew 0.89"
+
+
+def test_a_passive_goes_on_without_heartbeat_and_an_unknown_one_is_left_alone() -> None:
+    keeper, clock, said = Keeper(), Clock(), []
+    clock.primary, clock.role_until = False, 0.0
+    lease(keeper, clock, said).turn()
+    assert keeper.calls == [f"renew {PASSIVE_TTL:.2f}"]
+    clock.primary = None
+    lease(keeper, clock, said).turn()
+    assert len(keeper.calls) == 1 and said == []
+
+
+def test_a_hung_main_loop_renews_nothing() -> None:
+    keeper, clock = Keeper(), Clock()
+    clock.loop_alive = 98.9
+    lease(keeper, clock, []).turn()
+    assert keeper.calls == []
+
+
+def test_a_hung_keeper_is_ended_and_started_again() -> None:
+    keeper, clock, said = Keeper(), Clock(), []
+    one = lease(keeper, clock, said)
+    keeper.broken, clock.primary = True, False
+    one.turn()
+    assert keeper.calls == []
+    clock.now = clock.loop_alive = 101.1
+    one.turn()
+    assert keeper.calls == ["kill", "attach"] and "does not answer" in said[0] and one.trouble == ""
