@@ -7,7 +7,8 @@ fields mean (``wire`` does). Source: facts/linux-ha-heartbeat.md, "Wire protocol
     ###\\n  LEN:(TYPE)name=value,  …  LEN:(0)auth=KEY HEX,  %%%\\n  LEN:KEY HEX,
 
 The last netstring is the HMAC over everything before it; the inner ``auth`` the one over the concatenated ``name=value\\n``, in
-which a binary value is written ``(1)name=base64``. Linux-HA checks the outer one on netstring frames, and so do we.
+which a binary value is written ``(1)name=base64``. Linux-HA checks the outer one on netstring frames, and so do we
+(it leaves the inner one out under ``msgfmt netstring``).
 """
 
 from __future__ import annotations
@@ -46,6 +47,14 @@ class Method(StrEnum):
     CRC = "crc"
 
 
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _crc(data: bytes) -> int:
+    """CRC-32 as cksum(1) has it (high bit first, start 0) but without the length; found by trying, on recorded frames."""
+    return int(f"{binascii.crc32(data.translate(_REVERSED), 0xFFFFFFFF):032b}"[::-1], 2)
+
+
 @dataclass(frozen=True)
 class Key:
     """One line of authkeys."""
@@ -57,7 +66,7 @@ class Key:
     def digest(self, data: bytes) -> bytes:
         """The hash of ``data`` as the lower-case hex that stands in a frame."""
         if self.method is Method.CRC:
-            return b"%x" % binascii.crc32(data)
+            return b"%x" % _crc(data)
         return hmac.digest(self.secret, data, self.method.value).hex().encode()
 
 

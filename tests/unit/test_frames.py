@@ -24,6 +24,34 @@ def sealed(content: bytes, key: Key = SHA1) -> bytes:
     return body + b"%d:%s," % (len(trailer), trailer)
 
 
+#: recorded from heartbeat 3.0.6 (Debian 12), key `1 sha1 HI!`
+RECORDED = (
+    b"###\n11:(0)t=status,10:(0)st=init,10:(0)dt=1b58,13:(0)protocol=1,11:(0)src=hbxa,"
+    b"27:(1)srcuuid=\x94\x10\x15\x8e\xab\x8bJ2\x83\x8b~\x85<\xc7I\x8f,8:(0)seq=1,14:(0)hg=6b00c95e,"
+    b"14:(0)ts=6b00c95d,30:(0)ld=7.20 8.16 5.52 5/220 111,8:(0)ttl=3,"
+    b"50:(0)auth=1 60bf2a4b4c13fb759d1e5d7bcfb10c060b10469d,%%%\n42:1 2663ad26320f5a03c512a54ec28a911112ff5668,"
+)
+#: the same with `1 crc` and `msgfmt netstring`
+RECORDED_CRC = (
+    b"###\n11:(0)t=status,8:(0)st=up,10:(0)dt=1b58,13:(0)protocol=1,11:(0)src=hbxa,"
+    b"27:(1)srcuuid=D\xb8&HI\xf3N\xe0\x8f\xd2\x97y\xe3\xc2\xc0&,8:(0)seq=4,14:(0)hg=6b00c939,14:(0)ts=6b00c939,"
+    b"30:(0)ld=8.98 8.57 5.54 9/242 142,8:(0)ttl=3,%%%\n10:1 278d5300,"
+)
+
+
+def test_a_recorded_frame_of_linux_ha_reads_and_is_written_the_same() -> None:
+    ring = Keyring.of(1, [Key(1, Method.SHA1, b"HI!")])
+    fields = decode(RECORDED, ring)
+    assert (fields["t"], fields["src"], fields["dt"]) == ("status", "hbxa", "1b58")
+    assert encode(fields, ring) == RECORDED
+
+
+def test_a_recorded_frame_with_crc() -> None:
+    assert decode(RECORDED_CRC, Keyring.of(1, [Key(1, Method.CRC)], compatible=True))["src"] == "hbxa"
+    with pytest.raises(FrameError, match="crc proves nothing"):
+        decode(RECORDED_CRC, Keyring.of(1, [Key(1, Method.CRC)]))
+
+
 def test_a_frame_as_linux_ha_writes_it() -> None:
     ring = Keyring.of(1, [Key(1, Method.SHA1, b"HI!")])
     body = b"###\n11:(0)t=status,10:(0)st=init,6:(1)u=\xff,"
