@@ -45,8 +45,8 @@ from runtime.service import Service, run
 
 log = logging.getLogger(__name__)
 
-#: a stop that was asked for with SIGTERM ends after this time at the latest (seconds)
-STOP_LIMIT = 30.0
+#: a stop that was asked for with SIGTERM ends after this time at the latest (seconds); the init script waits longer
+STOP_LIMIT = 20.0
 
 
 @dataclass(frozen=True)
