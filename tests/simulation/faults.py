@@ -1,7 +1,7 @@
 """The faults: what each does, how it ends, and how a seed chooses them.
 
-Promise: a schedule is a tuple of ``Fault``; each can be taken out, shortened or moved without touching the others, so that a failing schedule
-can be shrunk. ``length`` is in seconds; when it is over the fault is healed.
+Promise: a schedule is a tuple of ``Fault``; each can be taken out, shortened or moved without touching the others, so that
+a failing schedule can be shrunk. ``length`` is in seconds; when it is over the fault is healed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .network import GATEWAY, LINKS, NODES, other
 from .server import HANG_LIMIT
 
 if TYPE_CHECKING:
-    from .heartbeat import Heartbeat
     from .ha_manager import HaManager
+    from .heartbeat import Heartbeat
     from .server import Server
     from .world import World
 
@@ -52,7 +52,7 @@ def _heal(world: World, fault: Fault, heal: Heal) -> None:
     heal()
 
 
-# --- machines and processes -------------------------------------------------------------------------------------------------
+# --- machines and processes -----------------------------------------------------------------------------------------------
 
 
 def _power(world: World, server: Server, fault: Fault) -> Heal:
@@ -160,7 +160,7 @@ def _crash(world: World, server: Server, fault: Fault) -> Heal:
     return heal
 
 
-# --- networks ----------------------------------------------------------------------------------------------------------------
+# --- networks -------------------------------------------------------------------------------------------------------------
 
 
 def _cut(world: World, server: Server, fault: Fault) -> Heal:
@@ -216,7 +216,7 @@ def _loss(world: World, server: Server, fault: Fault) -> Heal:
     return heal
 
 
-# --- disks and databases -------------------------------------------------------------------------------------------------------
+# --- disks and databases --------------------------------------------------------------------------------------------------
 
 
 def _slow(world: World, server: Server, fault: Fault) -> Heal:
@@ -246,7 +246,7 @@ def _full(world: World, server: Server, fault: Fault) -> Heal:
     return heal
 
 
-# --- people ------------------------------------------------------------------------------------------------------------------------
+# --- people ---------------------------------------------------------------------------------------------------------------
 
 
 def _failover(world: World, server: Server, fault: Fault) -> Heal:
@@ -264,7 +264,8 @@ def _suspend(world: World, server: Server, fault: Fault) -> Heal:
             core = one.heartbeat.core
             if one.heartbeat.works and core is not None and core.disk.suspended:
                 one.later(0.0, one.heartbeat.feed, Suspend("an operator", False))
-        if any(core is None or core.disk.suspended for core in cores):
+        unheard = server.paused or server.heartbeat.stopped
+        if unheard or any(core is None or core.disk.suspended for core in cores):
             world.engine.after(1.0, resume)
 
     return resume

@@ -1,7 +1,8 @@
 """A model of ha_manager: takes the newest Want, makes it so with latencies, reports Facts (docs/protocols.md).
 
-Promise: wants are levels; each poll (100 ms), each change in Postgres and each new want compares what is with what is wanted and takes the next
-step. It stops a primary itself when heartbeat's lease on the role has lapsed for the allowance. What it remembers dies with it.
+Promise: wants are levels; each poll (100 ms), each change in Postgres and each new want compares what is with what is
+wanted and takes the next step. It stops a primary itself when heartbeat's lease on the role has lapsed for the allowance.
+What it remembers dies with it.
 """
 
 from __future__ import annotations
@@ -243,7 +244,7 @@ class HaManager:
         self._probe_until = self.engine.now + 0.05
         self.noticed()
 
-    # --- copying over a diverged database --------------------------------------------------------------------------------
+    # --- copying over a diverged database -------------------------------------------------------------------------------
 
     def _peer_copies(self) -> bool:
         server, peer = self.server, self.server.peer
@@ -281,7 +282,7 @@ class HaManager:
             self.server.copying = False
             self.noticed()
 
-    # --- the peer's ha_manager --------------------------------------------------------------------------------------------
+    # --- the peer's ha_manager ------------------------------------------------------------------------------------------
 
     def _ask_peer(self) -> None:
         server, peer = self.server, self.server.peer
@@ -301,7 +302,7 @@ class HaManager:
             server.trace(f"asks {peer.name} over the session to stand down: {want.ask_stand_down}")
             peer.later(self.engine.between(0.002, 0.01), heartbeat.feed, Standby(server.name))
 
-    # --- observing --------------------------------------------------------------------------------------------------------
+    # --- observing ------------------------------------------------------------------------------------------------------
 
     def _watch_postgres(self) -> None:
         pg = self.pg

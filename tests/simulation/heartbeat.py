@@ -1,6 +1,8 @@
-"""The heartbeat process around a production ``Core``: its socket, its writer, its timers, and how it is killed, stopped and restarted.
+"""The heartbeat process around a production ``Core``: its socket, its writer, its timers, and how it is killed, stopped and
+restarted.
 
-Promise: events reach the core one at a time and effects are carried out in list order; a planned crash falls between two of them.
+Promise: events reach the core one at a time and effects are carried out in list order; a planned crash falls between two of
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Two networks between two servers, a gateway that is the ping node, and a client; each keeps its ARP entry for the VIP.
 
-Promise: a packet passes only while no cut covers its link and direction; it may be late, lost, doubled or overtaken. TCP-like traffic asks
-``open`` itself. Cuts are counted, so that overlapping faults don't heal each other.
+Promise: a packet passes only while no cut covers its link and direction; it may be late, lost, doubled or overtaken.
+TCP-like traffic asks ``open`` itself. Cuts are counted, so that overlapping faults don't heal each other.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """A Postgres: its log, what of it is flushed, whose acknowledgement a commit waits for, and how it dies.
 
-Promise, each as seen on Postgres 15 (facts/postgres.md, facts/safety-model.md): a commit is acknowledged when it is flushed here and, if
-the checkpointer has *applied* names, when the standby so named has flushed it; setting names and applying them are two moments; a kill keeps
-what was written, a power cut only what was flushed; it always starts as a standby, and a promotion begins a timeline.
+Promise, each as seen on Postgres 15 (facts/postgres.md, facts/safety-model.md): a commit is acknowledged when it is flushed
+here and, if the checkpointer has *applied* names, when the standby so named has flushed it; setting names and applying them
+are two moments; a kill keeps what was written, a power cut only what was flushed; it always starts as a standby, and a
+promotion begins a timeline.
 
-The log is a list of integers, each its own: positive a transaction or a checkpoint, negative the beginning of a timeline. A position (LSN) is
-the number of entries before it, so that two logs belong together exactly if one is the beginning of the other.
+The log is a list of integers, each its own: positive a transaction or a checkpoint, negative the beginning of a timeline. A
+position (LSN) is the number of entries before it, so that two logs belong together exactly if one is the beginning of the
+other.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class Postgres:
         self.last_status = float("-inf")
         self._hung_calls: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
 
-    # --- life ---------------------------------------------------------------------------------------------------------
+    # --- life -----------------------------------------------------------------------------------------------------------
 
     def later(self, delay: float, call: Callable[..., Any], *args: Any) -> None:
         """Run after ``delay`` if this run of Postgres still lives then; when it hangs, once it no longer does."""
@@ -117,7 +119,7 @@ class Postgres:
         self.hung = 0
 
     def stop_fast(self, limit: float, done: Callable[[int], None]) -> None:
-        """A clean stop; waits up to ``limit`` for the standby to receive the shutdown checkpoint. ``done`` gets its position."""
+        """A clean stop; waits up to ``limit`` for the standby to receive the shutdown checkpoint; ``done`` gets its end."""
         self._waiters.clear()
         primary = self.mode in (PRIMARY, STOPPING)
         self.mode = STOPPING
@@ -138,7 +140,7 @@ class Postgres:
         else:
             self.later(0.01, self._checkpointed, until, done)
 
-    # --- standby ------------------------------------------------------------------------------------------------------
+    # --- standby --------------------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Empty primary_conninfo: the receiver ends, and nothing more is acknowledged."""
@@ -170,7 +172,7 @@ class Postgres:
         self.timeline = sum(1 for entry in theirs if entry < 0)
         self.clean = self.diverged = False
 
-    # --- primary ------------------------------------------------------------------------------------------------------
+    # --- primary --------------------------------------------------------------------------------------------------------
 
     def promote(self) -> None:
         assert self.mode == STANDBY

@@ -1,8 +1,8 @@
 """The streaming connection of a standby to a primary, over one of the networks.
 
-Promise: entries arrive in order, only flushed ones leave, an acknowledgement says what the standby has flushed. A cut stops both directions of
-progress; each side gives the connection up by itself after ``TIMEOUT`` (wal_sender_timeout, wal_receiver_timeout), at once if the other
-side's kernel says so.
+Promise: entries arrive in order, only flushed ones leave, an acknowledgement says what the standby has flushed. A cut stops
+both directions of progress; each side gives the connection up by itself after ``TIMEOUT`` (wal_sender_timeout,
+wal_receiver_timeout), at once if the other side's kernel says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One server: its clock, power, pauses, virtual IP with lease, role file, and the processes on it.
 
-Promise: nothing scheduled by a server runs after its power went, nor while the machine stands still; clocks run at a rate of their own and go
-on through a pause (CLOCK_BOOTTIME). What answers for the VIP is an address whose kernel lease has not lapsed.
+Promise: nothing scheduled by a server runs after its power went, nor while the machine stands still; clocks run at a rate
+of their own and go on through a pause (CLOCK_BOOTTIME). What answers for the VIP is an address whose kernel lease has not
+lapsed.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Server:
         for life, call, args in calls:
             self.engine.after(self.engine.between(0.0, 0.005), self._fire, life, call, args)
 
-    # --- who watches whom -------------------------------------------------------------------------------------------------
+    # --- who watches whom -----------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
         """The keeper's lease on Postgres, and heartbeat's view of a silent ha_manager."""
@@ -157,7 +158,7 @@ class Server:
         if not self.world.held_down[self.name, type(process).__name__] and not process.running:
             process.start()
 
-    # --- the virtual IP -----------------------------------------------------------------------------------------------------
+    # --- the virtual IP -------------------------------------------------------------------------------------------------
 
     def answers(self) -> bool:
         """This server answers ARP and TCP for the VIP."""
@@ -171,6 +172,7 @@ class Server:
 
     def take_vip(self) -> None:
         self.vip = True
+        self.world.checks.vip_taken(self)
         self.world.network.announce(self.name)
 
     def drop_vip(self) -> None:

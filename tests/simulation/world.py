@@ -1,7 +1,8 @@
 """Everything together: two servers, networks, clients, faults and checks, played from one seed.
 
-Promise: ``play`` with the same arguments gives the same result. A run begins with a pair in sync (or, ``cold``, with two servers that have just been
-switched on) and ends when the pair has been in order for a while after the last fault, or ``RECOVERY`` later.
+Promise: ``play`` with the same arguments gives the same result. A run begins with a pair in sync (or, ``cold``, with two
+servers that have just been switched on) and ends when the pair has been in order for a while after the last fault, or
+``RECOVERY`` later.
 """
 
 from __future__ import annotations
@@ -12,8 +13,23 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from heartbeat.election import Core
-from heartbeat.model import Boot, Effect, Epoch, Event, Facts, Heard, Ping, PingReply, PingSent, Record, RefreshLease, Resume
-from heartbeat.model import Send, Site, Tick
+from heartbeat.model import (
+    Boot,
+    Effect,
+    Epoch,
+    Event,
+    Facts,
+    Heard,
+    Ping,
+    PingReply,
+    PingSent,
+    Record,
+    RefreshLease,
+    Resume,
+    Send,
+    Site,
+    Tick,
+)
 from heartbeat.rules import Rules
 from heartbeat.timing import PROFILES, Timing
 
@@ -32,32 +48,46 @@ RECOMMENDED = PROFILES["recommended"]
 COARSE = replace(RECOMMENDED, ping_period=0.1, ping_dead=0.5)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is played besides the seed and the schedule."""
+
+    solo: str = "silence"
+    timing: Timing = COARSE
+    cold: bool = False
+    #: check safety also in a symmetric cut (for schedules in which the rules hold it all the same)
+    strict: bool = False
+    #: networks of the replication connection and of the session; None: the seed chooses
+    links: tuple[str, str] | None = None
+    rules: type[Rules] = Rules
+    core: type[Core] = Core
+
+
+PLAIN = Setting()
+
+
 class World:
-    def __init__(
-        self, seed: int, schedule: Schedule, *, rules: type[Rules] = Rules, solo: str = "silence", timing: Timing = COARSE,
-        cold: bool = False, tracing: bool = False,
-    ) -> None:  # fmt: skip
+    def __init__(self, seed: int, schedule: Schedule, setting: Setting = PLAIN, tracing: bool = False) -> None:
         self.engine = Engine(seed)
-        self.timing = timing
+        self.setting = setting
+        self.timing = setting.timing
         self.schedule = schedule
-        self.solo = solo
-        self.rules = rules
         self.tracing = tracing
         self.verbose = False
         self.lines: list[str] = []
         self._entries = 1
         self.held_down: Counter[tuple[str, str]] = Counter()
         self.network = Network(self.engine)
-        self.replication_link = self.engine.random.choice(LINKS)
-        self.session_link = self.engine.random.choice(LINKS)
+        chosen = (self.engine.random.choice(LINKS), self.engine.random.choice(LINKS))
+        self.replication_link, self.session_link = setting.links or chosen
         drift = self.engine.between(-0.005, 0.005)
         self.checks = Checks(self)
-        self.sites = {name: Site(name, other(name), "A", ("gw",), LINKS, solo) for name in NODES}
+        self.sites = {name: Site(name, other(name), "A", ("gw",), LINKS, setting.solo) for name in NODES}
         self.servers = {"A": Server(self, "A", 1 + drift), "B": Server(self, "B", 1 - drift)}
         for name, server in self.servers.items():
             server.peer = self.servers[other(name)]
         self.faults_end = max((fault.at + fault.length for fault in schedule), default=0.0)
-        if cold:
+        if setting.cold:
             for server in self.servers.values():
                 server.power_on()
         else:
@@ -68,7 +98,7 @@ class World:
         self.engine.after(LOOK, self._look)
 
     def make_core(self, site: Site, boot: Boot, record: Record, resume: Resume, now: float) -> Core:
-        return Core(site, self.timing, boot, record, resume, now, self.rules)
+        return self.setting.core(site, self.timing, boot, record, resume, now, self.setting.rules)
 
     def next_entry(self) -> int:
         self._entries += 1
@@ -95,7 +125,7 @@ class World:
             server.watch()
         self.network.arp.update({CLIENT: "A", GATEWAY: "A"})
 
-    # --- trace ------------------------------------------------------------------------------------------------------------
+    # --- trace ----------------------------------------------------------------------------------------------------------
 
     def note(self, who: str, text: str) -> None:
         if self.tracing:
@@ -108,7 +138,7 @@ class World:
             self.note(who, f"{type(event).__name__ if quiet and not self.verbose else brief(event)}:")
             self.lines.extend(f"{'':14} → {brief(effect)}" for effect in shown)
 
-    # --- running ----------------------------------------------------------------------------------------------------------
+    # --- running --------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         self.engine.after(LOOK, self._look)
@@ -128,6 +158,8 @@ class World:
 
 @dataclass(frozen=True)
 class Result:
+    """What came of a run."""
+
     seed: int
     schedule: Schedule
     failures: Sequence[str]
@@ -136,17 +168,20 @@ class Result:
     blind: bool
     acked: int
     activations: int
+    #: when the client on the VIP was last served, and for how long it then was not (seconds)
     outages: Sequence[tuple[float, float]]
     seconds: float
     trace: Sequence[str]
 
+    @property
+    def outage(self) -> float:
+        """The longest time in which the client on the VIP was not served."""
+        return max((length for _, length in self.outages), default=0.0)
 
-def play(
-    seed: int, schedule: Schedule, *, rules: type[Rules] = Rules, solo: str = "silence", timing: Timing = COARSE,
-    cold: bool = False, tracing: bool = False,
-) -> Result:  # fmt: skip
+
+def play(seed: int, schedule: Schedule, setting: Setting = PLAIN, tracing: bool = False) -> Result:
     """One run."""
-    world = World(seed, schedule, rules=rules, solo=solo, timing=timing, cold=cold, tracing=tracing)
+    world = World(seed, schedule, setting, tracing)
     world.run()
     checks = world.checks
     return Result(

@@ -1,0 +1,72 @@
+"""``python -m tests.simulation``: replay one seed with its trace, or search many.
+
+python -m tests.simulation --seed 83             one run, every event, effect and reason
+python -m tests.simulation --runs 20000          many, over all cores; failures shrunk and traced at the end
+python -m tests.simulation --runs 5000 --symmetric --solo release
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from .campaign import Tally, Variant, results
+
+
+def main() -> int:
+    options = _options()
+    variant = Variant(options.most, options.symmetric, options.solo)
+    if options.seed is not None:
+        return _replay(variant, options.seed, options.shrink)
+    return _search(variant, options.first, options.runs)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Two cores under seeded faults.")
+    parser.add_argument("--seed", type=int, help="replay this seed with its trace")
+    parser.add_argument("--shrink", action="store_true", help="with --seed: shrink a failing schedule first")
+    parser.add_argument("--runs", type=int, default=1000, help="how many seeds to search (default: 1000)")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--most", type=int, default=6, help="faults in a schedule at the most")
+    parser.add_argument(
+        "--symmetric", action="store_true", help="with a cut of every path between the servers in each schedule"
+    )
+    parser.add_argument("--solo", choices=("silence", "release"), default="silence", help="rule 6b permitted or not")
+    return parser.parse_args()
+
+
+def _replay(variant: Variant, seed: int, shrunk: bool) -> int:
+    result = variant.play(seed)
+    schedule = variant.shrunk(result) if shrunk and result.failures else result.schedule
+    result = variant.play(seed, schedule, tracing=True)
+    print("\n".join(result.trace))
+    print(f"\nseed {seed}, schedule:")
+    print("\n".join(f"  {fault}" for fault in schedule))
+    print("\n".join(result.failures) or f"held: {result.acked} writes acknowledged, in order after {result.seconds:.1f} s")
+    return 1 if result.failures else 0
+
+
+def _search(variant: Variant, first: int, runs: int) -> int:
+    tally, began = Tally(), time.monotonic()
+    for result in results(variant, range(first, first + runs)):
+        tally.add(result)
+        if tally.runs % 50 == 0:
+            rate = tally.runs / (time.monotonic() - began)
+            print(
+                f"\r{tally.runs}/{runs}, {rate:.0f} a second, {len(tally.failed)} failed ", end="", file=sys.stderr, flush=True
+            )
+    print(f"\r{tally}", file=sys.stderr)
+    for result in tally.failed[:3]:
+        print(f"\n--- seed {result.seed}, shrunk")
+        schedule = variant.shrunk(result)
+        print("\n".join(variant.play(result.seed, schedule, tracing=True).trace))
+        print(f"seed {result.seed}: {result.failures[0]}\nshrunken schedule:")
+        print("\n".join(f"  {fault}," for fault in schedule))
+    for result in tally.failed:
+        print(f"seed {result.seed}: {result.failures[0]}")
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Many seeds over all cores.
+
+Promise: a seed decides its schedule, its profile and its variant (cold start, fine pings, the aggressive times), so that a
+number is all that is needed to see a failure again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import Pool, cpu_count
+
+from heartbeat.election import Core
+from heartbeat.rules import Rules
+from heartbeat.timing import PROFILES, Timing
+
+from .faults import Schedule
+from .shrink import shrink
+from .world import COARSE, RECOMMENDED, Result, Setting, play, schedule_of
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How the seeds of a campaign are played."""
+
+    most: int = 6
+    symmetric: bool = False
+    solo: str = "silence"
+    rules: type[Rules] = Rules
+    core: type[Core] = Core
+
+    def schedule(self, seed: int) -> Schedule:
+        return schedule_of(seed, self.most, self.symmetric)
+
+    def timing(self, seed: int) -> Timing:
+        return RECOMMENDED if seed % 20 == 7 else PROFILES["aggressive"] if seed % 20 == 13 else COARSE
+
+    def play(self, seed: int, schedule: Schedule | None = None, tracing: bool = False) -> Result:
+        chosen = self.schedule(seed) if schedule is None else schedule
+        setting = Setting(self.solo, self.timing(seed), cold=seed % 10 == 9, rules=self.rules, core=self.core)
+        return play(seed, chosen, setting, tracing)
+
+    def shrunk(self, result: Result) -> Schedule:
+        return shrink(result.schedule, lambda schedule: self.play(result.seed, schedule).kind == result.kind)
+
+
+@dataclass
+class Tally:
+    """What came out of a campaign."""
+
+    runs: int = 0
+    blind: int = 0
+    acked: int = 0
+    seconds: float = 0.0
+    kinds: Counter[str] = field(default_factory=Counter)
+    failed: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        self.runs += 1
+        self.blind += result.blind
+        self.acked += result.acked
+        self.seconds += result.seconds
+        if result.failures:
+            self.kinds[result.kind] += 1
+            self.failed.append(result)
+
+    def __str__(self) -> str:
+        what = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items())) or "nothing failed"
+        return (
+            f"{self.runs} schedules, {self.seconds / 3600:.1f} simulated hours, {self.acked} acknowledged writes, "
+            f"{self.blind} with a symmetric cut: {what}"
+        )
+
+
+def results(variant: Variant, seeds: Iterable[int], processes: int = 0) -> Iterator[Result]:
+    """The results as they come; ``processes``: 0 for one per core, 1 for this one."""
+    if processes == 1:
+        yield from map(variant.play, seeds)
+        return
+    with Pool(processes or cpu_count()) as pool:
+        yield from pool.imap_unordered(partial(_play, variant), seeds, chunksize=4)
+
+
+def _play(variant: Variant, seed: int) -> Result:
+    return variant.play(seed)

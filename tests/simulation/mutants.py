@@ -1,0 +1,252 @@
+"""The production rules with one of them taken out or bent: what the simulator must notice.
+
+Promise: each mutant overrides one predicate of ``Rules`` (or one step of ``Core``) and says in its docstring which hole it opens. Source:
+facts/safety-model.md, H1 to H17.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+from heartbeat.election import Core
+from heartbeat.model import Epoch, Message, Phase, Record, TakeVip
+from heartbeat.rules import Rules
+
+
+class HastyDeath(Rules):
+    """Rule 1: silence of warntime is death."""
+
+    def silent(self) -> bool:
+        return self.members.run - self.silence_since() >= self.timing.keepalive * 1.1
+
+
+class NoSigns(Rules):
+    """Rule 1: signs of service don't hold a takeover."""
+
+    def sign_of_service(self) -> float:
+        return -inf
+
+
+class AnyStandDown(Rules):
+    """Rule 2: "stood down" counts whatever the epoch."""
+
+    def peer_stood_down(self) -> bool:
+        p = self.members.peer
+        return (p is not None and p.stood_down) or self.core.facts.peer_stood_down != Epoch()
+
+
+class HigherEpochForgotten(Rules):
+    """Rule 2, H9: a higher epoch heard doesn't end fitness."""
+
+    def higher_epoch_known(self) -> bool:
+        return False
+
+
+class StaleFitness(Rules):
+    """Rule 2, H8: fitness never gets old."""
+
+    def fitness_fresh(self) -> bool:
+        return True
+
+
+class FitWithoutSync(Rules):
+    """Rule 2: fit without being in sync."""
+
+    def unfit(self) -> str:
+        return "" if self.core.facts.healthy and self.core.disk.epoch.number else "not healthy"
+
+
+class YieldUnconfirmed(Rules):
+    """Rule 3, H3: the active stands down without the passive's word."""
+
+    def peer_confirms(self, asked_seq: int) -> bool:
+        return True
+
+
+class NeverYield(Rules):
+    """Rule 3: whatever it lacks, it stays."""
+
+    def wants_to_yield(self) -> str:
+        return ""
+
+
+class NeverIsolated(Rules):
+    """Rule 4: hears nobody, stays active."""
+
+    def isolated(self) -> bool:
+        return False
+
+
+class PauseForgiven(Rules):
+    """Rule 5, H7: an active that stood still goes on."""
+
+    def lost_by_pause(self, gap: float) -> bool:
+        return False
+
+
+class ResumeAnyway(Rules):
+    """Rule 5: a restarted active goes on without a word of the peer."""
+
+    def may_resume(self) -> str:
+        return "because it was active"
+
+
+class ReleaseWithoutPing(Rules):
+    """Rule 6a, H6: asks for a release without an answered ping."""
+
+    def pinged_since_stall(self) -> bool:
+        return True
+
+
+class ReleasedBySelf(Rules):
+    """Rule 6a: solo without the passive's persisted word."""
+
+    def released(self, asked_seq: int) -> bool:
+        return True
+
+
+class SoloTooSoon(Rules):
+    """Rule 6b: silence of deadtime is enough for solo."""
+
+    def solo_by_silence(self) -> bool:
+        c = self.core
+        since = max(self.members.heard_at, self.sign_of_service(), self.members.broken_at, c.started_run)
+        solo = not (c.disk.solo or c.saving_solo)
+        return solo and self.members.run - since >= self.timing.deadtime and self.members.connected()
+
+
+class SoloUnconnected(Rules):
+    """Rule 6b, H16: silence while unconnected or standing still counts too."""
+
+    def solo_by_silence(self) -> bool:
+        c = self.core
+        since = max(self.members.heard_at, self.sign_of_service())
+        return not (c.disk.solo or c.saving_solo) and self.members.run - since >= self.timing.solo
+
+
+class NeverReady(Rules):
+    """Rule 7: the names are never set again."""
+
+    def standby_ready(self) -> bool:
+        return False
+
+
+class HoldsTooLittle(Rules):
+    """Rule 7: the passive calls itself in sync without holding what is named, or following its epoch."""
+
+    def holds_all(self, m: Message) -> bool:
+        return m.phase in {Phase.ACTIVE, Phase.PREPARING} and m.calls_in_sync >= 0
+
+
+class NeverOutranked(Rules):
+    """Rule 8, H11: a higher epoch doesn't end a reign."""
+
+    def outranked(self) -> str:
+        return ""
+
+
+class RivalsStay(Rules):
+    """Rule 8: of two actives with equal numbers neither yields."""
+
+    def rival_wins(self) -> bool:
+        return False
+
+
+class NoElection(Rules):
+    """Rule 9, H2: two passives stay passive."""
+
+    def elect(self) -> str:
+        return "nobody"
+
+
+class DefaultWins(Rules):
+    """Rule 9: the default active wins, whatever it holds."""
+
+    def elect(self) -> str:
+        return ("mine" if self.core.site.node == "A" else "theirs") if super().elect() else ""
+
+
+class Unpledged(Rules):
+    """Rule 9: the winner doesn't wait for the loser's word."""
+
+    def peer_pledged(self) -> bool:
+        return True
+
+
+class BootsAlone(Rules):
+    """Rule 11: alone, a server becomes active whatever is on its disk."""
+
+    def may_boot_alone(self) -> str:
+        c = self.core
+        waited = self.members.run - self.silence_since()
+        ready = c.facts.data == "ready" and not c.manager_lost and not c.saving
+        return "alone" if waited >= self.timing.initdead and ready and self.members.connected() else ""
+
+
+class EpochByHearing(Core):
+    """Epoch, H10: an epoch becomes one's own by hearing it, without its data."""
+
+    def _settle(self) -> None:
+        p = self.members.peer
+        if p and self.phase is Phase.PASSIVE and p.epoch.number > self._newest().epoch.number and not self.saving:
+            self._save(replace(self._newest(), epoch=p.epoch, in_sync=False, solo=False, active=False))
+        super()._settle()
+
+
+class NeverTentative(Core):
+    """Rule 2, H15: an epoch announced but never promoted is kept."""
+
+    def _save(self, record: Record, then: object = None) -> None:
+        super()._save(replace(record, tentative=False), then)  # type: ignore[arg-type]
+
+
+class PromotesFirst(Core):
+    """Rule 2: promotion doesn't wait for the epoch on the disk."""
+
+    def _open(self) -> None:
+        super()._open()
+        self.disk = next(reversed(self.saves.values()))[0]
+        self._opened()
+
+
+class StandsDownInSync(Core):
+    """Rules 3 and 4: "stood down" is said and kept while Postgres still runs."""
+
+    def _standing_down(self) -> None:
+        if not self.saving:
+            self._let_go()
+
+
+class KeepsVip(Core):
+    """Rule 4: the VIP isn't dropped on the way down."""
+
+    def _settle(self) -> None:
+        super()._settle()
+        if self.phase is Phase.STANDING_DOWN:
+            self._out.append(TakeVip())
+
+
+class SoloUnwritten(Core):
+    """Rule 6: commits are relaxed before "solo" and its epoch are on the disk."""
+
+    def _go_solo(self, because: str) -> None:
+        super()._go_solo(because)
+        self.disk = next(reversed(self.saves.values()))[0]
+
+
+class SyncUnproven(Core):
+    """Rule 7, H12: "in sync" is published as soon as the names are set, solo still on the disk."""
+
+    def _prove(self) -> None:
+        if self.rules.standby_ready() and self.disk.solo:
+            self.disk = replace(self.disk, solo=False)
+            self.facts = replace(self.facts, proven=max(self.facts.proven, 0))
+            return
+        super()._prove()
+
+
+RULES: tuple[type[Rules], ...] = tuple(value for value in list(globals().values()) if isinstance(value, type)
+                                       and issubclass(value, Rules) and value is not Rules)  # fmt: skip
+CORES: tuple[type[Core], ...] = tuple(value for value in list(globals().values()) if isinstance(value, type)
+                                      and issubclass(value, Core) and value is not Core)  # fmt: skip
