@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heartbeat.frames import HEAD, TAIL, FrameError, Key, Keyring, Method, decode, encode
@@ -30,12 +30,14 @@ messages = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(fields, st.integers(1, 4))
 def test_fields_come_back(sent: dict[str, str | bytes], sending: int) -> None:
     ring = Keyring.of(sending, KEYS, compatible=True)
     assert decode(encode(sent, ring), ring) == sent
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.booleans())
 def test_noise_is_a_frame_error(noise: bytes, compatible: bool) -> None:
     ring = Keyring.of(1, KEYS, compatible)
@@ -44,6 +46,7 @@ def test_noise_is_a_frame_error(noise: bytes, compatible: bool) -> None:
             decode(datagram, ring)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b"1", b"7", b"65", b":", b",", b"(0)", b"(1)", b"(2)", b"a", b"=", b"auth", TAIL, HEAD, b"\xff"]))
 )
@@ -54,6 +57,7 @@ def test_pieces_of_frames_are_fields_or_a_frame_error(pieces: list[bytes]) -> No
         assert all(isinstance(name, str) and isinstance(value, str | bytes) for name, value in taken.items())
 
 
+@settings(deadline=None)
 @given(fields, st.data())
 def test_a_damaged_frame_is_never_accepted(sent: dict[str, str | bytes], data: st.DataObject) -> None:
     ring = Keyring.of(1, KEYS)
@@ -69,12 +73,14 @@ def test_a_damaged_frame_is_never_accepted(sent: dict[str, str | bytes], data: s
     raise AssertionError(damaged)
 
 
+@settings(deadline=None)
 @given(messages)
 def test_messages_come_back(sent: Message) -> None:
     ring = Keyring.of(1, KEYS)
     assert message(decode(encode(to_fields(sent, Header(bytes(16))), ring), ring)) == sent
 
 
+@settings(deadline=None)
 @given(messages, st.data())
 def test_a_strange_value_is_refused_or_means_what_it_says(sent: Message, data: st.DataObject) -> None:
     frame = to_fields(sent, Header(bytes(16)))
