@@ -16,7 +16,7 @@ from typing import Protocol
 
 from ha_manager.observation import Observation
 from ha_manager.outlook import Carried, Look
-from runtime.errors import HaError
+from runtime.errors import HaError, NotRunning
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ LOOP_LIMIT = 1.0
 #: a passive's Postgres may run for so long without ha_manager
 PASSIVE_TTL = 8.0
 #: a keeper that can't be reached for so long is in trouble
-KEEPER_LIMIT = 1.0
+KEEPER_LIMIT = 0.5
 
 
 class Observed(Protocol):
@@ -136,7 +136,8 @@ class Lease:
             self._db.renew(ttl)
             self._renewed_at, self.trouble = now, ""
         except HaError as wrong:
-            if now - self._renewed_at < KEEPER_LIMIT:
+            # One that is dead is replaced at once, one that is silent after a while.
+            if not isinstance(wrong, NotRunning) and now - self._renewed_at < KEEPER_LIMIT:
                 return
             self._end_keeper(str(wrong), now)
 

@@ -84,6 +84,7 @@ def status(core: Server, now: float) -> dict[str, object]:
         "epoch": list(core.disk.epoch),
         "solo": core.disk.solo,
         "in_sync": core.disk.in_sync,
+        "stood_down": core.disk.stood_down,
         "fit": core.phase is Phase.PASSIVE and not unfit,
         "unfit_because": unfit,
         "suspended": core.disk.suspended,

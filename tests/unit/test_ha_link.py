@@ -16,7 +16,7 @@ from ha_manager.observation import NOTHING, Observation
 from ha_manager.orders import Facts, Postgres, Want
 from heartbeat.wants import facts_from_json
 from runtime.control import ControlServer, Request
-from runtime.errors import ControlError
+from runtime.errors import ControlError, NotRunning
 from runtime.loop import Loop
 
 WANT = {
@@ -146,14 +146,14 @@ class Keeper:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.broken = False
+        self.broken: ControlError | None = None
 
     def facts(self, limit: float = 0.3) -> Observation:
         return NOTHING
 
     def renew(self, ttl: float, limit: float = 0.2) -> None:
         if self.broken:
-            raise ControlError("does not answer")
+            raise self.broken
         self.calls.append(f"renew {ttl:.2f}")
 
     def attach(self, limit: float = 5.0) -> str:
@@ -210,9 +210,17 @@ def test_a_hung_main_loop_renews_nothing() -> None:
 def test_a_hung_keeper_is_ended_and_started_again() -> None:
     keeper, clock, said = Keeper(), Clock(), []
     one = lease(keeper, clock, said)
-    keeper.broken, clock.primary = True, False
+    keeper.broken, clock.primary = ControlError("does not answer"), False
     one.turn()
     assert keeper.calls == []
     clock.now = clock.loop_alive = 101.1
     one.turn()
     assert keeper.calls == ["kill", "attach"] and "does not answer" in said[0] and one.trouble == ""
+
+
+def test_a_dead_keeper_is_replaced_at_once() -> None:
+    keeper, clock, said = Keeper(), Clock(), []
+    one = lease(keeper, clock, said)
+    keeper.broken, clock.primary = NotRunning("nobody answers"), False
+    one.turn()
+    assert keeper.calls == ["kill", "attach"]
