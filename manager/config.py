@@ -100,6 +100,7 @@ def _process(role: Section, section: Section, place: int) -> Process:
         start_order=section.whole("start_order", place),
         stop_order=section.whole("stop_order", -place),
         restart=_command(section),
+        restart_after=section.number("restart_after", 0.0, least=0, most=3600),
         quiet=section.number("quiet", 10.0, least=0.1, most=86400),
     )
 

@@ -45,6 +45,8 @@ class Process:
     stop_order: int = 0
     #: command that starts it as the init script would, but faster; () means the init script
     restart: tuple[str, ...] = ()
+    #: least time from a death to the next start: for a process that others stop too, and tell the Manager of it only then
+    restart_after: float = 0.0
     #: a death or failure this long ago is forgotten
     quiet: float = 10.0
 

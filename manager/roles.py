@@ -4,7 +4,8 @@ Promise: no input or output, no clock. What is enabled runs, what is not is stop
 
 - Fresh starts go by ``start_order``, stops by ``stop_order``: lower numbers first, equal numbers together. A fresh start waits
   for processes that the same change stops. So heartbeat can start first *and* stop first: its hand-over needs ha_manager.
-- A process that died, or hung and was killed, is started again at once and out of turn, as the address's lease doesn't wait.
+- A process that died, or hung and was killed, is started again at once and out of turn, as the address's lease doesn't wait
+  (or after its ``restart_after``: ha_manager stops the policy server before it tells the Manager that the device is passive).
   Should it die again before its quiet time is over, the next tries come after 1, 2, 4 … 60 s. Nothing is ever given up; there
   is an alarm from the first death on until it has been quiet.
 - What an operator stopped stays stopped until an operator starts it, a reload releases it, or the next boot.
@@ -234,7 +235,8 @@ class Roles:
         if not self.wants(entry):
             self._gone(entry, because, now)
             return
-        delay = 0.0 if tries == 0 else min(LONGEST_DELAY, 2.0 ** (tries - 1))
+        backoff = 0.0 if tries == 0 else min(LONGEST_DELAY, 2.0 ** (tries - 1))
+        delay = max(backoff, entry.process.restart_after)
         entry.tries = tries + 1
         entry.retry_at = now + delay
         entry.pid = 0

@@ -166,6 +166,24 @@ def test_backs_off_and_never_gives_up(bench: Bench) -> None:
     assert delays == [0, 1, 2, 4, 8, 16, 32, LONGEST_DELAY, LONGEST_DELAY, LONGEST_DELAY]
 
 
+def test_a_process_that_others_stop_too_does_not_come_back_between_their_stop_and_their_word(bench: Bench) -> None:
+    patient = replace(POLICY, restart_after=3.0)
+    bench.do(Reload(Mode.ACTIVE, (HEARTBEAT, HA_MANAGER, patient), ALL))
+    assert bench.do(Died("policyserver", "pid 1003 ended by itself")) == []
+    assert bench.roles.deadline() == bench.now + 3.0
+    assert bench.do(Reload(Mode.PASSIVE, (HEARTBEAT, HA_MANAGER, patient), HA, token=1), after=1.0) == ["done 1"]
+    assert bench.state("policyserver") is State.STOPPED
+    assert bench.do(Tick(), after=60.0) == []
+
+
+def test_without_that_word_it_comes_back(bench: Bench) -> None:
+    patient = replace(POLICY, restart_after=3.0)
+    bench.do(Reload(Mode.ACTIVE, (HEARTBEAT, HA_MANAGER, patient), ALL))
+    bench.do(Died("policyserver", "x"))
+    assert bench.tick() == ["start policyserver again"]
+    assert bench.now == 103.0
+
+
 def test_a_quiet_time_forgets(bench: Bench) -> None:
     bench.do(Died("heartbeat", "x"))
     assert Alarm("heartbeat", True, "x") in bench.effects
