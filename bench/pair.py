@@ -121,9 +121,9 @@ class Pair:
     def start(self, limit: float = 60.0) -> float:
         """``ha start`` on both; returns the seconds until the passive was in sync for the first time."""
         began = boottime()
-        for name in SERVERS:
-            self.say(f"ha start on {name}")
-            self.ha(name, "start")
+        self.say(f"ha start on {ACTIVE} and {PASSIVE}; the passive's database is copied from the active")
+        with ThreadPoolExecutor(2) as both:
+            list(both.map(lambda name: self.ha(name, "start"), SERVERS))
         self.settle(limit)
         return boottime() - began
 

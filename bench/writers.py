@@ -37,6 +37,7 @@ class Writers:
     def __init__(self, lab: Lab, folder: Path, seconds: float = 3600.0) -> None:
         self._lab = lab
         self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self._seconds = seconds
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._local: dict[str, str] = {}

@@ -27,11 +27,11 @@ def acked(*ids: int, doubtful: tuple[int, ...] = ()) -> list[Entry]:
         (acked(1, 2, 3), [1, 2, 3], Verdict("c", 3, (), (), (), 0, 0)),
         (acked(1, 2, 3), [1, 3], Verdict("c", 3, (2,), (), (), 0, 0)),
         (acked(1, 2), [1, 2, 2, 2], Verdict("c", 2, (), (2,), (), 0, 0)),
-        (acked(1), [1, 7], Verdict("c", 1, (), (), (7,), 0, 0)),
+        (acked(1, 9), [1, 7, 9, 10], Verdict("c", 2, (), (), (7,), 0, 0)),
         (acked(1, doubtful=(2, 3)), [1, 3], Verdict("c", 1, (), (), (), 1, 1)),
         ([], [], Verdict("c", 0, (), (), (), 0, 0)),
     ],
-    ids=["all there", "one missing", "one twice", "one never sent", "in doubt", "nothing"],
+    ids=["all there", "one missing", "one twice", "one never sent, and a newer one", "in doubt", "nothing"],
 )
 def test_the_verdict(entries: list[Entry], rows: list[int], expected: Verdict) -> None:
     assert judge("c", entries, rows) == expected
