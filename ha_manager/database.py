@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ha_manager import adoption, cluster, controldata, keeper, keepsake, postmaster, receiving, replication, seeding
+from ha_manager import adoption, cluster, controldata, keeper, postmaster, receiving, replacement, replication, seeding
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.keeper_client import KeeperClient
 from ha_manager.lineage import Book
 from ha_manager.observation import NOTHING, Identity, Observation, Progress, Stopped, Upstream, lsn, standby_name
 from ha_manager.postgres import Observer, Server
-from ha_manager.rejoin import Control, Mine, Question, Verdict, Way, answered, judge
+from ha_manager.rejoin import Control, Verdict, Way
 from ha_manager.replication import Clock
 from ha_manager.sql import Late, Session
 from runtime.clock import boottime
@@ -359,40 +359,7 @@ class Database:
 
     def judge(self, active: Identity, limit: float = 30.0) -> Verdict:
         """Postgres stopped: may this database follow ``active`` as it is? Reads, changes nothing."""
-        clock = Clock(limit)
-        control = self._control()
-        if control is not None and active.version and active.version != self.config.version:
-            raise ReplicationError(
-                f"the active runs Postgres {active.version}, this server {self.config.version}: install the same"
-            )
-        question = judge(self._mine(control), active)
-        if isinstance(question, Verdict):
-            return question
-        assert control is not None
-        return answered(question, *self._beyond_fork(question, control, clock))
-
-    def _beyond_fork(self, question: Question, control: Control, clock: Clock) -> tuple[bool, str]:
-        config = self.config
-        try:
-            found = controldata.holds_beyond(
-                config.bin_dir,
-                config.data_dir,
-                question.timeline,
-                question.fork,
-                control.segment,
-                clock.need("reading the log"),
-            )
-        except ReplicationError as wrong:
-            return True, str(wrong)
-        return bool(found), found
-
-    def _mine(self, control: Control | None) -> Mine:
-        if control is None:
-            return Mine(None)
-        promotions = self._book.read().known(control.last_timeline)
-        data_dir = self.config.data_dir
-        history = controldata.history(data_dir, control.last_timeline)
-        return Mine(control, history, promotions, fresh_copy=(data_dir / "backup_label").exists())
+        return replacement.judge(self.config, self._book.read(), active, limit)
 
     def rejoin(self, verdict: Verdict, follow: Upstream, active: Identity, progress: OnProgress, limit: float = 3600.0) -> str:
         """Stopped → data that can follow: nothing to do, or what lies beyond the fork kept and reported, then a fresh copy.
@@ -404,35 +371,14 @@ class Database:
             self._recover_copy()
             report = ""
             if verdict.way is not Way.START:
+                adoption.write_passfile(self.config, self._password)
                 self._copying = True
                 try:
-                    report = self._replace(verdict, follow, active, progress, limit)
+                    report = replacement.replace(self.config, self._node, verdict, follow, active, progress, limit, self._note)
                 finally:
                     self._copying = False
             self._book.write(self._book.read().followed(active.system_identifier, active.lineage))
             return report
-
-    def _replace(self, verdict: Verdict, follow: Upstream, active: Identity, progress: OnProgress, limit: float) -> str:
-        config, label = self.config, self._label(follow.epoch)
-        control, report = self._control(), ""
-        if control is not None and verdict.way in (Way.DIVERGED, Way.FOREIGN):
-            report = keepsake.keep_log(config.bin_dir, config.data_dir, config.diverged_dir, label, control, verdict).text
-            self._note(report)
-        if verdict.way in (Way.DIVERGED, Way.COPY) and not seeding.fits_beside(config, active):
-            # Its log is kept; both databases side by side don't fit.
-            seeding.check_space(config, active, reclaim=seeding.folder_size(config.data_dir))
-            self._note(f"removing the database in {config.data_dir} before the copy: the disk does not hold both")
-            seeding.empty(config)
-        seeding.check_space(config, active)
-        adoption.write_passfile(config, self._password)
-        seeding.copy(config, self._node, follow, progress, limit)
-        kept = seeding.switch_in(config.data_dir, f"diverged-{label}")
-        keepsake.prune(config.data_dir, self._note)
-        if kept is None:
-            return report
-        kept_text = f"the replaced database is kept in {kept}"
-        self._note(kept_text)
-        return f"{report}; {kept_text}" if report else kept_text
 
     def why_not_following(self, follow: Upstream, limit: float = 2.0) -> str | None:
         """Following, but not streaming: the reason if only a fresh copy helps (log removed, forked off before, other database);
@@ -455,11 +401,8 @@ class Database:
     def _follow(self, upstream: Upstream | None, *, reload: bool) -> None:
         receiving.follow(self._server, self._node, upstream, self._password, reload=reload)
 
-    def _label(self, epoch: int) -> str:
-        return f"{epoch}-{time.strftime('%Y%m%dT%H%M%S')}"
-
     def _recover_copy(self) -> None:
-        done = seeding.recover(self.config.data_dir, f"diverged-{self._label(self._book.read().epoch)}")
+        done = seeding.recover(self.config.data_dir, f"diverged-{replacement.label(self._book.read().epoch)}")
         if done:
             self._note(done)
 

@@ -8,6 +8,7 @@ two promotions that chose the same number.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -45,6 +46,31 @@ class Lineage:
     def opened(self, epoch: int, counter: int) -> Lineage:
         """A new epoch without a promotion: going solo, or in sync again."""
         return self if self.epoch == epoch else replace(self, epoch=epoch, base=counter)
+
+    @property
+    def must_compare(self) -> bool:
+        """It has been a primary since it was last compared with an active: it may hold what that one doesn't."""
+        return bool(self.primary_timeline or self.promoting)
+
+    def known(self, timeline: int) -> dict[int, str]:
+        """Who opened which timeline, ``timeline`` being the present one; a promotion under way counts."""
+        found = dict(self.promotions)
+        if self.promoting and timeline > self.promoting_from:
+            found.setdefault(timeline, self.promoting)
+        return found
+
+    def text(self) -> str:
+        """For others to read: ``2=1/vs-166 3=4/vs-28 >3=5/vs-166`` (the last: a promotion under way)."""
+        words = [f"{timeline}={who}" for timeline, who in sorted(self.promotions.items())]
+        return " ".join([*words, f">{self.promoting_from}={self.promoting}"] if self.promoting else words)
+
+    @classmethod
+    def from_text(cls, text: str) -> Lineage:
+        """What ``text`` says; unknown words are left out."""
+        found = re.findall(r"(>?)(\d+)=(\S+)", text)
+        known = {int(number): who for begun, number, who in found if not begun}
+        begun = [(int(number), who) for sign, number, who in found if sign]
+        return cls(promotions=known, promoting_from=begun[-1][0], promoting=begun[-1][1]) if begun else cls(promotions=known)
 
     def followed(self, system_identifier: str, promotions: Mapping[int, str]) -> Lineage:
         """This server's data is the active's from now on, and so is its past."""

@@ -24,8 +24,10 @@ from ha_manager.settings import Dynamic
 from runtime.clock import boottime
 from runtime.errors import ReplicationError
 
-#: How often a new connection is tried.
+#: How often a new connection is tried (seconds).
 RECONNECT = 1.0
+#: A walreceiver younger than this counts as starting (seconds).
+SETTLED = 0.1
 
 
 class Server:
@@ -83,8 +85,9 @@ SELECT pg_is_in_recovery()::text,
   (SELECT system_identifier::text FROM pg_control_system()),
   (SELECT greatest(timeline_id, min_recovery_end_timeline)::text FROM pg_control_checkpoint(), pg_control_recovery()),
   (SELECT json_agg(r)::text FROM (SELECT status, conninfo, sender_host, flushed_lsn::text, received_tli,
-     last_msg_receipt_time::text, extract(epoch FROM clock_timestamp() - last_msg_receipt_time) AS age
-     FROM pg_stat_wal_receiver) r),
+     last_msg_receipt_time::text, extract(epoch FROM clock_timestamp() - last_msg_receipt_time) AS age,
+     (SELECT extract(epoch FROM clock_timestamp() - backend_start) FROM pg_stat_activity a WHERE a.pid = v.pid) AS lived
+     FROM pg_stat_wal_receiver v) r),
   (SELECT json_agg(s)::text FROM (SELECT pid, application_name, state, sync_state, sent_lsn::text, flush_lsn::text,
      replay_lsn::text, reply_time::text FROM pg_stat_replication) s),
   (SELECT json_agg(t)::text FROM (SELECT slot_name, active, wal_status, restart_lsn::text, safe_wal_size
@@ -131,16 +134,11 @@ class Observer:
             self._postmaster = (head.pid, head.start) if head is not None else (0, 0)
         if head is None:
             return self._with_disk(Observation(at=now, state="stopped", because="Postgres is not running")), -1
-        because = self._connect(now, limit / 2)
+        because, row = self._ask(now, limit)
         if head.state in "Tt":
             because = "the postmaster is stopped (SIGSTOP)"
-        if self._session is None:
+        if row is None:
             return self._with_disk(Observation(at=now, state="running", because=because)), -1
-        try:
-            row = self._session.row(_LOOK, limit / 2)
-        except ReplicationError as wrong:
-            self.close()
-            return self._with_disk(Observation(at=now, state="running", because=str(wrong))), -1
         seen, counter = self._read(row, boottime())
         return self._with_disk(replace(seen, answers=not because, because=because)), counter
 
@@ -148,6 +146,22 @@ class Observer:
         if self._session is not None:
             self._session.close()
         self._session, self._connected = None, 0.0
+
+    def _ask(self, now: float, limit: float) -> tuple[str, sql.Row | None]:
+        """What is wrong ("" for nothing), and what was seen all the same. An old connection that fails proves nothing."""
+        because = self._connect(now, limit / 3)
+        for last in (self._connected == now, True):
+            if self._session is None:
+                break
+            try:
+                return because, self._session.row(_LOOK, limit / 3)
+            except ReplicationError as wrong:
+                self.close()
+                because = because or str(wrong)
+            if last or self._connect(now, limit / 3):
+                break
+            because = ""
+        return because, None
 
     def _connect(self, now: float, limit: float) -> str:
         """A new connection in place of one that is old; "" or why there is none."""
@@ -199,8 +213,10 @@ class Observer:
             return None
         row = found[0]
         age = self._changes.age(("receiver",), row["last_msg_receipt_time"], now, float(row["age"] or 0.0))
+        # It calls itself streaming before it was let in; one that is refused doesn't live so long.
+        young = row["lived"] is None or float(row["lived"]) < SETTLED
         receiver = Receiver(
-            status=row["status"] or "",
+            status="starting" if young and row["status"] == "streaming" else row["status"] or "",
             name=_application_name(row["conninfo"] or ""),
             host=row["sender_host"] or "",
             flushed=lsn(row["flushed_lsn"]),

@@ -7,18 +7,22 @@ is only begun here; that the names are empty before is the caller's part. Source
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ha_manager import adoption, controldata, postmaster
 from ha_manager.cluster import Paths
-from ha_manager.observation import Upstream, lsn, lsn_text, slot_name, standby_name
+from ha_manager.lineage import Lineage
+from ha_manager.observation import Identity, Upstream, lsn, lsn_text, slot_name, standby_name
 from ha_manager.postgres import Server
 from ha_manager.rejoin import parse_history
 from ha_manager.replication import Clock, upstream_conninfo
-from ha_manager.sql import Late, Rejected, Session
+from ha_manager.settings import LINEAGE
+from ha_manager.sql import Rejected, Session
 from runtime.errors import ReplicationError
 
 _POLL = 0.001
@@ -112,16 +116,31 @@ def why_not_following(server: Server, node: str, upstream: Upstream, limit: floa
     here = _here(server, clock)
     if here is None:
         return None
-    passfile = str(Paths(server.config.state_dir).passfile)
-    info = upstream_conninfo(upstream.host, upstream.port, f"ha_ask_{node}", passfile) + " replication=true"
     try:
-        session = Session(info, clock.left)
+        with _replication(server, node, upstream, clock) as session:
+            return _ask(session, here, clock)
     except ReplicationError:
         return None
+
+
+def ask_identity(server: Server, node: str, upstream: Upstream, limit: float) -> Identity:
+    """The active's identity, asked over a replication connection; its size isn't told there. Raises ReplicationError."""
+    clock = Clock(limit)
+    with _replication(server, node, upstream, clock) as session:
+        system, number, reached, *_ = session.row("IDENTIFY_SYSTEM", clock.left)
+        timeline = int(number or 0)
+        history = session.row(f"TIMELINE_HISTORY {timeline}", clock.left)[1] if timeline > 1 else ""
+        published = Lineage.from_text(session.one(f"SHOW {LINEAGE}", clock.left))
+    return Identity(system or "", timeline, parse_history(history or ""), published.known(timeline), lsn(reached))
+
+
+@contextlib.contextmanager
+def _replication(server: Server, node: str, upstream: Upstream, clock: Clock) -> Iterator[Session]:
+    passfile = str(Paths(server.config.state_dir).passfile)
+    info = upstream_conninfo(upstream.host, upstream.port, f"ha_ask_{node}", passfile) + " replication=true"
+    session = Session(info, clock.left)
     try:
-        return _ask(session, here, clock)
-    except Late:
-        return None
+        yield session
     finally:
         session.close()
 

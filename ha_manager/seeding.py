@@ -86,7 +86,7 @@ def fits_beside(config: PostgresConfig, active: Identity) -> bool:
 def empty(config: PostgresConfig) -> None:
     """Remove what is in the data directory but this server's own configuration files."""
     for path in config.data_dir.iterdir():
-        if path in (config.config_file, *(config.data_dir / name for _, name in _OWN_FILES)):
+        if path in (config.config_file, *(config.data_dir / name for _, name in _OWN_FILES if name)):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -113,7 +113,10 @@ def copy(config: PostgresConfig, node: str, upstream: Upstream, progress: Callab
     new.mkdir(mode=0o700)
     shutil.chown(new, config.user, commands.identity(config.user)["group"])
     info = upstream_conninfo(upstream.host, upstream.port, f"ha_copy_{node}", str(Paths(config.state_dir).passfile))
+    # It dies with the thread that waits for it: a copy without a ha_manager serves nobody.
     argv = [
+        "setpriv", f"--reuid={config.user}", f"--regid={commands.identity(config.user)['group']}", "--init-groups",
+        "--pdeathsig=KILL",
         str(config.bin_dir / "pg_basebackup"), "-d", info, "-D", str(new / "data"), "-c", "fast", "-X", "stream",
         "-S", slot_name(node), "-P", "-w", "--no-manifest",
     ]  # fmt: skip
@@ -136,7 +139,7 @@ def _keep_own_files(config: PostgresConfig, data: Path) -> None:
     """Outside Debian the administrator's files lie in the data directory; this server's, not the active's, belong to it."""
     found = cluster.read_settings(config.config_file) if config.config_file.exists() else {}
     names = [found[name].value if name in found else default for name, default in _OWN_FILES]
-    for path in (config.config_file, *(config.data_dir / name for name in names)):
+    for path in (config.config_file, *(config.data_dir / name for name in names if name)):
         if path.is_relative_to(config.data_dir) and path.is_file():
             target = data / path.relative_to(config.data_dir)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,14 +147,17 @@ def _keep_own_files(config: PostgresConfig, data: Path) -> None:
             shutil.chown(target, config.user, commands.identity(config.user)["group"])
 
 
-_OWN_FILES = (("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf"))
+_OWN_FILES = (
+    ("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf"), ("ssl_cert_file", "server.crt"),
+    ("ssl_key_file", "server.key"), ("ssl_ca_file", ""), ("ssl_crl_file", ""),
+)  # fmt: skip
 
 
 def _run(argv: list[str], user: str, progress: Callable[[Progress], bool], limit: float) -> None:
     began = boottime()
     child = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0, cwd="/",
-        env=commands.environment(user=user), **commands.identity(user),
+        env=commands.environment(user=user),
     )  # fmt: skip
     assert child.stderr is not None
     os.set_blocking(child.stderr.fileno(), False)
@@ -255,7 +261,8 @@ def _marker(folder: Path) -> str:
 
 
 def _is_empty(folder: Path) -> bool:
-    return all(path.name == MARKER for path in folder.iterdir())
+    """Nothing but configuration files, which the copy has taken over."""
+    return not (folder / "PG_VERSION").exists() and not (folder / "global").exists()
 
 
 def _remove(folder: Path) -> None:

@@ -89,6 +89,8 @@ DYNAMIC = (
     "synchronous_standby_names", "primary_conninfo", "primary_slot_name", "max_standby_streaming_delay",
     "max_standby_archive_delay",
 )  # fmt: skip
+#: A setting of our own.
+LINEAGE = "ha_manager.lineage"
 #: At least so much. ``superuser_reserved_connections``: clients that take every connection must not lock ha_manager out.
 LEAST: Mapping[str, int] = {"max_wal_senders": 10, "max_replication_slots": 10, "superuser_reserved_connections": 5}
 #: A standby with less than its active had refuses to replay (manual, 27.4.3). Postgres's own defaults.
@@ -115,6 +117,8 @@ class Dynamic:
     slot: str = ""
     #: a promotion must not wait for queries of readers
     hurry: bool = False
+    #: a primary's ``Lineage.text``: whoever may replicate can read it (SHOW), without ha_manager's session
+    lineage: str = ""
 
     def text(self) -> str:
         values = {
@@ -123,6 +127,7 @@ class Dynamic:
             "primary_slot_name": self.slot,
             "max_standby_streaming_delay": "0" if self.hurry else "5s",
             "max_standby_archive_delay": "0" if self.hurry else "5s",
+            LINEAGE: self.lineage,
         }
         return "".join(f"{name} = {quote(value)}\n" for name, value in values.items())
 
@@ -136,6 +141,7 @@ class Dynamic:
             conninfo=value("primary_conninfo"),
             slot=value("primary_slot_name"),
             hurry=value("max_standby_streaming_delay") == "0",
+            lineage=value(LINEAGE),
         )
 
 

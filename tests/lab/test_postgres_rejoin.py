@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, pair, until
 
 from ha_manager import seeding
 from ha_manager.observation import Identity, Progress
 from ha_manager.rejoin import Verdict, Way
 from runtime.errors import ReplicationError
-
-from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, pair, until
 
 pytestmark = pytest.mark.lab
 
@@ -44,7 +43,7 @@ def test_a_planned_switchover_and_back_needs_no_copy(clusters: Pair) -> None:
         received = passive.database.make_detached()
         assert received >= stopped.shutdown_lsn > 0, "the shutdown checkpoint did not reach the standby"
         passive.database.make_primary(epoch)
-        passive.sql("INSERT INTO t VALUES (%d)" % -epoch)
+        passive.sql(f"INSERT INTO t VALUES ({-epoch})")
         print(f"stop {stopped.seconds * 1000:.0f} ms, all {(time.monotonic() - began) * 1000:.0f} ms")
         passive.database.settle_primary(epoch)
         writer.stop()
@@ -76,8 +75,9 @@ def test_a_crashed_primary_with_more_log_is_kept_reported_and_replaced(clusters:
     assert rows(one) == rows(two) == 0
     folder = next(one.config.diverged_dir.iterdir())
     assert (folder / "report.txt").read_text().strip() in report
+    fork = report.split("left the active's history at ")[1].split()[0]
     dumped = subprocess.run(
-        [BIN / "pg_waldump", "-p", folder / "pg_wal", "-t", "2", "-s", report.split("left the active's history at ")[1].split()[0]],
+        [BIN / "pg_waldump", "-p", folder / "pg_wal", "-t", "2", "-s", fork],
         capture_output=True, text=True,
     )  # fmt: skip
     assert dumped.stdout.count("desc: COMMIT") == 8
@@ -117,6 +117,29 @@ def test_two_promotions_to_the_same_timeline_are_told_apart(clusters: Pair) -> N
     assert verdict.way is Way.DIVERGED
     assert "timeline 3 here was opened by another promotion" in verdict.because
     assert follow(two, one, 3)[0] == "diverged"
+
+
+def test_a_former_primary_compares_itself_before_it_follows(clusters: Pair) -> None:
+    """Without ha_manager's session: the active's past is asked over the replication connection."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    one.database.make_stopped(immediate=False)
+    with pytest.raises(ReplicationError, match="can't be compared with vs-28's"):
+        one.database.make_standby(replace(two.upstream(2), port=1))
+    two.database.make_detached()
+    assert two.database.make_primary(2) == 3
+    one.database.make_standby(None)
+    one.database.make_standby(two.upstream(2))
+    assert one.facts().following == -1, "it can't stream before it has a slot"
+    two.database.settle_primary(2)
+    until(lambda: one.facts().following == 2, 10.0, every=0.05)
+    one.database.make_stopped(immediate=False)
+    two.database.make_stopped(immediate=False)
+    # Both promote to timeline 4, neither knowing of the other.
+    assert one.database.make_primary(3) == two.database.make_primary(3) == 4
+    one.database.make_stopped(immediate=False)
+    with pytest.raises(ReplicationError, match="timeline 4 here was opened by another promotion"):
+        one.database.make_standby(two.upstream(3))
 
 
 def test_another_cluster_is_kept_aside_and_replaced(clusters: Pair) -> None:
@@ -164,7 +187,8 @@ def test_a_standby_that_is_ahead_of_the_fork_is_told(clusters: Pair) -> None:
     two.database.make_primary(2)
     two.database.settle_primary(2)
     one.database.make_stopped(immediate=False)
-    one.database.make_standby(two.upstream(2))
+    one.database.make_standby(None)
+    one.database._follow(two.upstream(2), reload=True)
     reason = one.database.why_not_following(two.upstream(2))
     assert reason is not None and "the active left timeline 2" in reason
 

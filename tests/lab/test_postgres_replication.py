@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from postgres_pair import Node, Pair, Writer, pair, until
 
 from ha_manager.observation import standby_name
 from runtime.errors import ReplicationError
-
-from postgres_pair import Node, Pair, Writer, pair, until
 
 pytestmark = pytest.mark.lab
 
@@ -184,7 +183,9 @@ def test_promotion_keeps_every_acknowledged_write(clusters: Pair) -> None:
     assert timeline == 3
     two.database.settle_primary(2)
     assert writer.acknowledged
-    assert two.sql(f"SELECT count(*)::text FROM t WHERE id BETWEEN 1 AND {writer.acknowledged[-1]}") == str(len(writer.acknowledged))
+    assert two.sql(f"SELECT count(*)::text FROM t WHERE id BETWEEN 1 AND {writer.acknowledged[-1]}") == str(
+        len(writer.acknowledged)
+    )
     assert two.facts().slots[0].name == "ha_vs_166"
     one.crash()
     writer.stop()
@@ -218,7 +219,7 @@ def test_clients_that_take_every_connection_do_not_lock_ha_manager_out(clusters:
 
     info = conninfo(host=str(one.config.socket_dir), port=one.config.port, user="app", dbname="postgres")
     held: list[Session] = []
-    with pytest.raises(ReplicationError, match="remaining connection slots|too many clients"):
+    with pytest.raises(ReplicationError, match=r"remaining connection slots|too many clients"):
         for _ in range(200):
             held.append(Session(info, 2.0))
     assert len(held) > 50

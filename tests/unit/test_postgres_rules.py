@@ -1,0 +1,455 @@
+"""Postgres without Postgres: files, names, verdicts, lineage, switching directories."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ha_manager import adoption, controldata, seeding, settings
+from ha_manager.keeper import Keeper
+from ha_manager.lineage import Book, Lineage
+from ha_manager.observation import Identity, Observation, StandbyRow, epoch_of, lsn, lsn_text, slot_name, standby_name
+from ha_manager.postgres import Changes
+from ha_manager.postgres_child import Launch
+from ha_manager.rejoin import Control, Mine, Question, Verdict, Way, answered, common_end, judge, parse_history
+from ha_manager.replication import verifies
+from ha_manager.settings import Dynamic, Setting
+from ha_manager.sql import conninfo
+from runtime.clock import boottime
+from runtime.errors import ConfigError
+
+# --- names and positions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, number", [("0/0", 0), ("0/3000108", 0x3000108), ("16/B374D848", 0x16B374D848), ("", -1), (None, -1)]
+)
+def test_positions(text: str | None, number: int) -> None:
+    assert lsn(text) == number
+    if text:
+        assert lsn_text(number) == text
+
+
+def test_names_fit_into_postgres() -> None:
+    assert standby_name("vs-28", 7) == "ha_vs-28_7"
+    assert epoch_of("ha_vs-28_7") == 7 and epoch_of("ha_a_b_12") == 12
+    assert epoch_of("walreceiver") == -1 and epoch_of("") == -1
+    long = standby_name("n" * 100, 123456)
+    assert len(long) == 63 and epoch_of(long) == 123456
+    assert slot_name("VS-28.example") == "ha_vs_28_example"
+
+
+def test_caught_up_counts_what_is_flushed() -> None:
+    row = StandbyRow("ha_b_1", "streaming", "async", 1000, 900, 900, 0.0)
+    seen = Observation(lsn=1000, standbys=(replace(row, state="catchup"), row))
+    assert seen.caught_up("ha_b_1", within=100) and not seen.caught_up("ha_b_1", within=99)
+    assert not seen.caught_up("ha_b_2")
+    assert not replace(seen, standbys=(replace(row, flushed=-1),)).caught_up("ha_b_1", within=10**9)
+
+
+# --- configuration files ------------------------------------------------------------------------------------------------------
+
+
+def read(files: dict[str, str], main: str = "/c/main.conf") -> dict[str, Setting]:
+    def list_folder(path: Path) -> list[str]:
+        return [Path(name).name for name in files if Path(name).parent == path]
+
+    return settings.read(Path(main), lambda path: files.get(str(path)), list_folder)
+
+
+def test_settings_are_read_as_postgres_reads_them() -> None:
+    found = read(
+        {
+            "/c/main.conf": "# c\nPort = 5433 # x\nname 'it''s'\nescaped = 'a\\'b'\ninclude_dir 'conf.d'\nlast=1\n"
+            "include_if_exists 'no'\n",
+            "/c/conf.d/b.conf": "port = 5434\ntwice = 1\ntwice = '2'",
+            "/c/conf.d/a.conf": "port = 1",
+            "/c/conf.d/.hidden.conf": "port = 2",
+            "/c/conf.d/x.txt": "port = 3",
+        }
+    )
+    assert {name: setting.value for name, setting in found.items()} == {
+        "port": "5434", "name": "it's", "escaped": "a'b", "last": "1", "twice": "2",
+    }  # fmt: skip
+    assert (found["port"].file, found["port"].line) == (Path("/c/conf.d/b.conf"), 1)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a = 1\nnonsense line here", "/c/main.conf:2: not a setting"),
+        ("include 'gone.conf'", "/c/gone.conf: there is no such file"),
+        ("include 'main.conf'", "include each other without end"),
+    ],
+)
+def test_files_that_postgres_would_refuse(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read({"/c/main.conf": text})
+
+
+@pytest.mark.parametrize(
+    "admin, auto, words",
+    [
+        ("synchronous_commit = off", "", "acknowledged that the passive server does not hold"),
+        ("synchronous_commit = 'local'", "", "passive server does not hold"),
+        ("", "synchronous_commit = 'off'", "passive server does not hold"),
+        ("fsync = no", "", "power cut would destroy"),
+        ("full_page_writes = false", "", "tear pages"),
+        ("recovery_target_time = '2026-01-01'", "", "decides when a standby stops replaying"),
+        ("promote_trigger_file = '/x'", "", "ha_manager decides that"),
+        ("", "synchronous_standby_names = 'x'", "overrides what ha_manager must set"),
+        ("", "primary_conninfo = 'host=x'", "overrides"),
+        ("", "wal_log_hints = 'off'", "overrides"),
+    ],
+)
+def test_settings_that_break_a_promise_are_refused_with_their_place(admin: str, auto: str, words: str) -> None:
+    found = read({"/c/main.conf": f"port = 1\n{admin}\n"})
+    overriding = read({"/d/auto.conf": f"# by ALTER SYSTEM\n{auto}\n"}, "/d/auto.conf")
+    with pytest.raises(ConfigError, match=words) as wrong:
+        settings.refuse(found, overriding)
+    assert wrong.value.line == 2 and wrong.value.remedy
+    assert str(wrong.value).startswith("/c/main.conf:2:" if admin else "/d/auto.conf:2:")
+
+
+def test_ordinary_settings_are_not_refused() -> None:
+    found = read({"/c/main.conf": "synchronous_commit = remote_apply\nfsync = on\nrecovery_target_time = ''\n"})
+    settings.refuse(found, {"work_mem": Setting("1GB", Path("/d"), 1)})
+    assert settings.warnings(found, {}) == []
+    noted = settings.warnings(
+        read({"/c/main.conf": "synchronous_standby_names = '*'\nsynchronous_commit = remote_write\n"}), {}
+    )
+    assert len(noted) == 2 and noted[1].startswith("/c/main.conf:1: synchronous_standby_names is ignored")
+
+
+def test_what_we_add_never_shrinks_what_is_there() -> None:
+    control = make_control(floors={"max_connections": 300, "max_worker_processes": 4})
+    admin = read(
+        {"/c/main.conf": "wal_level = logical\nmax_connections = 200\nmax_wal_senders = 30\nmax_slot_wal_keep_size = 1GB\n"}
+    )
+    values = settings.decide(admin, control, 4096, 5432)
+    assert values["wal_level"] == "logical"
+    assert (values["max_connections"], values["max_wal_senders"], values["max_worker_processes"]) == ("300", "30", "8")
+    assert values["superuser_reserved_connections"] == "5"
+    assert "max_slot_wal_keep_size" not in values and values["wal_keep_size"] == "256MB"
+    plain = settings.decide({}, None, 0, 5433)
+    assert plain["wal_level"] == "replica" and plain["port"] == "5433" and "max_slot_wal_keep_size" not in plain
+    with pytest.raises(ConfigError, match="max_connections must be a whole number"):
+        settings.decide(read({"/c/main.conf": "max_connections = many"}), None, 0, 1)
+
+
+def test_the_role_file_comes_back_as_it_was_written() -> None:
+    written = Dynamic(
+        names='"ha_it\'s_1"', conninfo="host='1.2.3.4' password file='a\\\\b'", slot="ha_x", hurry=True, lineage="2=1/a"
+    )
+    assert Dynamic.parse(read({"/c/main.conf": written.text()})) == written
+    assert Dynamic.parse({}) == Dynamic()
+
+
+def test_our_lines_come_before_the_administrators(tmp_path: Path) -> None:
+    admin = tmp_path / "pg_hba.conf"
+    admin.write_text("local all all trust\n")
+    lines = adoption.hba_text(admin, ("10.0.0.2", "fd00::2"), "postgres", 15).splitlines()
+    assert lines[1] == "local all postgres peer map=ha_manager"
+    assert "host replication ha_replication 10.0.0.2/32 scram-sha-256" in lines
+    assert "host replication ha_replication fd00::2/128 scram-sha-256" in lines
+    assert lines.index("host all ha_replication all reject") < lines.index("local all all trust")
+    assert adoption.hba_text(admin, (), "postgres", 16).splitlines()[-1] == f'include "{admin}"'
+    admin.write_text("\nlocal @dbs all trust\n")
+    with pytest.raises(ConfigError, match="relative") as wrong:
+        adoption.hba_text(admin, (), "postgres", 15)
+    assert wrong.value.line == 2
+
+
+@pytest.mark.parametrize(
+    "text, mode", [("auto\n", "auto"), ("# x\n\n manual # y\n", "manual"), ("", "auto"), ("disabled", "disabled")]
+)
+def test_start_conf(text: str, mode: str) -> None:
+    assert adoption.start_mode(text) == mode
+
+
+def test_conninfo_is_quoted() -> None:
+    assert conninfo(host="a b", application_name="it's\\") == r"host='a b' application_name='it\'s\\'"
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------------------------
+
+
+def make_control(**changes: object) -> Control:
+    control = Control(system_identifier="s", state="shut down", checkpoint=500, redo=400, timeline=1)
+    return replace(control, **changes)  # type: ignore[arg-type]
+
+
+ACTIVE = Identity("s", 2, ((1, 1000),), {2: "5/b"}, lsn=2000)
+CASES: list[tuple[str, Mine, Identity, Verdict | Question | Way]] = [
+    ("no data", Mine(None), ACTIVE, Way.COPY),
+    ("another cluster", Mine(make_control(system_identifier="x")), ACTIVE, Way.FOREIGN),
+    ("a copy never started", Mine(make_control(timeline=2, state="in production"), fresh_copy=True), ACTIVE, Way.START),
+    ("stopped cleanly before the fork", Mine(make_control(checkpoint=880)), ACTIVE, Way.START),
+    ("stopped cleanly at the fork: the record lies beyond", Mine(make_control(checkpoint=1000)), ACTIVE, Way.DIVERGED),
+    ("stopped cleanly beyond", Mine(make_control(checkpoint=1500)), ACTIVE, Way.DIVERGED),
+    ("crashed: ask the log", Mine(make_control(state="in production")), ACTIVE, Question(1, 1000)),
+    ("crashed, checkpoint beyond", Mine(make_control(state="in production", checkpoint=1200)), ACTIVE, Way.DIVERGED),
+    ("a standby on the old timeline", Mine(make_control(state="shut down in recovery")), ACTIVE, Question(1, 1000)),
+    (
+        "a standby that replayed beyond the fork",
+        Mine(make_control(state="in archive recovery", min_recovery=1100, min_recovery_timeline=1)),
+        ACTIVE,
+        Way.DIVERGED,
+    ),
+    (
+        "a standby on the same timeline",
+        Mine(make_control(state="shut down in recovery", timeline=2)),
+        ACTIVE,
+        Question(2, 2000),
+    ),
+    ("written to on the same timeline", Mine(make_control(state="in production", timeline=2)), ACTIVE, Way.DIVERGED),
+    ("written to, then stopped, on the same timeline", Mine(make_control(timeline=2)), ACTIVE, Way.DIVERGED),
+    ("a newer timeline than the active's", Mine(make_control(timeline=3), ((1, 1000), (2, 1500))), ACTIVE, Way.DIVERGED),
+    (
+        "the same number, opened by another",
+        Mine(make_control(state="shut down in recovery", timeline=2), ((1, 1000),), {2: "5/a"}),
+        ACTIVE,
+        Way.DIVERGED,
+    ),
+    (
+        "the same number, opened by the same",
+        Mine(make_control(state="shut down in recovery", timeline=2), ((1, 1000),), {2: "5/b"}),
+        ACTIVE,
+        Question(2, 2000),
+    ),
+    (
+        "an older common number, opened by another",
+        Mine(make_control(checkpoint=100, timeline=2), ((1, 50),), {2: "4/a"}),
+        Identity("s", 3, ((1, 60), (2, 900)), {2: "4/b", 3: "5/b"}, lsn=1),
+        Way.DIVERGED,
+    ),
+    (
+        "minimum recovery on a newer timeline counts",
+        Mine(make_control(state="in archive recovery", min_recovery=1500, min_recovery_timeline=2)),
+        ACTIVE,
+        Question(2, 2000),
+    ),
+]
+
+
+@pytest.mark.parametrize("mine, active, expected", [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_may_it_follow(mine: Mine, active: Identity, expected: Verdict | Question | Way) -> None:
+    found = judge(mine, active)
+    if isinstance(expected, Way):
+        assert isinstance(found, Verdict), found
+        assert found.way is expected, found.because
+        assert found.because
+    else:
+        assert found == expected
+
+
+def test_what_the_log_says_decides() -> None:
+    question = Question(1, 0x3000000)
+    assert answered(question, False).way is Way.START
+    beyond = answered(question, True, "a record at 0/3000028")
+    assert (beyond.way, beyond.fork) == (Way.DIVERGED, 0x3000000)
+    assert "0/3000000 on timeline 1" in beyond.because and beyond.because.endswith("a record at 0/3000028")
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, timeline, before, fork",
+    [
+        ((), (), 1, None, -1),
+        (((1, 10),), ((1, 10), (2, 20)), 3, None, 10),
+        (((1, 10),), ((1, 7),), 2, None, 7),
+        (((1, 10), (2, 30)), ((1, 10), (2, 20)), 3, None, 20),
+        (((1, 10), (2, 30)), ((1, 10),), 2, None, 30),
+        (((1, 10), (2, 30)), ((1, 10), (2, 20)), 3, 2, 10),
+    ],
+)
+def test_common_past(
+    ours: tuple[tuple[int, int], ...], theirs: tuple[tuple[int, int], ...], timeline: int, before: int | None, fork: int
+) -> None:
+    assert common_end(ours, theirs, timeline, before) == fork
+
+
+def test_history_files() -> None:
+    text = "# comment\n1\t0/3000148\tno recovery target specified\n\n2\t0/5000000\tx y\n"
+    assert parse_history(text) == ((1, 0x3000148), (2, 0x5000000))
+    with pytest.raises((ValueError, IndexError)):
+        parse_history("nonsense")
+
+
+# --- control data -------------------------------------------------------------------------------------------------------------
+
+CONTROLDATA = """pg_control version number:            1300
+Database system identifier:           7642011472967116994
+Database cluster state:               shut down
+Latest checkpoint location:           0/1500718
+Latest checkpoint's REDO location:    0/1500718
+Latest checkpoint's REDO WAL file:    000000010000000000000001
+Latest checkpoint's TimeLineID:       1
+Latest checkpoint's PrevTimeLineID:   1
+Minimum recovery ending location:     0/0
+Min recovery ending loc's timeline:   0
+Backup start location:                0/0
+max_connections setting:              100
+max_prepared_xacts setting:           0
+Bytes per WAL segment:                16777216
+"""
+
+
+def test_control_data() -> None:
+    control = controldata.parse(CONTROLDATA)
+    assert control.clean_primary and control.was_primary and control.last_timeline == 1
+    assert control.floors == {"max_connections": 100, "max_prepared_transactions": 0}
+    assert controldata.shutdown_lsn(control) == 0x1500718 + 120
+    assert controldata.shutdown_lsn(replace(control, state="in production")) == -1
+    with pytest.raises(KeyError):
+        controldata.parse("something else: 1")
+
+
+@pytest.mark.parametrize(
+    "start, end",
+    [
+        (0x3000028, 0x30000A0),
+        # The record crosses into the next page, or into the next segment with its longer header.
+        (0x3001FD0, 0x3001FD0 + 24 + 120),
+        (0x3FFFFD0, 0x3FFFFD0 + 40 + 120),
+    ],
+)
+def test_end_of_a_shutdown_checkpoint(start: int, end: int) -> None:
+    assert controldata.shutdown_lsn(make_control(checkpoint=start)) == end
+
+
+def test_names_of_segments() -> None:
+    assert controldata.segment_name(2, 0x3000108, 1 << 24) == "000000020000000000000003"
+    assert controldata.segment_name(2, 0x103000000, 1 << 24) == "000000020000000100000003"
+    assert controldata.segment_name(10, 0x3000108, 1 << 20) == "0000000A0000000000000030"
+
+
+# --- lineage ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_promotion_is_known_before_and_after_it_happened() -> None:
+    begun = Lineage(promotions={2: "1/a"}).promotion_begins(5, "b", 2, counter=70)
+    assert begun.must_compare and begun.known(3) == {2: "1/a", 3: "5/b"} and begun.known(2) == {2: "1/a"}
+    done = begun.promoted(3)
+    assert done.promotions == {2: "1/a", 3: "5/b"} and not done.promoting and done.must_compare
+    assert done.opened(5, 99) == done, "the same epoch has begun already"
+    assert done.opened(6, 99).base == 99
+    followed = done.followed("s", {2: "1/a", 3: "5/b", 4: "6/a"})
+    assert not followed.must_compare and followed.epoch == 0 and followed.base == -1
+    for lineage in (begun, done, followed):
+        read_back = Lineage.from_text(lineage.text())
+        assert read_back.known(3) == lineage.known(3)
+    assert Lineage.from_text("nonsense 2=1/a =3").promotions == {2: "1/a"}
+
+
+def test_a_repeated_promotion_keeps_the_base_of_its_epoch() -> None:
+    once = Lineage().promotion_begins(5, "b", 1, 70)
+    assert once.promotion_begins(5, "b", 2, 90).base == 70
+    assert once.promotion_begins(6, "b", 2, 90).base == 90
+
+
+def test_the_book_is_durable_and_damage_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "lineage"
+    lineage = Lineage("s", {2: "1/a"}, 5, 70, 2)
+    Book(path).write(lineage)
+    assert Book(path).read() == lineage
+    path.write_text('{"unknown": 1}')
+    with pytest.raises(ConfigError, match="is damaged"):
+        Book(path).read()
+    assert Book(tmp_path / "none").read() == Lineage()
+
+
+# --- directories --------------------------------------------------------------------------------------------------------------
+
+
+def make_data(path: Path, content: str, marker: str = "") -> None:
+    path.mkdir()
+    (path / "PG_VERSION").write_text("15\n")
+    (path / "who").write_text(content)
+    if marker:
+        (path / seeding.MARKER).write_text(marker)
+
+
+def test_a_complete_copy_is_switched_in(tmp_path: Path) -> None:
+    data = tmp_path / "main"
+    make_data(data, "old")
+    make_data(tmp_path / "main.new", "new", "complete")
+    kept = seeding.switch_in(data, "diverged-2-x")
+    assert kept == tmp_path / "main.diverged-2-x"
+    assert (data / "who").read_text() == "new" and (kept / "who").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["main", "main.diverged-2-x"]
+    assert not (data / seeding.MARKER).exists() and seeding.recover(data, "x") == ""
+
+
+def test_an_incomplete_copy_is_never_switched_in(tmp_path: Path) -> None:
+    data = tmp_path / "main"
+    make_data(data, "old")
+    make_data(tmp_path / "main.new", "new", "copying")
+    with pytest.raises(seeding.ReplicationError, match="no complete copy"):
+        seeding.switch_in(data, "x")
+    assert seeding.in_progress(data)
+    assert seeding.recover(data, "x") == "removed an interrupted copy"
+    assert os.listdir(tmp_path) == ["main"] and (data / "who").read_text() == "old"
+
+
+def test_after_a_crash_between_the_steps_of_a_switch(tmp_path: Path) -> None:
+    data = tmp_path / "main"
+    # Exchanged, not finished.
+    make_data(data, "new", "complete")
+    make_data(tmp_path / "main.new", "old")
+    assert "finished" in seeding.recover(data, "diverged-2-x")
+    assert (data / "who").read_text() == "new" and (tmp_path / "main.diverged-2-x" / "who").read_text() == "old"
+    # Without an atomic exchange: moved away, not yet in its place.
+    (data).rename(tmp_path / "main.diverged-3")
+    make_data(tmp_path / "main.new", "newer", "complete")
+    assert "finished" in seeding.recover(data, "diverged-3")
+    assert (data / "who").read_text() == "newer" and not seeding.in_progress(data)
+
+
+def test_other_peoples_directories_are_left_alone(tmp_path: Path) -> None:
+    data = tmp_path / "main"
+    make_data(data, "old")
+    make_data(tmp_path / "main.new", "precious")
+    with pytest.raises(seeding.ReplicationError, match="not made by ha_manager"):
+        seeding.recover(data, "x")
+    assert (tmp_path / "main.new" / "who").read_text() == "precious"
+
+
+# --- the rest -----------------------------------------------------------------------------------------------------------------
+
+
+def test_ages_follow_changes_not_wall_clocks() -> None:
+    changes = Changes()
+    assert changes.age("a", 1, 100.0, first=3.0) == 3.0
+    assert changes.age("a", 1, 101.0) == 4.0
+    assert changes.age("a", 2, 102.0) == 0.0
+    changes.age(("wait", 1), True, 100.0)
+    changes.age(("wait", 2), True, 100.0)
+    changes.keep({("wait", 2)}, "wait")
+    assert changes.age(("wait", 1), True, 105.0) == 0.0 and changes.age(("wait", 2), True, 105.0) == 5.0
+
+
+def test_scram_verifiers() -> None:
+    # RFC 7677's example user: password "pencil".
+    verifier = (
+        "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:"
+        "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+    )
+    assert verifies(verifier, "pencil")
+    assert not verifies(verifier, "pencil2") and not verifies("md5abc", "pencil") and not verifies("", "")
+
+
+def test_a_stop_only_gets_stricter(tmp_path: Path) -> None:
+    launch = Launch(tmp_path, tmp_path / "data", tmp_path, "postgres", tmp_path, {}, ())
+    keeper = Keeper(launch, tmp_path, state="running")
+    keeper.stop_now("immediate", 0.5, "x")
+    before = keeper._stricter
+    keeper.stop_now("fast", 100.0, "y")
+    assert keeper._stop == "immediate" and keeper._stricter == before
+    keeper.stop_now("immediate", 0.1, "z")
+    assert keeper._stricter < before
+    assert keeper.tick() is None, "no process is left, so it is stopped"
+    assert keeper.state == "stopped" and not keeper.clean
+    assert keeper.since <= boottime()
