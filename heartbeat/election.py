@@ -49,6 +49,7 @@ from heartbeat.model import (
 )
 from heartbeat.passive import Passive
 from heartbeat.rules import REIGNING
+from heartbeat.state import SPACING
 
 
 class Core(Passive, Active):
@@ -59,7 +60,10 @@ class Core(Passive, Active):
         if self.phase is Phase.LEFT:
             return None
         pings = self._pinged_at + self.timing.ping_period if self.site.ping_nodes else inf
-        return min(self._said_at + self.timing.keepalive, pings, self.now + self.timing.keepalive / 4)
+        said = self._said_at + (SPACING if self._answer_now else self.timing.keepalive)
+        if self._mute:
+            said = inf
+        return min(said, pings, self.now + self.timing.keepalive / 4)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at boottime ``now``; return what to do about it, in order."""
@@ -116,7 +120,8 @@ class Core(Passive, Active):
             return
         m = event.message
         self.highest = max(self.highest, m.epoch.number, m.highest)
-        if before is None or before.boot != m.boot or m.asks_release or m.asks_ping:
+        asked = (m.asks_release or m.asks_ping) and self.phase not in SERVING
+        if before is None or before.boot != m.boot or asked:
             self._answer_now = True
         if m.phase in REIGNING and not m.stood_down:
             self._heard_reigning_at = self.members.run

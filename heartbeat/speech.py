@@ -25,7 +25,8 @@ def message(core: Server) -> Message:
     opening = core.phase is Phase.OPENING
     pending = [record for record, _ in core.saves.values()]
     calls = -1
-    steady = core.phase in {Phase.ACTIVE, Phase.PREPARING} and not core.disk.solo and not core.saving_solo
+    reigns = core.phase in {Phase.ACTIVE, Phase.PREPARING}
+    steady = reigns and not core.disk.solo and not core.saving_solo
     if steady and not core.ask_release_seq and core.site.synchronous and core.want.names is Names.ENFORCED:
         calls = core.facts.proven if core.facts.serial >= core.want.serial or core.facts.names is Names.ENFORCED else -1
     return Message(
@@ -43,8 +44,8 @@ def message(core: Server) -> Message:
         stood_down=core.disk.stood_down and not core.saving,
         fit=core.phase is Phase.PASSIVE and not core.rules.unfit(),
         calls_in_sync=calls,
-        asks_release=bool(core.ask_release_seq),
-        asks_ping=bool(core.ask_ping_seq),
+        asks_release=reigns and bool(core.ask_release_seq),
+        asks_ping=reigns and bool(core.ask_ping_seq),
         ping_after=core.members.ping_after,
         connected=core.members.connected(),
         pledged_to=core.pledged_to if core.phase is Phase.PASSIVE else Boot(),

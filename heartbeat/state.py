@@ -44,6 +44,9 @@ from heartbeat.timing import Timing
 #: what makes one want differ from another
 _level = attrgetter(*(f.name for f in fields(Want) if f.name not in {"serial", "because"}))
 
+#: least time between two messages that are not announcements (seconds): two servers that answer each other never flood
+SPACING = 0.004
+
 
 class Server:
     """State of one server. Attributes are for ``rules``, ``report`` and ``speech`` to read; only its subclasses write them."""
@@ -179,6 +182,7 @@ class Server:
         self._stop = stop
         self.forced = ""
         self.opening = Epoch()
+        self.ask_release_seq = self.ask_ping_seq = 0
         self._out.append(Gate(False))
         self._out.append(DropVip())
         self._become(Phase.STANDING_DOWN, because)
@@ -237,7 +241,9 @@ class Server:
             self._ping_seq += 1
             self._pinged_at = self.now
             self._out.append(Ping(self._ping_seq))
-        if self._answer_now or self.now - self._said_at >= self.timing.keepalive or speech.changed(self):
+        self._answer_now = self._answer_now or speech.changed(self)
+        quiet = self.now - self._said_at
+        if quiet >= self.timing.keepalive or (self._answer_now and quiet >= SPACING):
             self._send()
 
     def _send(self) -> None:

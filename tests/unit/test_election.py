@@ -30,6 +30,7 @@ from heartbeat.model import (
     TakeVip,
     Want,
 )
+from heartbeat.state import SPACING
 from tests.unit.server import PEER_ACTIVE, PEER_PASSIVE, SITE, TIMING, Server, active_in_sync, passive_in_sync
 
 
@@ -314,6 +315,7 @@ def test_in_sync_on_its_way_to_the_disk_is_never_denied() -> None:
     assert server.said is not None and server.said.in_sync
     for effect in [e for e in server.did if isinstance(e, Persist)]:
         server.give(Persisted(effect.serial))
+    server.run(0.02)
     assert not server.said.in_sync and not server.core.disk.in_sync
 
 
@@ -470,6 +472,26 @@ def test_an_epoch_that_was_announced_and_forgotten_does_not_keep_two_passives_fr
     server.run(0.3)
     assert server.core.phase is Phase.ACTIVE
     assert server.core.disk.epoch == Epoch(6, "vs-166")
+
+
+def test_what_an_active_asked_is_not_asked_any_more_when_it_let_go() -> None:
+    """Two servers that ask each other would answer each other without end."""
+    server = active_in_sync()
+    server.facts = replace(server.facts, stalled=0.6, caught_up=False)
+    server.run(0.1)
+    assert server.said is not None and server.said.asks_release
+    server.hear(epoch=Epoch(5, "vs-28"), highest=5)
+    server.run(0.3)
+    assert server.core.phase is Phase.PASSIVE and not server.said.asks_release
+
+
+def test_a_flood_of_questions_is_answered_at_a_bounded_rate() -> None:
+    server = passive_in_sync()
+    server.did.clear()
+    for step in range(1000):
+        server.now += 0.0001
+        server.hear(asks_ping=True, beyond=step)
+    assert sum(isinstance(e, Send) for e in server.did) <= 0.1 / SPACING + 1
 
 
 def test_nonsense_from_the_disk_raises_and_changes_nothing() -> None:
