@@ -37,9 +37,17 @@ class Listener(Protocol):
 
 
 class HeartbeatLink:
-    """``facts`` makes the report of this moment."""
+    """``facts`` makes the report of this moment; ``period``: seconds, the least that heartbeat counts on."""
 
-    def __init__(self, path: Path, loop: Loop, listener: Listener, facts: Callable[[], Facts]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        loop: Loop,
+        listener: Listener,
+        facts: Callable[[], Facts],
+        period: Callable[[], float] = lambda: PERIOD,
+    ) -> None:
+        self._period = period
         self._path = path
         self._loop = loop
         self._listener = listener
@@ -85,7 +93,7 @@ class HeartbeatLink:
         if self._client is None:
             return
         facts, now = self._facts(), self._loop.now()
-        if self._sent is not None and now - self._sent_at < PERIOD * 0.9 and _alike(facts, self._sent):
+        if self._sent is not None and now - self._sent_at < self._period() * 0.9 and _alike(facts, self._sent):
             return
         self._sent, self._sent_at = facts, now
         self._client.request("facts", {"facts": facts_to(facts)})
@@ -93,7 +101,7 @@ class HeartbeatLink:
     def _beat(self) -> None:
         if not self._ended:
             self.report()
-            self._loop.call_after(PERIOD, self._beat)
+            self._loop.call_after(self._period(), self._beat)
 
     def _connect(self) -> None:
         if self._ended:

@@ -91,7 +91,9 @@ class Daemon:
         )
         self.planner = Planner(JournalFile(paths.state / "journal"), Steps(lambda: self.config), self, boottime)
         self.manager_watch = ManagerWatch(lambda: self.config.host, self._alarm_soon("manager"), boottime)
-        self.link = HeartbeatLink(paths.heartbeat_run / "control", self.loop, self, self.facts)
+        self.link = HeartbeatLink(
+            paths.heartbeat_run / "control", self.loop, self, self.facts, lambda: self.config.site.timing.report_period
+        )
         self.status_file = StatusFile(paths.etc / "ha_manager_status")
         self.schedule = Schedule()
         self.requests = Requests(self)

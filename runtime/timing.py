@@ -31,6 +31,11 @@ class Timing:
     clock_drift: float = 0.05
     delivery: float = 0.05
 
+    @property
+    def report_period(self) -> float:
+        """ha_manager reports at least so often (seconds): two reports may be late before its allowance is over."""
+        return min(0.1, self.allowance / 3)
+
 
 PROFILES = {
     "recommended": Timing(),

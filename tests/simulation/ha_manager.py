@@ -83,7 +83,7 @@ class HaManager:
     def _poll(self, life: int) -> None:
         if life != self.life:
             return
-        self.server.later(POLL, self._poll, life)
+        self.server.later(min(POLL, self.server.timing.report_period), self._poll, life)
         if self.hung:
             return
         if self.engine.now - self.session_at >= SESSION_PERIOD:
