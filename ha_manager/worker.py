@@ -96,6 +96,8 @@ class Worker:
         self._primary_epoch: Epoch | None = None
         self._deaths: deque[float] = deque()
         self._following_since = inf
+        self._asking: threading.Thread | None = None
+        self._answer: tuple[Epoch, str, Identity | None] | None = None
         self._failures = 0
         self._retry_at = inf
         self._stepped_at = -inf
@@ -129,6 +131,11 @@ class Worker:
         with self._condition:
             self._ended = True
             self._condition.notify()
+
+    def settle(self) -> None:
+        """Wait for the question that is being asked, if one is."""
+        if self._asking is not None:
+            self._asking.join()
 
     # --- the thread -----------------------------------------------------------------------------------------------------
 
@@ -299,6 +306,8 @@ class Worker:
         follow = self._active.upstream(want.follow)
         if seen.state != "running":
             self._make_fit(want, follow)
+        elif (answer := self._take_answer(want)) is not None:
+            self._copy_because(want, follow, *answer)
         elif self.carried.follow == want.follow and self._clock() - self._following_since > PATIENCE:
             self._ask_why(want, follow)
         if self.carried.follow != want.follow:
@@ -322,12 +331,35 @@ class Worker:
             self._replace(want, verdict, follow, active)
 
     def _ask_why(self, want: Want, follow: Upstream) -> None:
-        """Told to follow, and not streaming: only a fresh copy may help."""
+        """Told to follow, and not streaming. Asked in a thread of its own: an active that just lost its power answers only by
+        time-out, and in that very moment this server may have to take over.
+        """
         self._following_since = self._clock()
-        reason = self._db.why_not_following(follow)
+        if self._asking is None or not self._asking.is_alive():
+            self._asking = threading.Thread(target=self._inquire, args=(want.follow, follow), name="why", daemon=True)
+            self._asking.start()
+
+    def _inquire(self, epoch: Epoch, follow: Upstream) -> None:
+        try:
+            reason = self._db.why_not_following(follow)
+            active = self._active.identity(epoch) if reason is not None else None
+        except HaError as wrong:
+            log.info("why %s can't be followed: %s", epoch.node, wrong)
+            return
         if reason is None:
             return
-        active = self._active.identity(want.follow)
+        with self._condition:
+            self._answer = (epoch, reason, active)
+            self._again = True
+            self._condition.notify()
+
+    def _take_answer(self, want: Want) -> tuple[str, Identity | None] | None:
+        """The reason why only a fresh copy helps, if it was found for the active that is followed now."""
+        with self._condition:
+            answer, self._answer = self._answer, None
+        return answer[1:] if answer is not None and answer[0] == want.follow else None
+
+    def _copy_because(self, want: Want, follow: Upstream, reason: str, active: Identity | None) -> None:
         if active is None:
             raise ReplicationError(f"this database can't follow {want.follow.node} ({reason}), whose ha_manager can't be asked")
         self._db.make_stopped(immediate=False)

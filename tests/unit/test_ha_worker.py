@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -29,6 +30,9 @@ class Recording:
         self.why: str | None = None
         self.kept = "ready"
         self.during: Callable[[], None] = lambda: None
+        self.asked = threading.Event()
+        self.answers = threading.Event()
+        self.answers.set()
         self.cancelled = False
 
     def _note(self, call: str) -> None:
@@ -83,8 +87,10 @@ class Recording:
         return ""
 
     def why_not_following(self, follow: Upstream, limit: float = 2.0) -> str | None:
-        self._note("why")
-        return self.why
+        why = self.why
+        self.asked.set()
+        assert self.answers.wait(5)
+        return why
 
 
 class Peer:
@@ -201,10 +207,27 @@ def test_a_copy_goes_on_when_only_the_epoch_of_the_same_active_moves(bench: Benc
 def test_a_standby_that_does_not_stream_is_asked_why_and_copied_if_nothing_else_helps(bench: Bench) -> None:
     bench.do(want(Postgres.STANDBY, follow=THEIRS))
     bench.now += 3
-    assert bench.do(want(Postgres.STANDBY, 2, follow=THEIRS)) == ["why", "standby vs-28"]
+    assert bench.do(want(Postgres.STANDBY, 2, follow=THEIRS)) == ["standby vs-28"]
+    bench.worker.settle()
+    assert bench.do(want(Postgres.STANDBY, 3, follow=THEIRS)) == ["standby vs-28"], "it may still come"
     bench.now += 3
     bench.db.why = "log removed"
-    assert bench.do(want(Postgres.STANDBY, 3, follow=THEIRS)) == ["why", "stop fast", "judge", "copy copy", "standby vs-28"]
+    bench.do(want(Postgres.STANDBY, 4, follow=THEIRS))
+    bench.worker.settle()
+    assert bench.do(want(Postgres.STANDBY, 5, follow=THEIRS)) == ["stop fast", "judge", "copy copy", "standby vs-28"]
+
+
+def test_a_question_that_a_dead_active_does_not_answer_holds_nothing_up(bench: Bench) -> None:
+    bench.do(want(Postgres.STANDBY, follow=THEIRS))
+    bench.now += 3
+    bench.db.answers.clear()
+    bench.db.why = "log removed"
+    bench.do(want(Postgres.STANDBY, 2, follow=THEIRS))
+    assert bench.db.asked.wait(5)
+    assert bench.do(want(Postgres.DETACHED, 3)) == ["detach"]
+    bench.db.answers.set()
+    bench.worker.settle()
+    assert bench.do(want(Postgres.STANDBY, 4, follow=Epoch(9, "vs-28"))) == ["standby vs-28"], "an answer about another reign"
 
 
 def test_a_postgres_that_keeps_dying_is_given_up(bench: Bench) -> None:
