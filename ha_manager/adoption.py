@@ -162,7 +162,7 @@ def take_autostart(config: PostgresConfig) -> None:
     text = config.start_conf.read_text() if config.start_conf.exists() else "auto\n"
     if not before.exists():
         before.parent.mkdir(parents=True, exist_ok=True)
-    durable.write_durably(before, text)
+        durable.write_durably(before, text)
     if start_mode(text) != "disabled":
         ours = "# ha_manager starts this cluster (through its keeper); `ha stop` gives it back.\ndisabled\n"
         _write_start_conf(config, ours)

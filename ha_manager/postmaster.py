@@ -1,7 +1,8 @@
 """The processes of one Postgres: how they are found, signalled and proven gone, without Postgres's own help.
 
 Promise: a process belongs to a Postgres exactly when its executable is ``postgres`` and its working directory is the data
-directory; all its processes, backends of a dead postmaster among them, keep both until they end. What ``kill_all`` proved
+directory (that very inode: containers show the same path); all its processes, backends of a dead postmaster among them, keep
+both until they end. What ``kill_all`` proved
 gone is gone. Source: design §4 rule 5, ``proof: no process of it is left`` in docs/protocols.md.
 """
 
@@ -39,19 +40,43 @@ def read_pid_file(data_dir: Path) -> PidFile | None:
 
 def processes_of(data_dir: Path) -> list[Process]:
     """Every process of the Postgres on ``data_dir``, zombies left out."""
-    real = os.path.realpath(data_dir)
+    home = _Home(data_dir)
     found = []
     for name in os.listdir("/proc"):
-        if name.isdigit() and _belongs(name, real) and (each := process(int(name))) and each.state not in "ZX":
+        if name.isdigit() and home.of(int(name)) and (each := process(int(name))) and each.state not in "ZX":
             found.append(each)
     return found
 
 
-def _belongs(pid: str, data_dir: str) -> bool:
+class _Home:
+    """A data directory as the working directory of processes."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._removed = f"{os.path.realpath(data_dir)} (deleted)"
+        self._inode = _inode(data_dir)
+
+    def of(self, pid: int) -> bool:
+        """Is ``pid`` a process of its Postgres? One whose directory was removed under it counts, if it sees our files."""
+        if not is_postgres(pid):
+            return False
+        if self._inode is not None and _inode(Path(f"/proc/{pid}/cwd")) == self._inode:
+            return True
+        try:
+            return os.readlink(f"/proc/{pid}/cwd") == self._removed and _mounts(pid) == _mounts(os.getpid())
+        except OSError:
+            return False
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
     try:
-        return os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)") == data_dir and is_postgres(int(pid))
+        found = path.stat()
     except OSError:
-        return False
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _mounts(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/mnt")
 
 
 def is_postgres(pid: int) -> bool:
@@ -65,7 +90,7 @@ def is_postgres(pid: int) -> bool:
 def postmaster_of(data_dir: Path) -> Process | None:
     """The living postmaster on ``data_dir``, whoever started it."""
     file = read_pid_file(data_dir)
-    if file is None or not _belongs(str(file.pid), os.path.realpath(data_dir)):
+    if file is None or not _Home(data_dir).of(file.pid):
         return None
     found = process(file.pid)
     return found if found is not None and found.state not in "ZX" else None

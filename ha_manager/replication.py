@@ -93,11 +93,11 @@ def enforce(server: Server, epoch: int, peer: str, limit: float, note: Callable[
 
 
 def _take_back(server: Server, before: str, wanted: str, note: Callable[[str], None]) -> None:
-    """Relax again; but names that were enforced before (ha_manager or Postgres was restarted) stay so: the peer may be fit, and
-    only heartbeat decides to go solo (design §4 rule 6).
+    """Relax again; but where names were enforced before (ha_manager or Postgres was restarted, perhaps amid a proof),
+    they stay so: the peer may be fit, and only heartbeat decides to go solo (design §4 rule 6).
     """
     try:
-        if before == wanted:
+        if before:
             server.change(names=wanted)
         else:
             relax(server, 5.0)

@@ -133,6 +133,22 @@ def test_a_standby_that_vanishes_during_the_proof_leaves_nobody_waiting(clusters
     assert not hangs(clusters.one, 1)
 
 
+@pytest.mark.parametrize("left", ["ha_vs-28_1", "ha_proof_1"])
+def test_a_failed_second_proof_never_relaxes_what_was_enforced(clusters: Pair, left: str) -> None:
+    """Whoever crashed in the middle of a proof may have been in sync before it: the peer could be about to take over."""
+    clusters.synchronous()
+    one = clusters.one
+    one.database._server.change(names=f'"{left}"')
+    os.kill(clusters.two.find("walreceiver"), signal.SIGSTOP)
+    restarted = one.new_database()
+    with pytest.raises(ReplicationError, match="can't be proven"):
+        restarted.set_names_enforced(1, 0.5)
+    assert hangs(one, 1)
+    restarted.set_names_relaxed()
+    assert not hangs(one, 2)
+    restarted.release()
+
+
 def test_enforcing_needs_the_standby_of_this_very_epoch(clusters: Pair) -> None:
     clusters.active()
     clusters.join()
