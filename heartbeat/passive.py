@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from heartbeat.model import (
     SERVING,
+    Boot,
     Database,
     Epoch,
     Gate,
@@ -101,9 +102,15 @@ class Passive(Server):
             boot = p.boot
 
             def pledge() -> None:
-                self.pledged_to = boot
+                self.pledged_to, self._withdrawn_seq = boot, 0
 
             self._save(replace(newest, in_sync=False, solo=False, active=False), pledge)
+        elif outcome == "mine" and self.pledged_to != Boot():
+            # both gave way, on what each knew of the other a moment ago: the peer must first hear that this word is void
+            self.pledged_to = Boot()
+            self._withdrawn_seq = self.seq + 1
+        elif outcome == "mine" and self._withdrawn_seq and not self.members.echoes(self._withdrawn_seq):
+            pass
         elif outcome == "mine" and self.rules.peer_pledged() and self.facts.healthy:
             because = "nobody was active: this server has the longest log, or is the default active"
             self._begin_takeover(because, lambda: self.rules.peer_pledged() and self.rules.elect() == "mine")
@@ -113,6 +120,7 @@ class Passive(Server):
     def _begin_takeover(self, because: str, valid: Callable[[], bool]) -> None:
         """``valid``: what allowed this takeover; asked again when the receiver is stopped, just before there is no way back."""
         self._takeover_because, self._takeover_valid = because, valid
+        self.pledged_to = Boot()
         self._become(Phase.DETACHING, because)
 
     def _detaching(self) -> None:

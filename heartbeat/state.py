@@ -91,6 +91,8 @@ class Server:
         self.peer_was_in_sync = False
         self.stood_down_run = inf
         self.pledged_to = Boot()
+        #: the first message without a pledge that was taken back; 0: none was
+        self._withdrawn_seq = 0
         self.lease_at = now
         self.vip_link_down = ""
         self.leaving = ""

@@ -518,3 +518,18 @@ def test_an_active_restarted_before_its_promotion_was_written_down_writes_it_lat
     server.run(0.3)
     assert server.core.phase is Phase.ACTIVE
     assert not server.core.disk.tentative
+
+
+def test_of_two_that_gave_way_to_each_other_none_goes_on_before_the_other_has_heard_it() -> None:
+    server = Server(Record(epoch=Epoch(4, "vs-166")))
+    server.facts = replace(server.facts, lsn=900)
+    longer = {"phase": Phase.PASSIVE, "epoch": Epoch(4, "vs-28"), "highest": 4, "data": "ready", "connected": True}
+    server.hear(**longer, in_sync=False, beyond=5)
+    server.run(0.3)
+    assert server.said is not None
+    assert server.said.pledged_to == server.peer.boot  # type: ignore[union-attr]
+    server.hear(connected=False, pledged_to=server.boot)
+    assert server.core.phase is Phase.PASSIVE
+    assert server.said.pledged_to == Boot()
+    server.hear()
+    assert server.core.phase is Phase.DETACHING
