@@ -1,7 +1,7 @@
 """Many seeds over all cores.
 
-Promise: a seed decides its schedule, its profile and its variant (cold start, fine pings, the aggressive times), so that a
-number is all that is needed to see a failure again.
+Promise: a seed decides its schedule, its profile and its variant (cold start, fine pings, the aggressive times), so that
+a number is all that is needed to see a failure again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Variant:
     most: int = 6
     symmetric: bool = False
     solo: str = "silence"
+    strict: bool = False
     rules: type[Rules] = Rules
     core: type[Core] = Core
 
@@ -39,7 +40,9 @@ class Variant:
 
     def play(self, seed: int, schedule: Schedule | None = None, tracing: bool = False) -> Result:
         chosen = self.schedule(seed) if schedule is None else schedule
-        setting = Setting(self.solo, self.timing(seed), cold=seed % 10 == 9, rules=self.rules, core=self.core)
+        setting = Setting(
+            self.solo, self.timing(seed), cold=seed % 10 == 9, strict=self.strict, rules=self.rules, core=self.core
+        )
         return play(seed, chosen, setting, tracing)
 
     def shrunk(self, result: Result) -> Schedule:

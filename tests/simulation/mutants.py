@@ -1,7 +1,7 @@
 """The production rules with one of them taken out or bent: what the simulator must notice.
 
-Promise: each mutant overrides one predicate of ``Rules`` (or one step of ``Core``) and says in its docstring which hole it opens. Source:
-facts/safety-model.md, H1 to H17.
+Promise: each mutant overrides one predicate of ``Rules`` (or one step of ``Core``) and says in its docstring which hole
+it opens. Source: facts/safety-model.md, H1 to H17.
 """
 
 from __future__ import annotations
@@ -125,6 +125,10 @@ class SoloUnconnected(Rules):
         return not (c.disk.solo or c.saving_solo) and self.members.run - since >= self.timing.solo
 
 
+class SoloIsolated(NeverIsolated, SoloUnconnected):
+    """Rules 4 and 6b: both at once (isolation comes first otherwise)."""
+
+
 class NeverReady(Rules):
     """Rule 7: the names are never set again."""
 
@@ -144,6 +148,10 @@ class NeverOutranked(Rules):
 
     def outranked(self) -> str:
         return ""
+
+
+class FitForEver(StaleFitness, HigherEpochForgotten, NeverOutranked):
+    """Rules 2 and 8, H9: all three at once (each covers for the others)."""
 
 
 class RivalsStay(Rules):
@@ -185,12 +193,12 @@ class BootsAlone(Rules):
 
 
 class EpochByHearing(Core):
-    """Epoch, H10: an epoch becomes one's own by hearing it, without its data."""
+    """Epoch, H10: an epoch becomes one's own by hearing it, its data taken for granted."""
 
     def _settle(self) -> None:
         p = self.members.peer
         if p and self.phase is Phase.PASSIVE and p.epoch.number > self._newest().epoch.number and not self.saving:
-            self._save(replace(self._newest(), epoch=p.epoch, in_sync=False, solo=False, active=False))
+            self._save(replace(self._newest(), epoch=p.epoch, in_sync=True, solo=False, active=False))
         super()._settle()
 
 
@@ -210,14 +218,6 @@ class PromotesFirst(Core):
         self._opened()
 
 
-class StandsDownInSync(Core):
-    """Rules 3 and 4: "stood down" is said and kept while Postgres still runs."""
-
-    def _standing_down(self) -> None:
-        if not self.saving:
-            self._let_go()
-
-
 class KeepsVip(Core):
     """Rule 4: the VIP isn't dropped on the way down."""
 
@@ -225,14 +225,6 @@ class KeepsVip(Core):
         super()._settle()
         if self.phase is Phase.STANDING_DOWN:
             self._out.append(TakeVip())
-
-
-class SoloUnwritten(Core):
-    """Rule 6: commits are relaxed before "solo" and its epoch are on the disk."""
-
-    def _go_solo(self, because: str) -> None:
-        super()._go_solo(because)
-        self.disk = next(reversed(self.saves.values()))[0]
 
 
 class SyncUnproven(Core):

@@ -1,6 +1,7 @@
 """Schedules with a name: the holes H1 to H17 of facts/safety-model.md, and every single fault.
 
-Promise: each says what must hold beyond ``checks``: how long the client on the VIP may go without service, and how often a server may become active.
+Promise: each says what must hold beyond ``checks``: how long the client on the VIP may go without service, and how often
+a server may become active.
 """
 
 from __future__ import annotations
@@ -50,25 +51,34 @@ HOLES: tuple[Scenario, ...] = (
     _s("H1 the passive's ha_manager dead", F(1.5, "ha_manager-kill", "B", 20), outage=5, activations=0),
     _s("H2 the active's heartbeat restarts just too late", F(1.5, "heartbeat-kill", "A", 0.6), outage=2.5),
     _s("H2 the active boots faster than deadtime", F(1.5, "power", "A", 0.2), outage=3),
-    _s("H3 ping node down for both", F(1.5, "ping", "A", 15, "both"), outage=1, activations=0),
+    _s("H2 the active's heartbeat restarts, the passive unconnected", F(1.5, "heartbeat-kill", "A", 1.0),
+       F(1.57, "port", "B", 1.46), F(2.68, "cut", "A", 2.92, "*:out"), F(3.38, "power", "A", 2.55)),
+    _s("H3 ping node down for both", F(1.5, "ping", "A", 15, "both"), outage=1, activations=1),
     _s("H4 LAN of the active, with replication on it", F(1.5, "port", "A", 15), outage=2.5, activations=1, links=LAN),
     _s("H5 the active's ha_manager hangs", F(1.5, "ha_manager-hang", "A", 15, "unwatched"), outage=3, activations=1),
     _s("H6 LAN of the active: no release before it notices", F(1.5, "port", "A", 15), outage=2.5, links=LAN, timing=RECOMMENDED),
     _s("H7 the active stands still, the passive takes over and dies", F(1.5, "pause", "A", 4.5), F(4.0, "power", "B", 14)),
+    _s("H7 the same, the thawed one has heard nothing", F(1.5, "pause", "A", 4.5), F(2.2, "cut", "B", 3, "*:out"),
+       F(4.0, "power", "B", 14)),
     _s("H7 the same with a slow thaw", F(1.5, "pause", "A", 6.0), F(6.2, "power", "B", 14), F(6.2, "slow", "A", 2, "0.8")),
     _s("H8 heard but not hearing, then neither", F(1.5, "cut", "B", 10, "*:out"), F(4.6, "cut", "A", 7, "*:out"), strict=True),
-    _s("H8 the same, with the solo one dead", F(1.5, "cut", "B", 8, "*:out"), F(2.3, "cut", "A", 8, "*:out"),
-       F(2.75, "power", "A", 8)),
+    _s("H8 the same, with the solo one dead", F(1.5, "cut", "B", 8, "*:out"), F(1.9, "cut", "A", 8, "*:out"), F(2.75, "power", "A", 8), strict=True),
     _s("H9 the passive off, the active solo, both boot, links cut", F(1.5, "power", "B", 6.5), F(7.0, "power", "A", 1.0),
        F(8.8, "cut", "A", 6, "*:both"), strict=True),
     _s("H9 the passive boots while the solo one is off", F(1.5, "power", "B", 6.5), F(7.0, "power", "A", 12)),
-    _s("H10 the old active holds a longer log, both die", F(2.0, "port", "A", 1.4), F(2.0, "cut", "A", 1.4, "ic:both"),
-       F(3.6, "power", "A", 1.0), F(3.6, "power", "B", 1.0)),
+    _s("H9 the passive hears of the solo one, then nothing", F(1.5, "power", "B", 5.0), F(1.5, "cut", "B", 16, "repl:both"),
+       F(9.0, "cut", "A", 6, "*:both"), strict=True),
+    _s("H10 the old active holds a longer log, both die", F(2.0, "heartbeat-kill", "A", 1.12), F(2.0, "cut", "A", 1.1, "*:both"),
+       F(3.32, "power", "A", 1.0), F(3.32, "power", "B", 1.0), strict=True),
     _s("H11 the new active's heartbeat restarts as a passive", F(1.5, "pause", "A", 1.6), F(3.0, "heartbeat-kill", "B", 0.8)),
     _s("H12 dies while coming back in sync", F(1.5, "power", "B", 2.0), F(4.6, "crash", "A", 3.0, "4:power"),
        F(8.5, "power", "B", 9.0)),
+    _s("H12 in sync again, then first one dies, then the other", F(1.5, "power", "B", 5.0), F(9.5, "power", "A", 4.0),
+       F(13.0, "power", "B", 12)),
     _s("H13 heartbeats blocked, the rest works", F(1.5, "cut", "A", 10, "hb:both"), outage=3),
-    _s("H13 the same, then the passive's LAN drops", F(1.5, "cut", "A", 10, "hb:both"), F(4.0, "port", "B", 0.8), links=LAN),
+    _s("H13 the same and the session, replication delivers", F(1.5, "cut", "A", 10, "hb:both"), F(1.5, "cut", "A", 10, "session:both"),
+       outage=1, activations=0),
+    _s("H13 heartbeats blocked, then the passive's LAN drops", F(1.5, "cut", "A", 10, "hb:both"), F(4.0, "port", "B", 0.8), links=LAN),
     _s("H14 long unconnected, then one answer", F(1.5, "port", "B", 5.0), F(1.5, "cut", "B", 5.0, "ic:both"), activations=0),
     _s("H15 dies between its new epoch and the promotion", F(1.5, "cut", "A", 1.15, "*:both"), F(2.0, "crash", "B", 6.0, "3:power"),
        F(7.0, "power", "A", 12), strict=True),
@@ -77,7 +87,7 @@ HOLES: tuple[Scenario, ...] = (
     _s("restarts within its lease in a cut", F(1.5, "cut", "A", 8, "*:both"), F(2.35, "heartbeat-kill", "A", 0.0), strict=True),
     _s("silent for a moment", F(1.5, "cut", "A", 0.6, "*:out"), activations=0),
     _s("isolated with its VIP", F(1.5, "port", "A", 8.0), F(1.5, "cut", "A", 8.0, "ic:both"), outage=3),
-    _s("planned failover and back, session cut", F(1.5, "failover", "A"), F(4.0, "failover", "B"), F(4.1, "cut", "A", 5, "session:both"),
+    _s("planned failover and back, session cut", F(1.5, "failover", "A"), F(4.0, "failover", "B"), F(1.9, "cut", "A", 8, "session:both"),
        outage=1, activations=2),
 )  # fmt: skip
 

@@ -1,0 +1,88 @@
+"""With any one safety rule taken out, something fails that holds with the production rules.
+
+Promise: for each mutant the scenario or the seeds in which it is noticed; the same runs are right without it. What other
+rules cover for in every schedule found is in ``COVERED``, with the rules that do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from heartbeat.election import Core
+from heartbeat.rules import Rules
+
+from . import mutants
+from .campaign import Variant
+from .scenarios import HOLES, Scenario
+
+#: mutant, the beginning of the scenario's name in which it is noticed, seeds to try
+BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
+    (mutants.HastyDeath, "silent for a moment", 3),
+    (mutants.NoSigns, "H13 the same and the session", 3),
+    (mutants.AnyStandDown, "planned failover and back", 3),
+    (mutants.StaleFitness, "H9 the passive boots", 3),
+    (mutants.FitForEver, "H9 the passive hears", 3),
+    (mutants.FitWithoutSync, "H8 heard but not hearing", 3),
+    (mutants.YieldUnconfirmed, "H3", 3),
+    (mutants.NeverYield, "H4", 3),
+    (mutants.NeverIsolated, "isolated with its VIP", 3),
+    (mutants.SoloIsolated, "isolated with its VIP", 3),
+    (mutants.PauseForgiven, "H7 the same, the thawed", 3),
+    (mutants.ResumeAnyway, "restarts within its lease", 3),
+    (mutants.ReleaseWithoutPing, "H6", 6),
+    (mutants.ReleasedBySelf, "restarts within its lease", 3),
+    (mutants.SoloTooSoon, "H8 the same", 3),
+    (mutants.NeverReady, "H1 replication", 2),
+    (mutants.NoElection, "H7 the active stands still", 3),
+    (mutants.Unpledged, "H2 the active's heartbeat restarts, the", 12),
+    (mutants.DefaultWins, "H7 the active stands still", 3),
+    (mutants.BootsAlone, "H8 heard but not hearing", 3),
+    (mutants.NeverTentative, "H15", 3),
+    (mutants.PromotesFirst, "H15", 3),
+    (mutants.EpochByHearing, "H10", 4),
+    (mutants.KeepsVip, "H11", 3),
+    (mutants.SyncUnproven, "H12 in sync again", 3),
+)
+#: mutant, seeds in which it is noticed
+BY_SEED: tuple[tuple[type[Rules] | type[Core], tuple[int, ...]], ...] = (
+    (mutants.NeverOutranked, (11,)),
+    (mutants.RivalsStay, (85,)),
+)
+#: mutant -> what else prevents the harm (1000 seeds and the scenarios found nothing)
+COVERED: dict[type[Rules] | type[Core], str] = {
+    mutants.HigherEpochForgotten: "fitness_fresh and outranked; FitForEver takes out all three",
+    mutants.SoloUnconnected: "isolated; SoloIsolated takes out both",
+    mutants.HoldsTooLittle: "standby_ready and the proof: the active names nothing that the standby has not flushed",
+}
+
+
+def _as(mutant: type[Rules] | type[Core]) -> dict[str, object]:
+    return {"core" if issubclass(mutant, Core) else "rules": mutant}
+
+
+def _named(name: str) -> Scenario:
+    return next(scenario for scenario in HOLES if scenario.name.startswith(name))
+
+
+@pytest.mark.parametrize(("mutant", "name", "seeds"), BY_SCENARIO, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_rule_taken_out_is_noticed(mutant: type[Rules] | type[Core], name: str, seeds: int) -> None:
+    scenario = _named(name)
+    setting = replace(scenario.setting, **_as(mutant))  # type: ignore[arg-type]
+    noticed = next((seed for seed in range(seeds) if scenario.wrong(seed, setting)), None)
+    assert noticed is not None, f"{mutant.__name__} survives {scenario.name!r}"
+    assert not scenario.wrong(noticed), "the production rules fail here too"
+
+
+@pytest.mark.parametrize(("mutant", "seeds"), BY_SEED, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_rule_taken_out_fails_some_seed(mutant: type[Rules] | type[Core], seeds: tuple[int, ...]) -> None:
+    variant = replace(Variant(), **_as(mutant))  # type: ignore[arg-type]
+    noticed = next((seed for seed in seeds if variant.play(seed).failures), None)
+    assert noticed is not None, f"{mutant.__name__} survives"
+    assert not Variant().play(noticed).failures
+
+
+def test_every_mutant_is_tried() -> None:
+    tried = {row[0] for row in BY_SCENARIO} | {row[0] for row in BY_SEED}
+    assert set(mutants.RULES + mutants.CORES) == tried | set(COVERED)
