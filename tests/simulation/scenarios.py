@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 from .faults import Fault, Schedule
 from .world import RECOMMENDED, Result, Setting, play
@@ -51,70 +52,147 @@ HOLES: tuple[Scenario, ...] = (
     _s("H1 the passive's ha_manager dead", F(1.5, "ha_manager-kill", "B", 20), outage=5, activations=0),
     _s("H2 the active's heartbeat restarts just too late", F(1.5, "heartbeat-kill", "A", 0.6), outage=2.5),
     _s("H2 the active boots faster than deadtime", F(1.5, "power", "A", 0.2), outage=3),
-    _s("H2 the active's heartbeat restarts, the passive unconnected", F(1.5, "heartbeat-kill", "A", 1.0),
-       F(1.57, "port", "B", 1.46), F(2.68, "cut", "A", 2.92, "*:out"), F(3.38, "power", "A", 2.55)),
+    _s(
+        "H2 the active's heartbeat restarts, the passive unconnected",
+        F(1.5, "heartbeat-kill", "A", 1.0),
+        F(1.57, "port", "B", 1.46),
+        F(2.68, "cut", "A", 2.92, "*:out"),
+        F(3.38, "power", "A", 2.55),
+    ),
     _s("H3 ping node down for both", F(1.5, "ping", "A", 15, "both"), outage=1, activations=1),
     _s("H4 LAN of the active, with replication on it", F(1.5, "port", "A", 15), outage=2.5, activations=1, links=LAN),
     _s("H5 the active's ha_manager hangs", F(1.5, "ha_manager-hang", "A", 15, "unwatched"), outage=3, activations=1),
-    _s("H6 LAN of the active: no release before it notices", F(1.5, "port", "A", 15), outage=2.5, links=LAN, timing=RECOMMENDED),
+    _s(
+        "H6 LAN of the active: no release before it notices", F(1.5, "port", "A", 15), outage=2.5, links=LAN, timing=RECOMMENDED
+    ),
     _s("H7 the active stands still, the passive takes over and dies", F(1.5, "pause", "A", 4.5), F(4.0, "power", "B", 14)),
-    _s("H7 the same, the thawed one has heard nothing", F(1.5, "pause", "A", 4.5), F(2.2, "cut", "B", 3, "*:out"),
-       F(4.0, "power", "B", 14)),
+    _s(
+        "H7 the same, the thawed one has heard nothing",
+        F(1.5, "pause", "A", 4.5),
+        F(2.2, "cut", "B", 3, "*:out"),
+        F(4.0, "power", "B", 14),
+    ),
     _s("H7 the same with a slow thaw", F(1.5, "pause", "A", 6.0), F(6.2, "power", "B", 14), F(6.2, "slow", "A", 2, "0.8")),
     _s("H8 heard but not hearing, then neither", F(1.5, "cut", "B", 10, "*:out"), F(4.6, "cut", "A", 7, "*:out"), strict=True),
-    _s("H8 the same, with the solo one dead", F(1.5, "cut", "B", 8, "*:out"), F(1.9, "cut", "A", 8, "*:out"), F(2.75, "power", "A", 8), strict=True),
-    _s("H9 the passive off, the active solo, both boot, links cut", F(1.5, "power", "B", 6.5), F(7.0, "power", "A", 1.0),
-       F(8.8, "cut", "A", 6, "*:both"), strict=True),
+    _s(
+        "H8 the same, with the solo one dead",
+        F(1.5, "cut", "B", 8, "*:out"),
+        F(1.9, "cut", "A", 8, "*:out"),
+        F(2.75, "power", "A", 8),
+        strict=True,
+    ),
+    _s(
+        "H9 the passive off, the active solo, both boot, links cut",
+        F(1.5, "power", "B", 6.5),
+        F(7.0, "power", "A", 1.0),
+        F(8.8, "cut", "A", 6, "*:both"),
+        strict=True,
+    ),
     _s("H9 the passive boots while the solo one is off", F(1.5, "power", "B", 6.5), F(7.0, "power", "A", 12)),
-    _s("H9 the passive hears of the solo one, then nothing", F(1.5, "power", "B", 5.0), F(1.5, "cut", "B", 16, "repl:both"),
-       F(9.0, "cut", "A", 6, "*:both"), strict=True),
-    _s("H10 the old active holds a longer log, both die", F(2.0, "heartbeat-kill", "A", 1.12), F(2.0, "cut", "A", 1.1, "*:both"),
-       F(3.32, "power", "A", 1.0), F(3.32, "power", "B", 1.0), strict=True),
+    _s(
+        "H9 the passive hears of the solo one, then nothing",
+        F(1.5, "power", "B", 5.0),
+        F(1.5, "cut", "B", 16, "repl:both"),
+        F(9.0, "cut", "A", 6, "*:both"),
+        strict=True,
+    ),
+    _s(
+        "H10 the old active holds a longer log, both die",
+        F(2.0, "heartbeat-kill", "A", 1.12),
+        F(2.0, "cut", "A", 1.1, "*:both"),
+        F(3.32, "power", "A", 1.0),
+        F(3.32, "power", "B", 1.0),
+        strict=True,
+    ),
     _s("H11 the new active's heartbeat restarts as a passive", F(1.5, "pause", "A", 1.6), F(3.0, "heartbeat-kill", "B", 0.8)),
-    _s("H12 dies while coming back in sync", F(1.5, "power", "B", 2.0), F(4.6, "crash", "A", 3.0, "4:power"),
-       F(8.5, "power", "B", 9.0)),
-    _s("H12 in sync again, then first one dies, then the other", F(1.5, "power", "B", 5.0), F(9.5, "power", "A", 4.0),
-       F(13.0, "power", "B", 12)),
+    _s(
+        "H12 dies while coming back in sync",
+        F(1.5, "power", "B", 2.0),
+        F(4.6, "crash", "A", 3.0, "4:power"),
+        F(8.5, "power", "B", 9.0),
+    ),
+    _s(
+        "H12 in sync again, then first one dies, then the other",
+        F(1.5, "power", "B", 5.0),
+        F(9.5, "power", "A", 4.0),
+        F(13.0, "power", "B", 12),
+    ),
     _s("H13 heartbeats blocked, the rest works", F(1.5, "cut", "A", 10, "hb:both"), outage=3),
-    _s("H13 the same and the session, replication delivers", F(1.5, "cut", "A", 10, "hb:both"), F(1.5, "cut", "A", 10, "session:both"),
-       outage=1, activations=0),
-    _s("H13 heartbeats blocked, then the passive's LAN drops", F(1.5, "cut", "A", 10, "hb:both"), F(4.0, "port", "B", 0.8), links=LAN),
+    _s(
+        "H13 the same and the session, replication delivers",
+        F(1.5, "cut", "A", 10, "hb:both"),
+        F(1.5, "cut", "A", 10, "session:both"),
+        outage=1,
+        activations=0,
+    ),
+    _s(
+        "H13 heartbeats blocked, then the passive's LAN drops",
+        F(1.5, "cut", "A", 10, "hb:both"),
+        F(4.0, "port", "B", 0.8),
+        links=LAN,
+    ),
     _s("H14 long unconnected, then one answer", F(1.5, "port", "B", 5.0), F(1.5, "cut", "B", 5.0, "ic:both"), activations=0),
-    _s("H15 dies between its new epoch and the promotion", F(1.5, "cut", "A", 1.15, "*:both"), F(2.0, "crash", "B", 6.0, "3:power"),
-       F(7.0, "power", "A", 12), strict=True),
+    _s(
+        "H15 dies between its new epoch and the promotion",
+        F(1.5, "cut", "A", 1.15, "*:both"),
+        F(2.0, "crash", "B", 6.0, "3:power"),
+        F(7.0, "power", "A", 12),
+        strict=True,
+    ),
     _s("H16 unconnected while silent", F(1.5, "power", "B", 4.0), F(1.6, "ping", "A", 0.4), F(2.6, "ping", "A", 0.4)),
     _s("H17 yields, then its successor dies", F(1.5, "ping", "A", 4.0), F(2.5, "power", "B", 12.0)),
     _s("restarts within its lease in a cut", F(1.5, "cut", "A", 8, "*:both"), F(2.35, "heartbeat-kill", "A", 0.0), strict=True),
     _s("silent for a moment", F(1.5, "cut", "A", 0.6, "*:out"), activations=0),
     _s("isolated with its VIP", F(1.5, "port", "A", 8.0), F(1.5, "cut", "A", 8.0, "ic:both"), outage=3),
-    _s("planned failover and back, session cut", F(1.5, "failover", "A"), F(4.0, "failover", "B"), F(1.9, "cut", "A", 8, "session:both"),
-       outage=1, activations=2),
-)  # fmt: skip
+    _s(
+        "planned failover and back, session cut",
+        F(1.5, "failover", "A"),
+        F(4.0, "failover", "B"),
+        F(1.9, "cut", "A", 8, "session:both"),
+        outage=1,
+        activations=2,
+    ),
+)
 
 
 def singles() -> Iterator[Scenario]:
     """Every single fault, at each server, short and long; service is back while it lasts, unless nobody can serve."""
-    for node in ("A", "B"):
-        for name, kind, argument, outage in SINGLE:
-            for length in (0.4, 1.5, 12.0):
-                for links in (LAN, IC):
-                    fault = Fault(1.5, kind, node, length, argument)
-                    yield Scenario(f"{name} of {node}, {length:g} s, replication on {links[0]}", (fault,), outage,
-                                   setting=Setting(links=links))  # fmt: skip
+    cases = product(("A", "B"), SINGLE, (0.4, 1.5, 12.0))
+    for number, (node, (name, kind, argument, outage), length) in enumerate(cases):
+        links = (LAN, IC)[number % 2]
+        setting = Setting(links=links)
+        what = f"{name} of {node}, {length:g} s, replication on {links[0]}"
+        yield Scenario(what, (Fault(1.5, kind, node, length, argument),), outage, setting=setting)
 
 
 #: name, kind, argument, seconds without service at the most
 SINGLE: tuple[tuple[str, str, str, float], ...] = (
-    ("power", "power", "", 4.5), ("machine pause", "pause", "", 4.5),
-    ("heartbeat dead", "heartbeat-kill", "", 5.0), ("heartbeat hung", "heartbeat-hang", "", 4.5),
+    ("power", "power", "", 4.5),
+    ("machine pause", "pause", "", 4.5),
+    ("heartbeat dead", "heartbeat-kill", "", 5.0),
+    ("heartbeat hung", "heartbeat-hang", "", 4.5),
     ("heartbeat hung for good", "heartbeat-hang", "unwatched", 5.0),
-    ("ha_manager dead", "ha_manager-kill", "", 5.0), ("ha_manager hung", "ha_manager-hang", "", 4.5),
-    ("ha_manager hung for good", "ha_manager-hang", "unwatched", 4.5), ("Postgres killed", "postgres-kill", "", 3.0),
-    ("Postgres hung", "postgres-hang", "", 4.0), ("Postgres broken", "postgres-broken", "", 4.0),
-    ("ping node", "ping", "", 3.0), ("ping node of both", "ping", "both", 1.0), ("port", "port", "", 4.0),
-    ("port with carrier", "port", "carrier", 4.0), ("LAN cut out", "cut", "lan:out", 3.5), ("LAN cut in", "cut", "lan:in", 3.5),
-    ("interconnect", "cut", "ic:both", 3.5), ("all links out", "cut", "*:out", 5.0), ("all links in", "cut", "*:in", 5.0),
-    ("heartbeats blocked", "cut", "hb:both", 4.0), ("heartbeats blocked one way", "cut", "hb:out", 4.0),
-    ("replication", "cut", "repl:both", 3.5), ("replication one way", "cut", "repl:out", 3.5), ("session", "cut", "session:both", 0.5),
-    ("disk slow", "slow", "0.8", 8.0), ("checkpointer slow", "checkpointer", "2.0", 1.0), ("disk full", "full", "", 5.0),
-)  # fmt: skip
+    ("ha_manager dead", "ha_manager-kill", "", 5.0),
+    ("ha_manager hung", "ha_manager-hang", "", 4.5),
+    ("ha_manager hung for good", "ha_manager-hang", "unwatched", 4.5),
+    ("Postgres killed", "postgres-kill", "", 3.0),
+    ("Postgres hung", "postgres-hang", "", 4.0),
+    ("Postgres broken", "postgres-broken", "", 4.0),
+    ("ping node", "ping", "", 3.0),
+    ("ping node of both", "ping", "both", 1.0),
+    ("port", "port", "", 4.0),
+    ("port with carrier", "port", "carrier", 4.0),
+    ("LAN cut out", "cut", "lan:out", 3.5),
+    ("LAN cut in", "cut", "lan:in", 3.5),
+    ("interconnect", "cut", "ic:both", 3.5),
+    ("all links out", "cut", "*:out", 5.0),
+    ("all links in", "cut", "*:in", 5.0),
+    ("heartbeats blocked", "cut", "hb:both", 4.0),
+    ("heartbeats blocked one way", "cut", "hb:out", 4.0),
+    ("replication", "cut", "repl:both", 3.5),
+    ("replication one way", "cut", "repl:out", 3.5),
+    ("session", "cut", "session:both", 0.5),
+    ("disk slow", "slow", "0.8", 8.0),
+    ("checkpointer slow", "checkpointer", "2.0", 1.0),
+    ("disk full", "full", "", 5.0),
+)
