@@ -79,11 +79,15 @@ class Active(Server):
         """Rule 3: ask the passive to confirm; hand over only when it can take over at this very moment."""
         because = self.rules.wants_to_yield()
         if not because or self.disk.solo or self.saving:
-            self.ask_ping_seq = 0
+            self.ask_ping_seq, self._confirmed_run = 0, inf
         elif not self.ask_ping_seq:
-            self.ask_ping_seq = self.seq + 1
+            self.ask_ping_seq, self._confirmed_run = self.seq + 1, inf
         elif self.rules.peer_confirms(self.ask_ping_seq):
-            self._stand_down(because)
+            if self._confirmed_run == inf and not self.members.connected():
+                # the ping node may just have come back, for both: ask it once more before handing over
+                self._confirmed_run, self._pinged_at = self.members.run, -inf
+            elif self.members.connected() or self.members.run - self._confirmed_run >= self.timing.ping_period:
+                self._stand_down(because)
 
     def _preparing(self) -> None:
         p = self.members.peer

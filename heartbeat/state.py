@@ -87,6 +87,8 @@ class Server:
         # standing questions: the seq of the first message that asked; 0: not asking
         self.ask_release_seq = 0
         self.ask_ping_seq = 0
+        #: running clock: when the passive confirmed a later ping; inf: not yet
+        self._confirmed_run = inf
         self.called_seq = 0
         self.peer_was_in_sync = False
         self.stood_down_run = inf

@@ -59,7 +59,7 @@ HOLES: tuple[Scenario, ...] = (
         F(2.68, "cut", "A", 2.92, "*:out"),
         F(3.38, "power", "A", 2.55),
     ),
-    _s("H3 ping node down for both", F(1.5, "ping", "A", 15, "both"), outage=1, activations=1),
+    _s("H3 ping node down for both", F(1.5, "ping", "A", 15, "both"), outage=1, activations=0),
     _s("H4 LAN of the active, with replication on it", F(1.5, "port", "A", 15), outage=2.5, activations=1, links=LAN),
     _s("H5 the active's ha_manager hangs", F(1.5, "ha_manager-hang", "A", 15, "unwatched"), outage=3, activations=1),
     _s(

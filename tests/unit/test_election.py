@@ -142,6 +142,8 @@ def test_an_active_without_ping_node_hands_over_only_when_the_passive_confirms_a
     assert server.core.phase is Phase.ACTIVE
     assert server.said is not None and server.said.asks_ping
     server.hear(ping_after=server.core.ask_ping_seq)
+    assert server.core.phase is Phase.ACTIVE, "it asks the ping node once more"
+    server.run(TIMING.ping_period + 0.02)
     assert server.core.phase is Phase.STANDING_DOWN
     server.run(0.1)
     assert server.core.disk == Record(Epoch(4, "vs-166"), stood_down=True)
@@ -533,3 +535,15 @@ def test_of_two_that_gave_way_to_each_other_none_goes_on_before_the_other_has_he
     assert server.said.pledged_to == Boot()
     server.hear()
     assert server.core.phase is Phase.DETACHING
+
+
+def test_a_ping_node_that_comes_back_for_both_moves_nothing() -> None:
+    server = active_in_sync()
+    server.pings = False
+    server.run(0.8)
+    server.hear(connected=True)
+    assert server.said is not None and server.said.asks_ping
+    server.pings = True
+    server.hear(ping_after=server.core.ask_ping_seq)
+    server.run(0.3)
+    assert server.core.phase is Phase.ACTIVE
