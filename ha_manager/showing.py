@@ -1,11 +1,15 @@
 """``ha show``: all of it, for an operator at three in the morning.
 
 Promise: works with whatever still answers: a process that doesn't is named, and the rest is shown. The first line says
-whether there is something to do. Source: house style, 11; docs/protocols.md.
+whether there is service and who could take over; red means that somebody should look now, yellow that the pair is not
+redundant or that there is a note. Source: house style, 11; docs/protocols.md.
 """
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,9 @@ from ha_manager.local import role_line
 from runtime.clock import boottime
 from runtime.control import Client
 from runtime.errors import ControlError
+
+#: Alarms that tell what was done; nothing is wrong now.
+_NOTES = ("ha_manager: diverged",)
 
 
 def collect(config: Config) -> dict[str, Any]:
@@ -30,7 +37,9 @@ def collect(config: Config) -> dict[str, Any]:
         found[name] = _ask(folder, name, do, found["errors"])
     explained = _ask(config.host.paths.heartbeat_run, "heartbeat", "explain", {})
     found["explain"] = explained.get("lines", [])
-    found["alarms"] = _alarms(found)
+    alarms = _alarms(found)
+    found["notes"] = {name: alarms.pop(name) for name in _NOTES if name in alarms}
+    found["alarms"] = alarms
     return found
 
 
@@ -52,36 +61,106 @@ def _alarms(found: dict[str, Any]) -> dict[str, str]:
     return alarms
 
 
+def is_off(found: dict[str, Any]) -> bool:
+    """HA was turned off here: neither daemon runs, and the Manager does not want them to."""
+    rows = {row["name"]: row for row in found["manager"].get("processes", [])}
+    stopped = all(name in rows and not rows[name].get("wanted") for name in ("heartbeat", "ha_manager"))
+    return stopped and not found["heartbeat"] and not found["ha_manager"]
+
+
+def headline(found: dict[str, Any]) -> tuple[str, str]:
+    """The sentence that matters most, and its colour."""
+    node, peer, heartbeat = found["node"], found["peer"], found["heartbeat"]
+    state = heartbeat.get("peer_state", {})
+    if is_off(found):
+        return f"HA is off on {node}; `ha start` turns it on", "yellow"
+    if not heartbeat:
+        return f"{node} is {found['role']}, and its heartbeat does not answer", "red"
+    if found["role"] == "active":
+        if state.get("fit"):
+            return f"{node} is active, {peer} is ready to take over", "green"
+        return f"{node} is active, but {peer} could not take over", "yellow"
+    if heartbeat.get("fit"):
+        return f"{node} is passive, ready to take over from {peer}", "green"
+    if not state.get("contact"):
+        return f"{node} is not active, and hears no other server: there may be no service", "red"
+    if state.get("phase") in _REIGNING:
+        return f"{node} is passive, not ready to take over from {peer}", "yellow"
+    return f"neither {node} nor {peer} is active now: no service", "red"
+
+
+#: phases of a peer that serves, or is about to
+_REIGNING = ("active", "preparing", "resuming", "opening", "promoting")
+
+
 def print_all(found: dict[str, Any]) -> None:
-    """In words, with colour where the terminal has it."""
+    """In words, with colour where the terminal has it; broken to a terminal's width, whole lines into a pipe."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    troubles = [*found["errors"].values(), *found["alarms"].values()]
-    state = f"{len(troubles)} thing{'s' if len(troubles) != 1 else ''} to look at" if troubles else "all is well"
-    console.print(f"{found['node']} is {found['role']}; {state}", style="bold red" if troubles else "bold green")
-    for text in troubles:
-        console.print(f"  ! {text}", style="red", markup=False)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+    def line(text: str, indent: str = "", hanging: int = 0, style: str = "") -> None:
+        whole = indent + text
+        if width > 40:
+            whole = textwrap.fill(text, width, initial_indent=indent, subsequent_indent=" " * hanging, break_on_hyphens=False)
+        console.print(whole, style=style or None, markup=False)
+
+    troubles = [] if is_off(found) else _troubles(found)
+    text, style = headline(found)
+    if troubles:
+        text += f"; {len(troubles)} alarm{'s' if len(troubles) != 1 else ''}"
+    elif style == "green":
+        text += "; all is well"
+    line(text, style="bold red" if troubles else f"bold {style}")
+    for trouble in troubles:
+        line(trouble, "  ! ", 4, "red")
     for sentence in found["explain"]:
         if not sentence.startswith("Alarm:"):
-            console.print(f"  {sentence}", markup=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in _rows(found):
-        table.add_row(f"  {name}", value)
-    console.print(table)
+            line(sentence, "  ", 4)
+    rows = _rows(found)
+    column = max(len(name) for name, _ in rows) + 4
+    for name, value in rows:
+        line(value, f"  {name}".ljust(column), column)
+    for note in found["notes"].values():
+        line(f"note: {note}", "  ", 4, "yellow")
+
+
+def _troubles(found: dict[str, Any]) -> list[str]:
+    """What doesn't answer, then the alarms. The Manager's are about one of its processes, which they don't name."""
+    told = [
+        f"{name.removeprefix('manager: ')}: {text}" if name.startswith("manager: ") else text
+        for name, text in found["alarms"].items()
+    ]
+    return [*found["errors"].values(), *told]
+
+
+_REPLICATION = {
+    "synchronous": "synchronous: a commit is acknowledged when both servers have it",
+    "streaming": "streaming",
+    "waiting": "waiting for the other server",
+    "copying": "the database is being copied from the active",
+    "failed": "failed",
+    "off": "off",
+}
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     heartbeat, manager = found["heartbeat"], found["ha_manager"]
     rows = [("peer", _peer(found)), ("virtual IP", _vip(found))]
-    for title, key in (("links", "links"), ("ping nodes", "ping_nodes")):
-        if heartbeat.get(key):
-            rows.append((title, ", ".join(f"{name} {state}" for name, state in heartbeat[key].items())))
+    if heartbeat.get("links"):
+        heard = {"up": "up", "dead": "nothing is heard"}
+        rows.append(("links", ", ".join(f"{name} {heard.get(state, state)}" for name, state in heartbeat["links"].items())))
+    if heartbeat.get("ping_nodes"):
+        answers = {"up": "answers", "dead": "does not answer"}
+        rows.append(
+            ("ping nodes", ", ".join(f"{name} {answers.get(state, state)}" for name, state in heartbeat["ping_nodes"].items()))
+        )
     if manager:
         database = manager.get("database", {})
         rows.append(("Postgres", f"{manager['postgres']}, timeline {database.get('timeline')}, {_disk(database)}"))
-        rows.append(("replication", manager["replication"] + (f": {manager['trouble']}" if manager["trouble"] else "")))
+        replication = _REPLICATION.get(manager["replication"], manager["replication"])
+        rows.append(("replication", replication + (f": {manager['trouble']}" if manager["trouble"] else "")))
         session = manager.get("session", {})
         rows.append(("peer's ha_manager", "connected" if session.get("connected") else f"not connected: {session.get('why')}"))
         left = [f"{name} {state}" + (f" ({error})" if error else "")
@@ -89,8 +168,13 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("last role change", ", ".join(left) or "every step is done"))
     processes = found["manager"].get("processes", [])
     if processes:
-        rows.append(("processes", ", ".join(f"{row['name']} {row['state']}" for row in processes)))
+        rows.append(("processes", ", ".join(_process(row) for row in processes)))
     return rows
+
+
+def _process(row: dict[str, Any]) -> str:
+    rests = row["state"] == "stopped" and not row.get("wanted")
+    return f"{row['name']} {'stopped, as it should be' if rests else row['state']}"
 
 
 def _peer(found: dict[str, Any]) -> str:
@@ -98,14 +182,22 @@ def _peer(found: dict[str, Any]) -> str:
     if not state:
         return str(found["peer"])
     ago = state.get("heard_ago")
-    heard = "never heard" if ago is None else ("in contact" if state.get("contact") else f"last heard {ago:.1f} s ago")
-    return f"{found['peer']}: {state.get('phase')}, {heard}, {'fit' if state.get('fit') else 'not fit'} to take over"
+    if ago is None:
+        return f"{found['peer']}: not heard since heartbeat started here"
+    if not state.get("contact"):
+        return f"{found['peer']}: last heard {ago:.1f} s ago, it was {state.get('phase')}"
+    words = f"{found['peer']}: {state.get('phase')}, in contact"
+    if state.get("phase") != "passive":
+        return words
+    return f"{words}, {'fit' if state.get('fit') else 'not fit'} to take over"
 
 
 def _vip(found: dict[str, Any]) -> str:
     if not found["virtual_ip"]:
         return "none"
     held = found["heartbeat"].get("vip", {}).get("held")
+    if held is None:
+        return f"{found['virtual_ip']}, not known whether it is held here"
     return f"{found['virtual_ip']}, {'held here' if held else 'not held here'}"
 
 

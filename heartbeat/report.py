@@ -35,7 +35,10 @@ def what_activation_risks(core: Server) -> str:
     held = f"this database belongs to epoch {disk.epoch}"
     if disk.epoch.number == 0:
         held = "this server has never been part of a pair"
-    if disk.in_sync:
+    if disk.epoch.node == core.site.node:
+        held = f"this server was itself active in epoch {disk.epoch} and holds every write of it"
+        risk = f"if {core.site.peer} became active since, what it acknowledged then is lost"
+    elif disk.in_sync:
         risk = "it was in sync when the active was last heard; if that one went on alone since, what it wrote then is lost"
     else:
         risk = "it was not in sync: everything that the other server acknowledged since is lost"
@@ -55,7 +58,7 @@ def alarms(core: Server) -> dict[str, str]:
         else "",
         "unhealthy": core.facts.because if core.now - core.unhealthy_since >= t.deadtime else "",
         "ha-manager": f"ha_manager is gone: {core.manager_lost}" if core.manager_lost and started > t.deadtime else "",
-        "suspended": "automatic changes are suspended by an operator" if core.disk.suspended else "",
+        "suspended": "automatic changes are suspended by an operator; `ha resume` ends that" if core.disk.suspended else "",
         "held": f"the active is silent but still serves ({core.facts.sign}): no takeover"
         if core.phase is Phase.PASSIVE and quiet >= t.deadtime and not core.rules.silent() and core.facts.sign_age < inf
         else "",
@@ -112,7 +115,7 @@ def status(core: Server, now: float) -> dict[str, object]:
 
 def explain(core: Server, now: float) -> list[str]:
     disk, p = core.disk, core.members.peer
-    lines = [f"{core.site.node} is {core.phase} in epoch {disk.epoch}, because {core.because}."]
+    lines = [f"{core.site.node} is {core.phase} in epoch {disk.epoch}. What happened last: {core.because}."]
     if core.phase in SERVING:
         if disk.solo:
             lines.append("It runs solo: writes are on this server only. If it died now, service would wait for its return.")

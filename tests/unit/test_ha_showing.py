@@ -1,0 +1,62 @@
+"""ha show: the first line for each situation, and the page where something doesn't answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ha_manager.showing import headline, print_all
+
+HEARD: dict[str, Any] = {"phase": "passive", "contact": True, "fit": True, "heard_ago": 0.1}
+ACTIVE = {"role": "active", "heartbeat": {"peer_state": HEARD, "vip": {"held": True}}}
+PASSIVE = {"role": "passive", "heartbeat": {"fit": True, "peer_state": HEARD | {"phase": "active", "fit": False}}}
+RESTING = {"processes": [{"name": name, "state": "stopped", "wanted": False} for name in ("heartbeat", "ha_manager")]}
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    page: dict[str, Any] = {
+        "node": "vs-166", "peer": "vs-28", "virtual_ip": "192.168.120.187", "role": "unknown", "errors": {}, "alarms": {},
+        "notes": {}, "explain": [], "heartbeat": {}, "ha_manager": {}, "manager": {},
+    }  # fmt: skip
+    return page | changes
+
+
+def with_peer(base: dict[str, Any], **peer: Any) -> dict[str, Any]:
+    """``base`` with another word about the peer; itself not fit."""
+    return base | {"heartbeat": base["heartbeat"] | {"fit": False, "peer_state": base["heartbeat"]["peer_state"] | peer}}
+
+
+HEADLINES = [
+    (ACTIVE, "vs-166 is active, vs-28 is ready to take over", "green"),
+    (with_peer(ACTIVE, fit=False), "vs-166 is active, but vs-28 could not take over", "yellow"),
+    (PASSIVE, "vs-166 is passive, ready to take over from vs-28", "green"),
+    (with_peer(PASSIVE), "vs-166 is passive, not ready to take over from vs-28", "yellow"),
+    (with_peer(PASSIVE, contact=False), "vs-166 is not active, and hears no other server: there may be no service",
+     "red"),
+    (with_peer(PASSIVE, phase="passive"), "neither vs-166 nor vs-28 is active now: no service", "red"),
+    ({"manager": RESTING}, "HA is off on vs-166; `ha start` turns it on", "yellow"),
+    ({"role": "active"}, "vs-166 is active, and its heartbeat does not answer", "red"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "sentence", "colour"), HEADLINES, ids=[row[1] for row in HEADLINES])
+def test_the_first_line_says_whether_there_is_service(state: dict[str, Any], sentence: str, colour: str) -> None:
+    assert headline(found(**state)) == (sentence, colour)
+
+
+def test_all_is_well_only_without_alarms_and_notes_are_no_alarms(capsys: pytest.CaptureFixture[str]) -> None:
+    print_all(found(**ACTIVE, notes={"ha_manager: diverged": "replaced"}))
+    page = capsys.readouterr().out
+    assert page.splitlines()[0].endswith("; all is well") and "note: replaced" in page
+    print_all(found(**ACTIVE, alarms={"manager: heartbeat": "pid 19 died", "heartbeat: solo": "alone"}))
+    page = capsys.readouterr().out
+    assert page.splitlines()[0].endswith("; 2 alarms") and "! heartbeat: pid 19 died" in page and "! alone" in page
+
+
+def test_what_does_not_answer_is_an_alarm_unless_ha_is_off(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = {"heartbeat": "heartbeat is not running"}
+    print_all(found(errors=errors))
+    assert "! heartbeat is not running" in (page := capsys.readouterr().out) and "not known whether it is held" in page
+    print_all(found(errors=errors, manager=RESTING))
+    assert "!" not in (page := capsys.readouterr().out) and "heartbeat stopped, as it should be" in page
