@@ -27,7 +27,10 @@ FAILOVER_LIMIT = 90.0
 
 
 class AnyCase(click.Group):
-    """``ha Failover`` is ``ha failover``; errors become one line and an exit status."""
+    """``ha Failover`` is ``ha failover``; errors become one line and an exit status; help keeps the order of this file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _proper(self, cmd_name))
@@ -63,7 +66,11 @@ def say(text: str) -> None:
 
 @click.group(cls=AnyCase, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """High availability of this policy server."""
+    """High availability of this policy server.
+
+    Names in any case. Exit status: 0 done; 1 refused or failed; 2 wrong usage; 3 not running, or not known; 6 the configuration
+    can't be used (nothing was changed).
+    """
 
 
 def need_root() -> None:
@@ -81,7 +88,7 @@ def _config() -> Config:
 # --- on and off -------------------------------------------------------------------------------------------------------------
 
 
-@main.command()
+@main.command(short_help="Turn HA on here: check, configure, start.")
 def start() -> None:
     """Check everything, configure heartbeat and Postgres, start them.
 
@@ -95,7 +102,7 @@ def start() -> None:
     turning.start(say)
 
 
-@main.command()
+@main.command(short_help="Turn HA off here; the peer does not take over.")
 def stop() -> None:
     """Turn HA off on this server. The peer is told and does not take over.
 
@@ -109,7 +116,7 @@ def stop() -> None:
     turning.stop(say)
 
 
-@main.command()
+@main.command(short_help="Restart heartbeat; roles stay.")
 def restart() -> None:
     """Restart heartbeat within its lease: no failover.
 
@@ -130,7 +137,7 @@ def restart() -> None:
         sys.exit(FAILED)
 
 
-@main.command("status")
+@main.command("status", short_help="Print 1 if heartbeat runs here, else 0.")
 def status() -> None:
     """Print 1 if heartbeat runs on this server, else 0 (exit status 0, 3).
 
@@ -143,7 +150,7 @@ def status() -> None:
     sys.exit(0 if found else NOT_RUNNING)
 
 
-@main.command("amIactive")
+@main.command("amIactive", short_help="Print 1 if this server is active, else 0.")
 def am_i_active() -> None:
     """Print 1 if this server is the active one, else 0 (exit status 0; 1 passive; 3 unknown).
 
@@ -161,7 +168,7 @@ def am_i_active() -> None:
 # --- changes of role --------------------------------------------------------------------------------------------------------
 
 
-@main.command()
+@main.command(short_help="Hand over to the passive, without loss.")
 @click.option("--force", is_flag=True, help="Also if the passive is not fit; what it lacks is lost.")
 def failover(force: bool) -> None:
     """Hand over to the passive: a planned change without loss. Only on the active.
@@ -194,7 +201,7 @@ def failover(force: bool) -> None:
     fail(f"not finished after {FAILOVER_LIMIT:g} s; `ha show` on both servers says where it stands", FAILED)
 
 
-@main.command()
+@main.command(short_help="No takeover and no failover until `ha resume`.")
 def suspend() -> None:
     """Suspend takeovers and planned changes on both servers (maintenance).
 
@@ -219,7 +226,7 @@ def _ask(do: str) -> None:
     say(str(turning.heartbeat(_config(), do, {"by": f"ha {do}"}, 10.0).get("text", "done")))
 
 
-@main.command()
+@main.command(short_help="Make this server active: the other is gone for good.")
 @click.option("--force", is_flag=True, help="Don't ask.")
 def activate(force: bool) -> None:
     """Make this server active although the peer can't be asked. The override for when it is gone for good.
@@ -267,7 +274,7 @@ def _when(config: Config, holds: Callable[[dict[str, Any]], bool], limit: float)
 # --- looking ----------------------------------------------------------------------------------------------------------------
 
 
-@main.command()
+@main.command(short_help="Everything about this pair, in words.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def show(as_json: bool) -> None:
     """Everything about this pair, in words.
@@ -283,7 +290,7 @@ def show(as_json: bool) -> None:
         showing.print_all(found)
 
 
-@main.command()
+@main.command(short_help="Why it is so, and what if the peer died now.")
 def explain() -> None:
     """Why this server is what it is, and what would happen if the peer died now.
 
@@ -295,7 +302,7 @@ def explain() -> None:
         say(line)
 
 
-@main.command()
+@main.command(short_help="Changes of role, each with its reason.")
 @click.option("--last", default=20, show_default=True, type=click.IntRange(1, 100), help="So many changes.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def history(last: int, as_json: bool) -> None:
@@ -314,7 +321,7 @@ def history(last: int, as_json: bool) -> None:
         say(f"{change['at']}  {change['before']} → {change['after']} (epoch {number}/{node or '-'}): {change['because']}")
 
 
-@main.command()
+@main.command(short_help="Check all configuration; change nothing.")
 def check() -> None:
     """Check all configuration of this server. Changes nothing.
 
@@ -334,7 +341,7 @@ def check() -> None:
 # --- keys -------------------------------------------------------------------------------------------------------------------
 
 
-@main.group(cls=AnyCase)
+@main.group(cls=AnyCase, short_help="The keys by which the servers know each other.")
 def keys() -> None:
     """The keys by which the two servers know each other.
 
@@ -350,7 +357,7 @@ def _keys() -> Any:
     return Keys(load_host().paths.keys)
 
 
-@keys.command()
+@keys.command(short_help="Make this server's key.")
 @click.option("--force", is_flag=True, help="Replace a key that exists: the peer must then accept the new one.")
 def make(force: bool) -> None:
     """Make this server's key.
@@ -362,7 +369,7 @@ def make(force: bool) -> None:
     say(f"fingerprint {key.fingerprint}")
 
 
-@keys.command("show")
+@keys.command("show", short_help="Print this server's public key, one line.")
 def show_key() -> None:
     """Print this server's public key, one line, for `ha keys accept` on the other server.
 
@@ -371,7 +378,7 @@ def show_key() -> None:
     say(_keys().show().line)
 
 
-@keys.command()
+@keys.command(short_help="Accept the peer's public key.")
 @click.argument("line", nargs=-1)
 @click.option("--replace", is_flag=True, help="Replace another key that was accepted before.")
 def accept(line: tuple[str, ...], replace: bool) -> None:
@@ -384,7 +391,7 @@ def accept(line: tuple[str, ...], replace: bool) -> None:
     say(f"accepted the key of {key.node}, fingerprint {key.fingerprint}: compare it with `ha keys fingerprint` there")
 
 
-@keys.command()
+@keys.command(short_help="Print both fingerprints, to compare.")
 def fingerprint() -> None:
     """Print the fingerprints of this server's and the peer's key, to compare by phone.
 

@@ -48,7 +48,7 @@ def _progress(push: Message) -> None:
         click.echo(f"{push.get('name')}: {push.get('state')} ({push.get('because')})", err=True)
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--root", type=click.Path(path_type=Path), default=Path("/"), hidden=True)
 @click.pass_context
 def main(context: click.Context, root: Path) -> None:
@@ -56,7 +56,7 @@ def main(context: click.Context, root: Path) -> None:
     context.obj = Paths(root.absolute())
 
 
-@main.command("reload")
+@main.command("reload", short_help="Read the configuration again and run what it enables.")
 @click.argument("mode", type=click.Choice(["passive"], case_sensitive=False), required=False)
 @click.pass_obj
 def reload_(paths: Paths, mode: str | None) -> None:
@@ -69,7 +69,7 @@ def reload_(paths: Paths, mode: str | None) -> None:
     _ask(paths, "reload", {"passive": mode is not None})
 
 
-@main.command()
+@main.command(short_help="Start a process or a role that an operator stopped.")
 @click.argument("name")
 @click.pass_obj
 def start(paths: Paths, name: str) -> None:
@@ -80,7 +80,7 @@ def start(paths: Paths, name: str) -> None:
     _ask(paths, "start", {"name": name})
 
 
-@main.command()
+@main.command(short_help="Stop a process or a role.")
 @click.argument("name")
 @click.option("--kind", default="handover", show_default=True, help="Told to the init script as STOP_KIND.")
 @click.pass_obj
@@ -135,4 +135,4 @@ def _print(answer: Message) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="manager-ctl")
