@@ -83,10 +83,15 @@ class Checks:
             self.served_at = now
 
     def vip_taken(self, server: Server) -> None:
-        """A former holder that can't be told any more must have lost its lease by now (rule 5)."""
-        peer = server.peer
-        if peer.answers() and not peer.heartbeat.works:
-            self.fail("vip", f"{server.name} takes the VIP while {peer.name}, without heartbeat, still answers for it")
+        """A former holder that can't be told any more must have lost its lease before its silence ends its reign (rule 5)."""
+        peer, core = server.peer, server.heartbeat.core
+        if core is None or not peer.answers() or peer.heartbeat.works:
+            return
+        silent = core.members.silent_for()
+        if silent < server.timing.lease:
+            self.fail(
+                "vip", f"{server.name} takes the VIP {silent:.2f} s after {peer.name} was heard, which still answers for it"
+            )
 
     def _late(self, server: Server, entry: int) -> None:
         """A write of a former reign is confirmed: harmless if its standby's word was on its way: the reigning one holds it."""
