@@ -39,7 +39,9 @@ def main(keep: bool, json_file: Path | None, profile: str, local: bool) -> None:
     except HaError as wrong:
         sys.exit(f"demo: {wrong}")
     if keep:
-        click.echo(_LOOK_AROUND.format(lab=f"{sys.executable} -m lab --name {LAB}", active=drill.pair.active()))
+        click.echo(_LOOK_AROUND.format(lab=f"{_python()} -m lab --name {LAB}", active=drill.pair.active()))
+    else:
+        click.echo("Nothing is left behind. `./demo --keep` leaves the servers up to look around.")
     sys.exit(0 if good else 1)
 
 
@@ -48,28 +50,35 @@ def run(drill: Drill, screen: Screen) -> bool:
     crash = drill.crash()
     screen.result(crash)
     screen.result(drill.rejoin(crash.node))
-    screen.say(
-        f"{other(crash.node)} is active since the power cut; giving the role back is an operator's decision, and this is it"
-    )
+    screen.say(f"{other(crash.node)} stays active: going back is an operator's decision, and this is it")
     screen.result(drill.switchover())
     lost = sum(result.lost for result in drill.results)
     good = all(result.holds for result in drill.results)
     acknowledged = sum(verdict.acknowledged for verdict in drill.results[-1].verdicts)
-    screen.heading(f"{acknowledged} writes acknowledged, {lost} of them missing" + ("" if good else ": it did not hold"))
+    ending = "" if good else ": IT DID NOT HOLD"
+    screen.heading(f"In all: {acknowledged} writes acknowledged, {lost} of them missing{ending}")
     return good
 
 
+def _python() -> str:
+    """As short as it can be written here: ./demo is called from the checkout."""
+    try:
+        return str(Path(sys.executable).relative_to(Path.cwd()))
+    except ValueError:
+        return sys.executable
+
+
 _LOOK_AROUND = """
-The lab is still up, without the clients. To look around:
-  {lab} status
-  {lab} enter {active} ha show
-  {lab} enter {active} ha history
-  {lab} enter {active}
-  {lab} enter client
-  {lab} power-off {active}
-  {lab} logs {active}
-and when done:
-  {lab} down"""
+The servers are still up, without the clients that wrote; {active} is active. To look around, as root:
+
+  lab="{lab}"
+  $lab enter {active} ha show      # everything about the pair, in words
+  $lab enter {active} ha explain   # why it is so, and what if the other one died now
+  $lab enter {active} ha history   # changes of role, each with its reason
+  $lab enter {active}              # a shell there; also: enter client
+  $lab power-off {active}          # pull the plug; power-on {active} brings it back
+  $lab logs {active}               # its system log
+  $lab down                     # end all of it, remove every trace"""
 
 
 if __name__ == "__main__":

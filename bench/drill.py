@@ -86,8 +86,8 @@ class Drill:
         self.pair.ha(node, "failover")
         self.pair.until(lambda seen: heir in seen.active, _SERVICE, f"{heir} to take over")
         self.pair.settle(_REJOIN, heir)
-        result = Result("switchover", f"ha failover on {node}", node, at=at, seconds=boottime() - at)
-        return self._measure(result, heir, "ha failover asked")
+        result = Result("switchover", f"planned failover: ha failover on {node}", node, at=at, seconds=boottime() - at)
+        return self._measure(result, heir, "`ha failover` called")
 
     # --- the passive --------------------------------------------------------------------------------------------------------
 

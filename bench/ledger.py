@@ -185,7 +185,9 @@ def in_words(verdict: Verdict) -> str:
         if ids:
             parts.append(f"{name}: {', '.join(map(str, ids[:10]))}{' …' if len(ids) > 10 else ''}")
     doubtful = verdict.in_doubt_present + verdict.in_doubt_absent
-    parts.append(f"{doubtful} in doubt, of which {verdict.in_doubt_present} are there")
+    if doubtful:
+        # Cut off between the insert and its answer: either outcome is right, as long as it is one of the two.
+        parts.append(f"{doubtful} cut off before the answer came ({verdict.in_doubt_present} of them written)")
     return "; ".join(parts)
 
 

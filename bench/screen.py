@@ -7,14 +7,15 @@ house style, 11.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
-from rich.table import Table
 
 from bench.drill import Result, figures
 from bench.ledger import in_words
@@ -27,6 +28,8 @@ class Screen:
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+        #: 0: not a terminal, lines are not broken
+        self._width = max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 0
         self._began = boottime()
         self._status: Status | None = Status("", console=self.console) if self.console.is_terminal else None
 
@@ -40,15 +43,27 @@ class Screen:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(f"[dim]{boottime() - self._began:6.1f} s[/dim]  {escape(text)}")
+        first, *further = self._broken(text, 10)
+        self.console.print(f"[dim]{boottime() - self._began:6.1f} s[/dim]  {escape(first)}")
+        for line in further:
+            self.console.print(" " * 10 + escape(line))
         if self._status is not None:
             self._status.update(escape(text))
 
     def heading(self, text: str) -> None:
         self.console.print(f"\n[bold]{escape(text)}[/bold]")
 
-    def plain(self, text: str) -> None:
-        self.console.print(escape(text))
+    def plain(self, text: str, hanging: int = 0) -> None:
+        first, *further = self._broken(text, hanging)
+        self.console.print(escape(first))
+        for line in further:
+            self.console.print(" " * hanging + escape(line))
+
+    def _broken(self, text: str, column: int) -> list[str]:
+        """``text`` in lines that fit right of ``column``; one line where nobody knows the width."""
+        if not self._width or not text or "\n" in text:
+            return [text]
+        return textwrap.wrap(text, self._width - column, break_on_hyphens=False)
 
     def error(self, text: str) -> None:
         self.console.print(f"[bold red]{escape(text)}[/bold red]")
@@ -59,10 +74,10 @@ class Screen:
         """Timeline, outages, what was lost."""
         self.heading(result.title[0].upper() + result.title[1:])
         if result.moments:
-            self.console.print(_timeline(result.moments, result.at))
+            self._timeline(result.moments, result.at)
         if result.kind == "rejoin":
             self.plain(
-                f"In sync {result.seconds:.1f} s after power-on; longest pause of writes meanwhile {_outage(result.quick)}."
+                f"In sync {result.seconds:.1f} s after power-on; longest pause of writes meanwhile: {_outage(result.quick)}."
             )
         else:
             word = "Pause of writes" if result.kind.startswith("passive") else "Client-visible write outage"
@@ -70,24 +85,29 @@ class Screen:
         if result.kind == "switchover":
             self.plain(f"In sync again, the other way round, {result.seconds:.1f} s after it was asked.")
         for verdict in result.verdicts:
-            line = in_words(verdict)
-            self.console.print(f"  {escape(line)}" if verdict.holds else f"  [bold red]{escape(line)}[/bold red]")
+            line = f"  {in_words(verdict)}"
+            self.plain(line, 4) if verdict.holds else self.error(line)
 
     def settings(self, clients: dict[str, str]) -> None:
-        self.heading("The clients (every 5 ms one insert through the virtual IP)")
+        self.heading("The clients: every 5 ms one insert through the virtual IP; each acknowledgement is recorded")
         for name, settings in clients.items():
-            self.plain(f"  {name}: {settings}")
+            self.plain(f"  {name}: {settings}", 4)
 
-
-def _timeline(moments: list[Moment], zero: float) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(justify="right")
-    table.add_column()
-    table.add_column(style="dim", overflow="fold")
-    for moment in moments:
-        at = "not seen" if moment.at is None else f"{(moment.at - zero) * 1000:+.0f} ms"
-        table.add_row(at, escape(moment.what), escape(moment.why))
-    return table
+    def _timeline(self, moments: list[Moment], zero: float) -> None:
+        """What happened when; a reason only where it is a new one."""
+        column = max(len(moment.what) for moment in moments) + 13
+        told: list[str] = [moment.what for moment in moments]
+        for moment in moments:
+            at = "not seen" if moment.at is None else f"{(moment.at - zero) * 1000:+.0f} ms"
+            why = moment.why
+            for earlier in told:
+                why = why.removesuffix(earlier).rstrip(": ")
+            first, *further = self._broken(why, column) if why else [""]
+            line = f"{at:>9}  {moment.what}".ljust(column)
+            self.console.print(f"{escape(line)}[dim]{escape(first)}[/dim]" if first else escape(line.rstrip()))
+            for text in further:
+                self.console.print(" " * column + f"[dim]{escape(text)}[/dim]")
+            told += [why] if why else []
 
 
 def _outage(outage: Outage | None) -> str:
@@ -95,7 +115,7 @@ def _outage(outage: Outage | None) -> str:
         return "not measured"
     if outage.end is None:
         return "it never resumed"
-    further = f" (and {', '.join(f'{ms:.0f} ms' for ms in outage.others)})" if outage.others else ""
+    further = f" (further pauses: {', '.join(f'{ms:.0f} ms' for ms in outage.others)})" if outage.others else ""
     return f"{outage.ms:.0f} ms{further}"
 
 

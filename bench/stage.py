@@ -66,7 +66,7 @@ def _set_up(screen: Screen, drill: Drill, profile: str, local: bool) -> None:
         drill.writers.start_local(node)
     drill.writers.steady()
     screen.say(f"The clients write: {len(drill.writers.entries(QUICK))} lines on record")
-    screen.settings({table: drill.writers.settings(name) for name, table in TABLES.items()})
+    screen.settings({name: drill.writers.settings(name) for name in TABLES})
 
 
 @contextlib.contextmanager

@@ -174,7 +174,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _process(row: dict[str, Any]) -> str:
     rests = row["state"] == "stopped" and not row.get("wanted")
-    return f"{row['name']} {'stopped, as it should be' if rests else row['state']}"
+    return f"{row['name']} {'stopped (as it should be)' if rests else row['state']}"
 
 
 def _peer(found: dict[str, Any]) -> str:

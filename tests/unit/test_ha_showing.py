@@ -59,4 +59,4 @@ def test_what_does_not_answer_is_an_alarm_unless_ha_is_off(capsys: pytest.Captur
     print_all(found(errors=errors))
     assert "! heartbeat is not running" in (page := capsys.readouterr().out) and "not known whether it is held" in page
     print_all(found(errors=errors, manager=RESTING))
-    assert "!" not in (page := capsys.readouterr().out) and "heartbeat stopped, as it should be" in page
+    assert "!" not in (page := capsys.readouterr().out) and "heartbeat stopped (as it should be)" in page

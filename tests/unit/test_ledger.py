@@ -119,5 +119,6 @@ def test_it_goes_on_after_every_error(tmp_path: Path) -> None:
 def test_the_words_name_what_is_missing() -> None:
     assert "missing: 2, 9" in in_words(Verdict("c", 3, (2, 9), (), (), 0, 0))
     assert (
-        in_words(Verdict("c", 3, (), (), (), 1, 1)) == "c: 3 acknowledged, 0 of them missing; 2 in doubt, of which 1 are there"
+        in_words(Verdict("c", 3, (), (), (), 1, 1))
+        == "c: 3 acknowledged, 0 of them missing; 2 cut off before the answer came (1 of them written)"
     )
