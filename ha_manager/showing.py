@@ -178,12 +178,14 @@ def _process(row: dict[str, Any]) -> str:
 
 
 def _peer(found: dict[str, Any]) -> str:
-    state = found["heartbeat"].get("peer_state", {})
+    state: dict[str, Any] = found["heartbeat"].get("peer_state", {})
     if not state:
-        return str(found["peer"])
+        return found["peer"] or "not known yet: `ha keys accept` makes it known"
     ago = state.get("heard_ago")
     if ago is None:
         return f"{found['peer']}: not heard since heartbeat started here"
+    if not state.get("contact") and state.get("phase") == "left":
+        return f"{found['peer']}: its heartbeat was stopped {ago:.1f} s ago"
     if not state.get("contact"):
         return f"{found['peer']}: last heard {ago:.1f} s ago, it was {state.get('phase')}"
     words = f"{found['peer']}: {state.get('phase')}, in contact"
