@@ -11,6 +11,7 @@ touched):
 |-------------------------------------------|-------------------|-------------|--------------------------------|
 | arrives for V                             | dropped           | P: reset    | P: reset, unless from the peer |
 | leaves with source V                      | dropped           | passes      | passes                         |
+| TCP reset, leaves with source V, port P   | passes            | passes      | passes                         |
 | ARP: who has V? and answers from V        | dropped           | passes      | passes                         |
 | gratuitous ARP of the peer for V          | passes            | passes      | passes                         |
 | this server to V while the peer has it    | passes, both ways | passes      | passes                         |
@@ -20,7 +21,9 @@ touched):
 
 Closing the gate also resets the connections that are established through V, so that a client that waits for an answer
 learns of it at once; while closed, nothing answers but a reset. Closed and unblocked is the state after the first
-``setup``.
+``setup``. Resets pass without a lease too: a client whose query this server's kernel has confirmed sends nothing more, so
+nobody but this server can ever tell it, and after a pause the lease is gone before the gate is closed. A reset ends
+just the connection that it belongs to.
 
 The timeout counts CLOCK_MONOTONIC: it stands still while the machine is suspended. ``expires`` is CLOCK_BOOTTIME, so
 whoever finds it in the past calls ``expire`` at once.
@@ -60,6 +63,7 @@ add rule inet ha_manager input ip daddr {vip} ip daddr != @lease drop
 add rule inet ha_manager input ip daddr {vip} tcp dport {port} tcp dport != @open reject with tcp reset
 add rule inet ha_manager input iifname != "lo" ip saddr {{ {peers} }} tcp dport {port} accept
 add rule inet ha_manager input iifname != "lo" tcp dport {port} tcp dport @blocked reject with tcp reset
+add rule inet ha_manager output ip saddr {vip} tcp sport {port} tcp flags & rst == rst accept
 add rule inet ha_manager output ip saddr {vip} ip saddr != @lease drop
 add rule arp ha_manager input arp daddr ip {vip} arp saddr ip != {vip} arp daddr ip != @lease drop
 add rule arp ha_manager output arp saddr ip {vip} arp saddr ip != @lease drop

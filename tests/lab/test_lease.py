@@ -192,6 +192,26 @@ def test_closing_the_gate_resets_who_waits_for_an_answer(pair: Pair) -> None:
         s.close()
 
 
+def test_closing_the_gate_resets_who_waits_also_when_the_lease_is_gone(pair: Pair) -> None:
+    """After a pause. The client's query is confirmed by this server's kernel: it would wait for the answer for ever."""
+    pair.lease.refresh(10)
+    pair.lease.gate(True)
+    with pair.b:
+        waiting = socket.create_connection((VIP, PORT))
+    at_server, _ = pair.listener.accept()
+    waiting.send(b"insert")
+    assert at_server.recv(10) == b"insert"
+    pair.lease.expire()
+    at_server.send(b"done")  # what isn't a reset stays here
+    with pair.a:
+        assert pair.lease.gate(False) == 1
+    waiting.settimeout(1)
+    with pytest.raises(ConnectionResetError):
+        waiting.recv(10)
+    waiting.close()
+    at_server.close()
+
+
 def test_an_established_connection_gets_nothing_through_a_closed_gate(pair: Pair) -> None:
     """Also without SOCK_DESTROY: the next packet of the client is answered by a reset."""
     pair.lease.refresh(10)
