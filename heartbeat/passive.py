@@ -67,7 +67,7 @@ class Passive(Server):
         p = self.members.peer
         if p is not None:
             self._follow_sync(p)
-        if self.disk.tentative or self.leaving:
+        if self.disk.tentative or self.leaving or self.now < self._takeover_wait:
             return
         if self._too_late():
             self._stand_down("heartbeat or the server was restarted, and its lease is gone")
@@ -140,6 +140,7 @@ class Passive(Server):
 
     def _give_up(self, because: str) -> None:
         self.forced = ""
+        self._takeover_wait = self.now + self.timing.keepalive
         self._become(Phase.PASSIVE, f"the takeover was given up: {because}")
 
     def _open(self) -> None:

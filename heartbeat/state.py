@@ -112,6 +112,8 @@ class Server:
         self._word_seq = 0
         self._forced_at = -inf
         self._save_wait = -inf
+        #: a takeover that was given up is not begun again before then
+        self._takeover_wait = -inf
         #: the disk fails while standing down: silence is the only way left to let the peer take over
         self._mute = False
         self.alarms: dict[str, str] = {}

@@ -23,6 +23,7 @@ from heartbeat.model import (
     Record,
     Reply,
     Resume,
+    RoleChanged,
     Send,
     Standby,
     Stop,
@@ -98,6 +99,9 @@ def test_a_takeover_is_given_up_when_the_active_speaks_before_the_announcement()
     server.hear()
     assert server.core.phase is Phase.PASSIVE
     assert server.core.disk.epoch == Epoch(4, "vs-28")
+    server.give(ManagerLost("killed"))
+    flips = [e for e in server.did if isinstance(e, RoleChanged) and e.after is Phase.DETACHING]
+    assert len(flips) == 1, "it rests before it tries again"
 
 
 def test_an_epoch_is_not_promoted_before_it_is_on_disk() -> None:
