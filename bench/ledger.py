@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -160,22 +160,37 @@ def _at_end_of_input(stop: threading.Event) -> None:
 
 @main.command("verify")
 @_target
-@click.option("--file", "files", type=click.Path(path_type=Path, exists=True), required=True, multiple=True)
+@click.option(
+    "--file", "files", required=True, multiple=True, metavar="[TABLE=]FILE", help="Several: named after their clients."
+)
 @click.option("--json", "as_json", is_flag=True)
-def verify_command(files: tuple[Path, ...], as_json: bool, **where: object) -> None:
-    """Compare the table with the records. A file named CLIENT.* is that client's; a single file is --client's."""
+def verify_command(files: tuple[str, ...], as_json: bool, **where: object) -> None:
+    """Compare tables with records. A file named CLIENT.* is that client's; a single file is --client's."""
     target = Target(**where)  # type: ignore[arg-type]
-    records = {target.client if len(files) == 1 else file.name.split(".")[0]: read(file) for file in files}
-    try:
-        verdicts = verify(target, records)
-    except psycopg.Error as wrong:
-        raise click.ClickException(f"{target.table} can't be read from {target.host}: {wrong}") from wrong
+    verdicts: list[Verdict] = []
+    for table, records in _by_table(files, target).items():
+        try:
+            verdicts += verify(replace(target, table=table), records)
+        except psycopg.Error as wrong:
+            raise click.ClickException(f"{table} can't be read from {target.host}: {wrong}") from wrong
     if as_json:
         click.echo(json.dumps([asdict(verdict) for verdict in verdicts]))
     for verdict in verdicts if not as_json else []:
         click.echo(in_words(verdict))
     if not all(verdict.holds for verdict in verdicts):
         sys.exit(1)
+
+
+def _by_table(files: tuple[str, ...], target: Target) -> dict[str, dict[str, list[Entry]]]:
+    found: dict[str, dict[str, list[Entry]]] = {}
+    for word in files:
+        table, _, name = word.rpartition("=")
+        path = Path(name)
+        if not path.exists():
+            raise click.BadParameter(f"there is no file {path}")
+        client = target.client if len(files) == 1 else path.name.split(".")[0]
+        found.setdefault(table or target.table, {})[client] = read(path)
+    return found
 
 
 def in_words(verdict: Verdict) -> str:

@@ -55,6 +55,8 @@ class Writers:
     def start_local(self, node: str) -> None:
         """A client on a policy server itself, over its Unix socket; to be called again after its power came back."""
         name = f"on-{node}"
+        if self.running(name):
+            return
         self._local[name] = node
         socket_folder = f"/proc/{self._lab.node(node).pid}/root/run/postgresql"
         self._run(self._lab.node(node), name, self._ledger(name, socket_folder, _LOCAL, "--every", f"{_LOCAL_EVERY:g}"))
@@ -75,6 +77,9 @@ class Writers:
                 stdout=log,
                 stderr=log,
             )
+
+    def running(self, name: str) -> bool:
+        return name in self._running and self._running[name].poll() is None
 
     def stop(self) -> None:
         for name in list(self._running):
@@ -134,29 +139,9 @@ class Writers:
 
     def verdicts(self) -> list[Verdict]:
         """Every client's record compared with its table, read through the VIP. They may go on writing meanwhile."""
-        found: list[Verdict] = []
-        for table in ALL_TABLES:
-            names = [name for name, its in TABLES.items() if its == table] if table != _LOCAL else list(self._local)
-            if names:
-                found += self._verify(table, names)
-        return found
-
-    def _verify(self, table: str, names: list[str]) -> list[Verdict]:
-        words = [
-            sys.executable,
-            "-m",
-            "bench.ledger",
-            "verify",
-            "--json",
-            "--host",
-            VIP,
-            "--table",
-            table,
-            "--client",
-            names[0],
-        ]
-        for name in names:
-            words += ["--file", str(self.file(name))]
+        words = [sys.executable, "-m", "bench.ledger", "verify", "--json", "--host", VIP]
+        for name, table in [*TABLES.items(), *((name, _LOCAL) for name in self._local)]:
+            words += ["--file", f"{table}={self.file(name)}"]
         done = self._lab.node("client").run(words, files="host", env=_ENVIRONMENT, check=False, timeout=60.0)
         if not done.stdout:
             raise HaError(f"the ledger can't be read back: {done.stderr.strip()}")

@@ -1,12 +1,14 @@
 """A pair of policy servers for the tests: set up once, in sync before each test, with clients that write meanwhile.
 
-Promise: ``duo`` hands out a pair with an active and a passive that would take over, all processes in place; if it can't be
-brought there, the test fails with what both servers say, and the next one gets freshly installed servers. At the end of each
-test every acknowledged write must be in the database. A module that uses it says ``pytest_plugins = ["tests.lab.pairing"]``.
+Promise: ``installed`` and ``duo`` hand out a pair with an active and a passive that would take over, all processes in place; if
+it can't be brought there, the test fails with what both servers say, and the next one gets freshly installed servers. At the
+end of each test with ``duo`` every acknowledged write must be in the database. A module that uses them says
+``pytest_plugins = ["tests.lab.pairing"]``.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from bench.drill import Drill
 from bench.pair import SERVERS, Pair, Seen
-from bench.writers import Writers
+from bench.writers import QUICK, Writers
 from lab.api import Lab
 from lab.layer import say
 from runtime.clock import boottime
@@ -64,6 +66,14 @@ class Duo:
     def until_whole(self, limit: float = _LIMIT) -> None:
         self.pair.until(self.whole, limit, "both servers to have all processes and their roles")
 
+    def keep_writing(self) -> None:
+        """Start the clients that don't run: all of them at first, later those that died with their server."""
+        if not self.writers.running(QUICK):
+            self.writers.start()
+        for name in SERVERS:
+            self.writers.start_local(name)
+        self.writers.steady()
+
     def check_writes(self) -> None:
         """Both clients are being acknowledged, and nothing that ever was is missing."""
         self.writers.steady()
@@ -87,25 +97,43 @@ _duos: dict[str, Duo] = {}
 
 
 @pytest.fixture
-def duo(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
+def installed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
     current = _duos.get(lab.name)
     if current is None or not all(lab.node(name).path(_MARK).exists() for name in SERVERS):
         current = _duos[lab.name] = _install(lab, tmp_path_factory.mktemp("ledger"))
-    try:
+    with _discarded_on_error(current):
         current.until_whole()
-        current.writers.start()
-        for name in SERVERS:
-            current.writers.start_local(name)
-        current.writers.steady()
         yield current
-        lab.heal()
-        current.check_writes()
+
+
+@pytest.fixture
+def duo(installed: Duo) -> Iterator[Duo]:
+    """The same with clients that write: through the virtual IP, and on both servers themselves."""
+    with _discarded_on_error(installed):
+        installed.keep_writing()
+        yield installed
+        installed.lab.heal()
+        installed.check_writes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silence() -> Iterator[None]:
+    """The clients go on from test to test, but not beyond a module."""
+    yield
+    for one in _duos.values():
+        one.writers.stop()
+
+
+@contextlib.contextmanager
+def _discarded_on_error(duo: Duo) -> Iterator[None]:
+    """What can't be brought back to order would fail every test from here on."""
+    try:
+        yield
     except BaseException:
-        del _duos[lab.name]
-        print(current.pair.explain())
+        duo.writers.stop()
+        _duos.pop(duo.lab.name, None)
+        print(duo.pair.explain())
         raise
-    finally:
-        current.writers.stop()
 
 
 def _install(lab: Lab, folder: Path) -> Duo:
@@ -119,4 +147,4 @@ def _install(lab: Lab, folder: Path) -> Duo:
     return duo
 
 
-__all__ = ["Duo", "duo"]
+__all__ = ["Duo", "duo", "installed", "silence"]
