@@ -314,9 +314,12 @@ class Worker:
             self._publish(detached=False, follow=Epoch())
             return
         follow = self._active.upstream(want.follow)
+        answer = self._take_answer(want)
         if seen.state != "running":
             self._make_fit(want, follow)
-        elif (answer := self._take_answer(want)) is not None:
+        elif seen.following == want.follow.number:
+            self._following_since = self._clock()  # it streams: whatever was found out before is no longer so
+        elif answer is not None:
             self._copy_because(want, follow, *answer)
         elif self.carried.follow == want.follow and self._clock() - self._following_since > PATIENCE:
             self._ask_why(want, follow)

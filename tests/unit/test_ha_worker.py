@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream
+from ha_manager.observation import Identity, Observation, Progress, Receiver, Stopped, Upstream
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
 from ha_manager.rejoin import Verdict, Way
 from ha_manager.worker import Worker
@@ -215,6 +215,23 @@ def test_a_standby_that_does_not_stream_is_asked_why_and_copied_if_nothing_else_
     bench.do(want(Postgres.STANDBY, 4, follow=THEIRS))
     bench.worker.settle()
     assert bench.do(want(Postgres.STANDBY, 5, follow=THEIRS)) == ["stop fast", "judge", "copy copy", "standby vs-28"]
+
+
+def test_a_standby_that_streams_is_never_copied(bench: Bench) -> None:
+    """Neither asked why, nor copied because of what was found out while it did not stream yet."""
+    streaming = replace(RUNNING, receiver=Receiver("streaming", "ha_vs-166_6", "192.168.120.28", 100, 0.0))
+    bench.db.why = "log removed"
+    bench.do(want(Postgres.STANDBY, follow=THEIRS))
+    bench.now += 3
+    assert bench.do(want(Postgres.STANDBY, 2, follow=THEIRS), streaming) == ["standby vs-28"]
+    bench.worker.settle()
+    assert not bench.db.asked.is_set()
+    bench.now += 3
+    bench.do(want(Postgres.STANDBY, 3, follow=THEIRS))
+    bench.worker.settle()
+    assert bench.db.asked.is_set()
+    assert bench.do(want(Postgres.STANDBY, 4, follow=THEIRS), streaming) == ["standby vs-28"], "it came while it was asked"
+    assert bench.do(want(Postgres.STANDBY, 5, follow=THEIRS)) == ["standby vs-28"], "an old answer"
 
 
 def test_a_question_that_a_dead_active_does_not_answer_holds_nothing_up(bench: Bench) -> None:
