@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ha_manager.cluster import Paths
 from ha_manager.lineage import Lineage
 from ha_manager.observation import Identity, Upstream, lsn, lsn_text, slot_name, standby_name
 from ha_manager.postgres import Server
-from ha_manager.rejoin import parse_history
+from ha_manager.rejoin import Control, parse_history
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.settings import LINEAGE
 from ha_manager.sql import Rejected, Session
@@ -146,14 +146,16 @@ def _replication(server: Server, node: str, upstream: Upstream, clock: Clock) ->
 
 
 @dataclass(frozen=True)
-class _Here:
+class Here:
+    """What this standby has reached, and on which timeline."""
+
     system: str
     timeline: int
     position: int
     segment: int
 
 
-def _here(server: Server, clock: Clock) -> _Here | None:
+def _here(server: Server, clock: Clock) -> Here | None:
     control = controldata.read(server.config.bin_dir, server.config.data_dir, clock.left)
     if control is None:
         return None
@@ -162,10 +164,19 @@ def _here(server: Server, clock: Clock) -> _Here | None:
     except ReplicationError:
         # Not consistent yet: what it has replayed can't be asked; what it needs next begins at the last checkpoint.
         reached = control.redo
-    return _Here(control.system_identifier, control.last_timeline, max(reached, 0), control.segment)
+    return here_at(control, controldata.segments(server.config.data_dir), max(reached, 0))
 
 
-def _ask(session: Session, here: _Here, clock: Clock) -> str | None:
+def here_at(control: Control, segments: Iterable[str], reached: int) -> Here:
+    """A standby that went over to another timeline has that one's log at ``reached``; pg_control tells it only after the next
+    restartpoint, and a position of the new timeline, taken for one of the old, looks like a fork.
+    """
+    place = controldata.segment_name(0, max(reached - 1, 0), control.segment)[8:]
+    timelines = [int(name[:8], 16) for name in segments if name[8:] == place]
+    return Here(control.system_identifier, max([control.last_timeline, *timelines]), reached, control.segment)
+
+
+def _ask(session: Session, here: Here, clock: Clock) -> str | None:
     system, timeline, *_ = session.row("IDENTIFY_SYSTEM", clock.left)
     if system != here.system:
         return f"the active is another cluster ({system}, not {here.system})"

@@ -14,6 +14,7 @@ from ha_manager.lineage import Book, Lineage
 from ha_manager.observation import Identity, Observation, StandbyRow, epoch_of, lsn, lsn_text, slot_name, standby_name
 from ha_manager.postgres import Changes
 from ha_manager.postgres_child import Launch
+from ha_manager.receiving import here_at
 from ha_manager.rejoin import Control, Mine, Question, Verdict, Way, answered, common_end, judge, parse_history
 from ha_manager.replication import verifies
 from ha_manager.settings import Dynamic, Setting
@@ -453,3 +454,21 @@ def test_a_stop_only_gets_stricter(tmp_path: Path) -> None:
     assert keeper.tick() is None, "no process is left, so it is stopped"
     assert keeper.state == "stopped" and not keeper.clean
     assert keeper.since <= boottime()
+
+
+# --- why a standby doesn't stream ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "segments, reached, timeline",
+    [
+        (["000000120000000000000012"], 0x12907370, 18),
+        (["000000120000000000000012", "000000130000000000000012"], 0x12907370, 19),  # went over, no restartpoint since
+        (["000000120000000000000013", "000000130000000000000012"], 0x13000028, 18),  # of another place
+        (["000000120000000000000012", "000000130000000000000012"], 0x13000000, 19),  # the end of that segment
+        ([], 0, 18),
+    ],
+)
+def test_a_position_belongs_to_the_newest_timeline_with_log_of_it(segments: list[str], reached: int, timeline: int) -> None:
+    control = Control(system_identifier="s", state="in archive recovery", checkpoint=500, redo=400, timeline=18)
+    assert here_at(control, segments, reached).timeline == timeline
