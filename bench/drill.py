@@ -73,8 +73,7 @@ class Drill:
             self.writers.start_local(node)
         self.writers.steady()
         result = Result("rejoin", f"return of {node}, as the passive", node, at=at, seconds=back - at)
-        result.quick = timeline.outage(self.writers.entries(QUICK), at, boottime())
-        result.plain = timeline.outage(self.writers.entries(PLAIN), at, boottime())
+        self._outages(result)
         return self._finish(result)
 
     def switchover(self) -> Result:
@@ -121,9 +120,7 @@ class Drill:
 
         self.pair.until(alone, _SERVICE, f"{active} to go on alone")
         self.writers.steady(_SERVICE)
-        now = boottime()
-        result.quick = timeline.outage(self.writers.entries(QUICK), result.at, now)
-        result.plain = timeline.outage(self.writers.entries(PLAIN), result.at, now)
+        self._outages(result)
         return self._finish(result)
 
     def _measure(self, result: Result, heir: str, event: str) -> Result:
@@ -131,19 +128,25 @@ class Drill:
         for name in TABLES:
             self.writers.acknowledged_since(since, name, _SERVICE)
         self.writers.steady(_SERVICE)
-        now = boottime()
-        ledger = self.writers.entries(QUICK)
-        result.quick = timeline.outage(ledger, result.at, now)
-        result.plain = timeline.outage(self.writers.entries(PLAIN), result.at, now)
+        pause = self._outages(result)
         sources = Sources(
-            ledger,
+            self.writers.entries(QUICK),
             self.writers.claims(),
             self.pair.history(heir),
             ahead=time.time() - boottime(),
             new_mac=self.pair.node(heir).machine.interfaces[0].mac,
         )
-        result.moments = timeline.moments(sources, result.at, event, result.quick)
+        result.moments = timeline.moments(sources, result.at, event, pause)
         return self._finish(result)
+
+    def _outages(self, result: Result) -> Outage:
+        """What both clients noticed since the event. Each is acknowledged once more first, so that no pause is cut short."""
+        until = boottime()
+        for name in TABLES:
+            self.writers.acknowledged_since(until, name, _SERVICE)
+        result.plain = timeline.outage(self.writers.entries(PLAIN), result.at, until)
+        result.quick = timeline.outage(self.writers.entries(QUICK), result.at, until)
+        return result.quick
 
     def _finish(self, result: Result) -> Result:
         result.verdicts = self.writers.verdicts()

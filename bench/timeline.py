@@ -21,8 +21,6 @@ _STEPS = {
     "promoting": "epoch on the disk",
     "active": "promoted",
 }
-#: The largest gap that is simply a slow commit (seconds)
-_ORDINARY = 0.02
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,14 @@ class Outage:
 def outage(entries: Sequence[Entry], since: float, until: float) -> Outage:
     """The longest pause of acknowledgements that reaches into the window: last one before it, first one after it.
 
-    No pause at all gives the longest ordinary distance between two; no acknowledgement ever gives infinity.
+    No pause at all gives the longest ordinary distance between two; if none came after the window, the pause is infinite: read
+    the entries when one has come.
     """
     acks = acknowledgements(entries)
     found = gaps(acks, since, until, 0.0)
     if not found:
         return Outage(float("inf"), since, None)
     longest: Gap = found[0]
-    # The acknowledgement after the window may simply not have been due yet.
-    if longest.end is None and until - longest.begin < _ORDINARY and len(found) > 1:
-        longest = found[1]
     others = tuple(round(gap.ms, 1) for gap in found if gap is not longest and gap.end is not None and gap.ms > 50)
     return Outage(longest.ms, longest.begin, longest.end, others)
 
