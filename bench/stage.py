@@ -51,10 +51,10 @@ def stage(screen: Screen, name: str, *, profile: str, local: bool = False, keep:
     finally:
         if drill is not None:
             drill.writers.stop()
-        if not stays:
-            with _uninterrupted():
+        with _uninterrupted():
+            shutil.rmtree(folder, ignore_errors=True)
+            if not stays:
                 lab.down()
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _set_up(screen: Screen, drill: Drill, profile: str, local: bool) -> None:
