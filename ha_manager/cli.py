@@ -184,6 +184,8 @@ def failover(force: bool) -> None:
     before = turning.heartbeat(config, "status")
     if before["role"] != "active":
         fail(f"this server is {before['phase']}, not active; run it on {config.peer}", FAILED)
+    if force and not before["peer_state"]["contact"]:
+        fail(f"{config.peer} is not heard, so nobody would be active; `ha stop` turns HA off here", FAILED)
     began = time.monotonic()
     say(turning.heartbeat(config, "standby", {"by": "ha failover", "force": force}, 20.0).get("text", "accepted"))
     said = ""
@@ -244,6 +246,8 @@ def activate(force: bool) -> None:
         try:
             turning.heartbeat(config, "activate", {"by": "ha activate", "force": False}, 10.0)
         except Refused as risk:
+            if not _may_activate(turning.heartbeat(config, "status")):
+                fail(str(risk), FAILED)
             say(str(risk))
         if not sys.stdin.isatty():
             fail("not confirmed; `ha activate --force` does it without a question", FAILED)
@@ -253,6 +257,13 @@ def activate(force: bool) -> None:
     if now is None:
         fail("not active yet; `ha explain` says why", FAILED)
     say(f"this server is active: {now['because']}")
+
+
+def _may_activate(status: dict[str, Any]) -> bool:
+    """Heartbeat would do it if forced to; where it wouldn't, there is nothing to confirm."""
+    peer = status["peer_state"]
+    heard = peer["contact"] and peer["phase"] in ("opening", "promoting", "active", "preparing")
+    return status["role"] != "active" and not heard
 
 
 def _when(config: Config, holds: Callable[[dict[str, Any]], bool], limit: float) -> dict[str, Any] | None:

@@ -233,6 +233,8 @@ def stop(say: Say) -> None:
     if active:
         database.unconfigure(start=True, writable=True)
         say("Postgres runs on its own again, writable; HA is off on this server")
+        if config.site.virtual_ip:
+            say(f"nobody has the virtual IP {config.site.virtual_ip} now; `ha start` here brings it back")
     else:
         database.unconfigure(start=False)
         say("Postgres is stopped, its data kept; HA is off on this server. `ha start` turns it on again")
