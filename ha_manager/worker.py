@@ -29,6 +29,8 @@ RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 REST = 0.3
 #: a standby that was told to follow may take so long to stream before it is asked why it doesn't (seconds)
 PATIENCE = 2.0
+#: a Postgres that runs and answers nobody for so long is ended and started again (seconds); an active hands over before
+HUNG = 10.0
 #: more deaths than this within the window, and Postgres counts as broken on this server
 DEATHS, DEATH_WINDOW = 3, 60.0
 
@@ -98,6 +100,7 @@ class Worker:
         self._following_since = inf
         self._asking: threading.Thread | None = None
         self._answer: tuple[Epoch, str, Identity | None] | None = None
+        self._mute_since = inf
         self._done: Want | None = None
         self._redo = False
         self._failures = 0
@@ -124,8 +127,11 @@ class Worker:
         """Take an observation; wakes the worker if what was carried out no longer holds."""
         with self._condition:
             self._seen = seen
+            mute = seen.state == "running" and not seen.answers
+            self._mute_since = min(self._mute_since, self._clock()) if mute else inf
             rested = self._clock() - self._stepped_at >= REST
-            if rested and self._newest is not None and _deviates(self._newest, self.carried, seen):
+            deviates = self._newest is not None and (_deviates(self._newest, self.carried, seen) or self._hangs(self._newest))
+            if rested and deviates:
                 self._again = True
                 self._condition.notify()
 
@@ -228,6 +234,8 @@ class Worker:
     def _carry(self, want: Want) -> None:
         if want.postgres is not Postgres.PRIMARY:
             self._names, self._primary_epoch = None, None
+        if self._hangs(want):
+            self._end_hung()
         match want.postgres:
             case Postgres.KEEP | Postgres.UNKNOWN:
                 pass
@@ -243,6 +251,17 @@ class Worker:
                 self._standby(want)
             case Postgres.PRIMARY:
                 self._primary(want)
+
+    def _hangs(self, want: Want) -> bool:
+        """Postgres runs, is wanted, and has answered nobody for so long that only another one will."""
+        wanted = want.postgres in (Postgres.STANDBY, Postgres.PRIMARY)
+        return wanted and self._clock() - self._mute_since >= HUNG
+
+    def _end_hung(self) -> None:
+        log.error("Postgres has not answered for %.0f s (%s): ending it, to start it again", HUNG, self._seen.because)
+        self._mute_since = inf
+        self._db.make_stopped(immediate=True)
+        self._seen = replace(self._seen, state="stopped")
 
     def _primary(self, want: Want) -> None:
         self._following_since = inf

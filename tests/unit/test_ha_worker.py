@@ -247,6 +247,20 @@ def test_a_question_that_a_dead_active_does_not_answer_holds_nothing_up(bench: B
     assert bench.do(want(Postgres.STANDBY, 4, follow=Epoch(9, "vs-28"))) == ["standby vs-28"], "an answer about another reign"
 
 
+@pytest.mark.parametrize("role,last", [(Postgres.STANDBY, "standby vs-28"), (Postgres.PRIMARY, "primary 5")])
+def test_a_postgres_that_answers_nobody_is_ended_and_started_again(bench: Bench, role: Postgres, last: str) -> None:
+    follow = THEIRS if role is Postgres.STANDBY else Epoch()
+    bench.do(want(role, follow=follow))
+    mute = replace(RUNNING, answers=False, because="timed out")
+    assert "stop immediate" not in bench.do(want(role, 2, follow=follow), mute)
+    bench.now += 9
+    assert "stop immediate" not in bench.do(want(role, 3, follow=follow), mute)
+    bench.now += 2
+    calls = bench.do(want(role, 4, follow=follow), mute)
+    assert calls.index("stop immediate") < calls.index(last)
+    assert "stop immediate" not in bench.do(want(role, 5, follow=follow), mute), "one more chance"
+
+
 def test_a_postgres_that_keeps_dying_is_given_up(bench: Bench) -> None:
     bench.do(want(Postgres.PRIMARY))
     for number in range(3):
