@@ -13,6 +13,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
+from runtime.address import Assigned
 from runtime.errors import HaError
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Addresses(Protocol):
 
     def add(self, address: str, interface: str, *, lifetime: float | None = None) -> None: ...
     def remove(self, address: str, interface: str | None = None) -> bool: ...
+    def addresses(self) -> list[Assigned]: ...
 
 
 class Lease(Protocol):
@@ -122,7 +124,7 @@ class ServiceAddress:
 
     def gate(self, open: bool) -> None:
         """Open the address's Postgres port, or refuse it with a reset."""
-        if self._try("gate", lambda: self._lease.gate(open)):
+        if self._try("gate", lambda: self._lease.gate(True) if open else self._close()):
             self.open = open
 
     def block(self, on: bool) -> None:
@@ -144,6 +146,20 @@ class ServiceAddress:
             self._try("guard", self._guard)
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        """Resets can leave only while this server has the address; after a pause it is gone with its lifetime. On lo, and
+        without a lease, it answers nobody.
+        """
+        if any(each.address == self.address for each in self._addresses.addresses()):
+            self._lease.gate(False)
+            return
+        self._lease.expire()
+        self._addresses.add(self.address, "lo", lifetime=1)
+        try:
+            self._lease.gate(False)
+        finally:
+            self._addresses.remove(self.address, "lo")
 
     def _hold(self, decided: float) -> bool:
         if self._clock() - decided > self._lease_time:

@@ -17,10 +17,13 @@ import pytest
 from namespaces import Namespace, asks_arp, cable, connects, settle
 
 from heartbeat.ping import Pinger
+from heartbeat.vip import ServiceAddress
 from runtime.address import Netlink
 from runtime.arp import Announcer
+from runtime.clock import boottime
 from runtime.lease import VipLease
 from runtime.nft import Nftables
+from runtime.rtnetlink import AddressSocket
 
 pytestmark = pytest.mark.lab
 VIP, PORT = "10.0.0.9", 5432
@@ -205,6 +208,25 @@ def test_closing_the_gate_resets_who_waits_also_when_the_lease_is_gone(pair: Pai
     at_server.send(b"done")  # what isn't a reset stays here
     with pair.a:
         assert pair.lease.gate(False) == 1
+    waiting.settimeout(1)
+    with pytest.raises(ConnectionResetError):
+        waiting.recv(10)
+    waiting.close()
+    at_server.close()
+
+
+def test_who_waits_is_reset_even_when_the_address_is_gone(pair: Pair) -> None:
+    """A longer pause: its lifetime has ended too. No trace of it stays, and nothing answers meanwhile."""
+    with pair.a, contextlib.closing(AddressSocket()) as addresses:
+        vip = ServiceAddress(VIP, "lan0", 10, addresses, pair.lease, Announcer("lan0"), boottime, lambda name, text: None)
+        vip.take(boottime())
+        vip.gate(True)
+        with pair.b:
+            waiting = socket.create_connection((VIP, PORT))
+        at_server, _ = pair.listener.accept()
+        addresses.remove(VIP)
+        vip.gate(False)
+        assert VIP not in [each.address for each in addresses.addresses()]
     waiting.settimeout(1)
     with pytest.raises(ConnectionResetError):
         waiting.recv(10)

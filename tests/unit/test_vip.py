@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from heartbeat.vip import ANNOUNCE_AT, NoAddress, ServiceAddress
-from runtime.address import NetworkError
+from runtime.address import Assigned, NetworkError
 
 
 class Kernel:
@@ -18,6 +18,7 @@ class Kernel:
         self.done: list[Any] = []
         self.refuses: set[str] = set()
         self.problems: list[str] = []
+        self.assigned = [Assigned("eth0", "10.0.0.9", 32, 1)]
 
     def _do(self, name: str, *more: object) -> None:
         if name in self.refuses:
@@ -28,8 +29,11 @@ class Kernel:
         self._do("add", address, interface, lifetime)
 
     def remove(self, address: str, interface: str | None = None) -> bool:
-        self._do("remove", address)
+        self._do("remove", address, *([interface] if interface else []))
         return True
+
+    def addresses(self) -> list[Assigned]:
+        return self.assigned
 
     def setup(self) -> None:
         self._do("setup")
@@ -171,3 +175,15 @@ def test_no_address_wants_nothing() -> None:
     none.take(1.0)
     none.gate(True)
     assert not none.held and none.due == inf
+
+
+def test_resets_can_leave_although_the_address_is_gone() -> None:
+    """After a pause. The lease ends first: nobody is to be answered from lo."""
+    bench = Bench()
+    bench.kernel.assigned = []
+    bench.vip.gate(False)
+    lent = [("add", "10.0.0.9", "lo", 1), ("gate", False), ("remove", "10.0.0.9", "lo")]
+    assert bench.done() == ["expire", *lent]
+    bench.kernel.refuses = {"gate"}
+    bench.vip.gate(False)
+    assert bench.done()[-1] == ("remove", "10.0.0.9", "lo") and "gate" in bench.trouble
