@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ha_manager.cli import main
+from ha_manager.cli import _may_activate, main
 from ha_manager.host import Host, Paths
 from ha_manager.lanes import Cancelled, Stop, Token, command
 from ha_manager.statusfile import Messages, StatusFile
@@ -71,6 +71,20 @@ def test_names_in_any_case_and_an_example_in_each_help() -> None:
         assert said.exit_code == 0, said.output
         assert "Example: ha" in said.output or name == "keys"
     assert runner.invoke(main, ["Failower"]).exit_code == 2
+
+
+ACTIVATIONS = [
+    ("passive", "passive", True, True),
+    ("passive", "active", False, True),
+    ("passive", "active", True, False),
+    ("passive", "promoting", True, False),
+    ("active", "passive", True, False),
+]
+
+
+@pytest.mark.parametrize(("role", "peer", "contact", "asks"), ACTIVATIONS)
+def test_activate_asks_only_where_heartbeat_would_do_it(role: str, peer: str, contact: bool, asks: bool) -> None:
+    assert _may_activate({"role": role, "peer_state": {"phase": peer, "contact": contact}}) is asks
 
 
 # --- what the plan's steps are made of ------------------------------------------------------------------------------------
