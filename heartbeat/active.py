@@ -111,9 +111,10 @@ class Active(Server):
             self._go_solo(f"the passive has been silent on every link for {self.timing.solo:g} s")
         elif because := self.rules.wants_release():
             if not self.ask_release_seq:
-                self.ask_release_seq = self.seq + 1
+                # by the time it has let go, "it is no longer in sync" would be true as well
+                self.ask_release_seq, self._release_because = self.seq + 1, because
             elif self.rules.released(self.ask_release_seq):
-                self._go_solo(f"released by the passive: {because}")
+                self._go_solo(f"released by the passive: {self._release_because}")
         elif self.ask_release_seq and self.facts.stalled == 0:
             self.ask_release_seq = 0
 

@@ -86,6 +86,7 @@ class Server:
         self._ping_seq = 0
         # standing questions: the seq of the first message that asked; 0: not asking
         self.ask_release_seq = 0
+        self._release_because = ""
         self.ask_ping_seq = 0
         #: running clock: when the passive confirmed a later ping; inf: not yet
         self._confirmed_run = inf

@@ -229,6 +229,7 @@ def test_solo_by_release_is_on_disk_before_commits_stop_waiting() -> None:
     server.give(Persisted(next(e.serial for e in reversed(server.did) if isinstance(e, Persist))))
     assert server.core.disk.solo and server.core.disk.epoch == Epoch(5, "vs-166")
     assert server.want.names is Names.RELAXED
+    assert "commits have waited for the passive" in server.core.because, "why it asked, not what the release brought about"
 
 
 def test_no_release_is_asked_without_a_ping_answered_since_the_stall() -> None:
