@@ -65,6 +65,11 @@ class Database:
         self._proven: tuple[int, int, int, int] | None = None
         self._copying = False
 
+    def renew_password(self, password: str) -> bool:
+        """The nodes' keys have changed; True if that changes the password. ``settle_primary`` gives it to the role."""
+        changed, self._password = password != self._password, password
+        return changed
+
     # --- life: once at the start and the end of HA on this server ---------------------------------------------------------
 
     def check(self) -> list[str]:

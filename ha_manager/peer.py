@@ -83,6 +83,8 @@ class Peer:
         self._ended = False
         self._asked_at = -inf
         self._ask_down = ""
+        #: what the peer said last against standing down: logged once
+        self._refusal = ""
         self._silent = False
         self._node = ""
         self.signs = PeerSigns()
@@ -218,8 +220,11 @@ class Peer:
             answer = session.request("stand_down", timeout=STAND_DOWN_LIMIT, because=because)
             epoch = epoch_from(answer.get("epoch"))
         except (PeerError, ValueError) as wrong:
-            log.warning("the peer was asked to stand down (%s): %s", because, wrong)
+            if str(wrong) != self._refusal:
+                self._refusal = str(wrong)
+                log.warning("the peer was asked to stand down (%s): %s", because, wrong)
             return
+        self._refusal = ""
         log.warning("the peer stood down in epoch %s, as asked: %s", epoch, because)
         self._sign(PeerSigns(self.signs.active_at, epoch))
 

@@ -40,7 +40,7 @@ from ha_manager.schedule import Schedule
 from ha_manager.site import MODULE_XML
 from ha_manager.statusfile import Messages, StatusFile
 from ha_manager.steps import Steps
-from ha_manager.wiring import cluster_of, database_of
+from ha_manager.wiring import cluster_of, database_of, replication_password
 from ha_manager.worker import Worker
 from runtime import service
 from runtime.clock import boottime
@@ -60,6 +60,7 @@ class Daemon:
 
     def __init__(self, config: Config, cluster: PostgresConfig, database: Database, keys: Keys, greeting: Greeting) -> None:
         self._greeting = greeting
+        self._keys = keys
         self.config = config
         self.cluster = cluster
         self.database = database
@@ -205,10 +206,13 @@ class Daemon:
     def reload(self) -> list[str]:
         """Read everything again; apply what differs. Returns what only a restart applies. Raises HaError, changing nothing."""
         new = load(addresses(), module_xml=self.config.module_xml, conf=self.config.conf)
+        renewed = self.database.renew_password(replication_password(self._keys))
         old, self.config = self.config, new
         self.messages.alarm("configuration", "")
-        if (old.peer_ip, old.site.port, old.peer) != (new.peer_ip, new.site.port, new.peer):
+        if renewed or (old.peer_ip, old.site.port, old.peer) != (new.peer_ip, new.site.port, new.peer):
             self.peer.reset()
+        if renewed:
+            self.worker.settle_again()
         if old.site != new.site:
             self._thread("schedule", self._start_schedule)
         later = []

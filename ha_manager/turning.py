@@ -125,6 +125,10 @@ def start(say: Say) -> None:
     _start_manager(config, changed, say)
     _await_heartbeat(config)
     say("heartbeat and ha_manager run")
+    # One that ran before knows nothing of what has changed since, of a new key of the peer for instance.
+    with Client(config.host.paths.run / "control", START_LIMIT, name="ha_manager") as client:
+        for later in client.request("reload").get("later", []):
+            say(f"warning: {later}")
     _watch(config, say)
 
 

@@ -33,6 +33,10 @@ def cluster_of(config: Config) -> PostgresConfig:
     )  # fmt: skip
 
 
+def replication_password(keys: Keys) -> str:
+    return keys.derive(REPLICATION).hex()
+
+
 def database_of(config: Config, cluster: PostgresConfig, keys: Keys) -> Database:
     """``peer_addresses``: on every link, because replication may run on any of them."""
     return Database(
@@ -40,6 +44,6 @@ def database_of(config: Config, cluster: PostgresConfig, keys: Keys) -> Database
         config.node,
         config.peer,
         peer_addresses=tuple(peer for _, peer in config.links),
-        password=keys.derive(REPLICATION).hex(),
+        password=replication_password(keys),
         note=lambda sentence: log.info("%s", sentence),
     )

@@ -135,6 +135,12 @@ class Worker:
                 self._again = True
                 self._condition.notify()
 
+    def settle_again(self) -> None:
+        """What a promotion owes (role, slot) is due again: the replication password has changed."""
+        with self._condition:
+            self._settled, self._again = -1, True
+            self._condition.notify()
+
     def end(self) -> None:
         with self._condition:
             self._ended = True
