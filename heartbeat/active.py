@@ -10,7 +10,6 @@ from dataclasses import replace
 from math import inf
 
 from heartbeat.model import (
-    SERVING,
     Database,
     Epoch,
     ForceStop,
@@ -55,15 +54,13 @@ class Active(Server):
 
     def _rival(self) -> bool:
         """Rule 8, equal numbers. The winner sends GARP at once; the loser lets go when the winner has heard of it."""
-        p = self.members.peer
-        if not (p and p.phase in SERVING and p.epoch.number == self.disk.epoch.number and p.epoch != self.disk.epoch):
+        if not self.rules.rival():
             self._rival_seq = 0
             return False
         if not self._rival_seq:
             self._rival_seq = self.seq + 1
             self._out.append(Garp())
             self._send()
-            self._alarm("two-actives", f"{p.node} is active too, in epoch {p.epoch}")
         return self.rules.rival_wins() and self.members.echoes(self._rival_seq)
 
     def _promoting(self) -> None:

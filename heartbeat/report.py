@@ -60,7 +60,10 @@ def alarms(core: Server) -> dict[str, str]:
         "ha-manager": f"ha_manager is gone: {core.manager_lost}" if core.manager_lost and started > t.deadtime else "",
         "suspended": "automatic changes are suspended by an operator; `ha resume` ends that" if core.disk.suspended else "",
         "held": f"the active is silent but still serves ({core.facts.sign}): no takeover"
-        if core.phase is Phase.PASSIVE and quiet >= t.deadtime and not core.rules.silent() and core.facts.sign_age < inf
+        if core.phase is Phase.PASSIVE and quiet >= t.deadtime and m.run - core.rules.sign_of_service() < t.deadtime
+        else "",
+        "two-actives": f"{core.site.peer} is active too, in epoch {m.peer.epoch}"
+        if m.peer is not None and quiet < t.deadtime and core.rules.rival()
         else "",
     } | links(core)
 

@@ -227,6 +227,12 @@ class Rules:
             return f"the peer ({p.phase}) is at epoch {p.epoch}, above {c.disk.epoch}"
         return ""
 
+    def rival(self) -> bool:
+        """The peer is active too, in another epoch of the same number."""
+        c, p = self.core, self.members.peer
+        both = p is not None and p.phase in SERVING and c.phase in SERVING
+        return both and p is not None and p.epoch.number == c.disk.epoch.number and p.epoch != c.disk.epoch
+
     def rival_wins(self) -> bool:
         """Two actives, equal numbers: fewer commits beyond the fork yields; then no VIP; then default passive."""
         c, p = self.core, self.members.peer

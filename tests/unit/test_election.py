@@ -342,6 +342,21 @@ def test_two_actives_with_equal_numbers_the_one_with_less_to_lose_yields() -> No
         server.hear()
         assert (server.core.phase is Phase.ACTIVE) is stays
         assert "Garp" in server.kinds()
+        assert ("two-actives" in server.core.alarms) is stays, "the one that let go has no rival any more"
+        server.hear(phase=Phase.PASSIVE)
+        assert "two-actives" not in server.core.alarms
+
+
+def test_held_is_said_only_while_there_are_signs_of_service() -> None:
+    server = passive_in_sync()
+    server.peer_speaks = server.pings = False
+    server.facts = replace(server.facts, sign_age=0.1, sign="the replication connection still delivers")
+    server.run(1.2)
+    assert "held" in server.core.alarms
+    server.facts = replace(server.facts, sign_age=1.1)
+    server.run(0.1)
+    assert "held" not in server.core.alarms, "nobody is held: no ping node answers, and that is said"
+    assert "not-connected" in server.core.alarms
 
 
 ELECTIONS = [
