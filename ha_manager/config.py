@@ -50,6 +50,12 @@ class Config:
         further = [(link.default_active, link.default_passive) for link in self.site.links]
         return ((self.own_ip, self.peer_ip), *(pair if self.is_default_active else pair[::-1] for pair in further))
 
+    @property
+    def of_heartbeat(self) -> tuple[object, ...]:
+        """What goes into heartbeat's own files: only `ha start` brings a change of it there."""
+        site = self.site
+        return (self.links, site.ping_nodes, site.virtual_ip, site.timing, site.synchronous, site.solo, site.boot_alone)
+
 
 def load(
     addresses: Sequence[Interface],

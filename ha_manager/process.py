@@ -216,11 +216,10 @@ class Daemon:
         if old.site != new.site:
             self._thread("schedule", self._start_schedule)
         later = []
-        if (old.site.timing, old.links, old.site.ping_nodes, old.site.virtual_ip) != (
-            new.site.timing, new.links, new.site.ping_nodes, new.site.virtual_ip,
-        ):  # fmt: skip
+        if old.of_heartbeat != new.of_heartbeat:
             later.append(
-                "timing, links, ping nodes and the virtual IP are heartbeat's: `ha start` on both servers applies them"
+                "timing, links, ping nodes, the virtual IP, <replication> and <boot_alone> are heartbeat's: `ha start` on both"
+                " servers applies them"
             )
         if (old.host.postgres, old.host.paths, old.node, old.peer) != (new.host.postgres, new.host.paths, new.node, new.peer):
             later.append("paths, names and Postgres's place need `/etc/init.d/ha_manager restart`")

@@ -85,6 +85,20 @@ def test_optional_elements(tmp_path: Path) -> None:
     assert config.links == (("192.168.120.166", "192.168.120.28"), ("10.0.0.166", "10.0.0.28"))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        '<replication solo="release"/>',
+        '<replication synchronous="off"/>',
+        '<boot_alone mode="after_initdead"/>',
+        '<timing profile="aggressive"/>',
+        '<link default_active="10.0.0.166" default_passive="10.0.0.28"/>',
+    ],
+)
+def test_what_only_ha_start_brings_to_heartbeat(tmp_path: Path, more: str) -> None:
+    assert loaded(tmp_path, with_more(more)).of_heartbeat != loaded(tmp_path).of_heartbeat
+
+
 def test_the_passive_sees_the_links_the_other_way_round(tmp_path: Path) -> None:
     (tmp_path / "module.xml").write_text(with_more('<link default_active="10.0.0.166" default_passive="10.0.0.28"/>'))
     mine = [ip_interface("192.168.120.28/24"), ip_interface("10.0.0.28/24")]
