@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .manager_device import SOURCE, Device
+from tests.unit.manager_device import SOURCE, Device
 
 PAIR = [
     ("HA", "first", 10, 10, 'hang_limit="0.4" stop_limit="1"'),
