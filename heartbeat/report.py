@@ -56,6 +56,10 @@ def alarms(core: Server) -> dict[str, str]:
         "solo": "every write is on this server only: the passive is not in sync"
         if core.phase in SERVING and core.disk.solo and started > t.deadtime and core.site.synchronous
         else "",
+        "stalled": f"no write is acknowledged: commits wait for {core.site.peer}"
+        + (", until it is back (solo=release)" if core.site.solo == "release" else "")
+        if core.phase is Phase.ACTIVE and core.facts.stalled >= t.deadtime
+        else "",
         "unhealthy": core.facts.because if core.now - core.unhealthy_since >= t.deadtime else "",
         "ha-manager": f"ha_manager is gone: {core.manager_lost}" if core.manager_lost and started > t.deadtime else "",
         "suspended": "automatic changes are suspended by an operator; `ha resume` ends that" if core.disk.suspended else "",

@@ -347,6 +347,18 @@ def test_two_actives_with_equal_numbers_the_one_with_less_to_lose_yields() -> No
         assert "two-actives" not in server.core.alarms
 
 
+def test_an_active_says_that_nothing_is_acknowledged() -> None:
+    server = active_in_sync()
+    server.core.site = replace(server.core.site, solo="release")
+    server.peer_speaks = False
+    server.facts = replace(server.facts, stalled=1.2, caught_up=False)
+    server.run(5.0)
+    assert server.core.alarms["stalled"] == "no write is acknowledged: commits wait for vs-28, until it is back (solo=release)"
+    server.facts = replace(server.facts, stalled=0.0)
+    server.run(0.1)
+    assert "stalled" not in server.core.alarms
+
+
 def test_held_is_said_only_while_there_are_signs_of_service() -> None:
     server = passive_in_sync()
     server.peer_speaks = server.pings = False
