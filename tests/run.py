@@ -69,7 +69,7 @@ def plan(fast: bool, paths: list[str]) -> list[tuple[str, list[str], int, bool]]
     if paths:
         return [("pytest " + " ".join(paths), paths, LAB_LIMIT, False)]
     folders = [f"tests/{name}" for name in FAST if any((ROOT / "tests" / name).rglob("test_*.py"))]
-    runs = [("fast tests", folders, FAST_LIMIT, True)] if folders else []
+    runs = [("fast tests", folders, FAST_LIMIT, not fast)] if folders else []
     if not fast and any((ROOT / "tests" / "lab").rglob("test_*.py")):
         runs.append(("lab tests", ["tests/lab"], LAB_LIMIT, False))
     return runs
