@@ -126,7 +126,9 @@ class Passive(Server):
     def _detaching(self) -> None:
         p = self.members.peer
         reappeared = self._heard_reigning_at > self.members.run - (self.now - self.phase_since)
-        if self.rules.outranked() or (p and reappeared and not self.rules.peer_stood_down()):
+        # an operator who forces it knows that the newer data is lost: its server may be dead, or its database damaged
+        outranked = "" if self.forced else self.rules.outranked()
+        if outranked or (p and reappeared and not self.rules.peer_stood_down()):
             self._give_up("the active was heard again")
         elif self.now - self.phase_since > max(2 * self.timing.deadtime, 2.0):
             self._give_up("the receiver could not be stopped in time")

@@ -139,5 +139,8 @@ def explain(core: Server, now: float) -> list[str]:
         lines.append(f"It could not take over now: {unfit}." if unfit else "It is fit: it would take over if the active died.")
         if core.phase in {Phase.PASSIVE, Phase.WAITING} and not core.members.in_contact():
             lines.append(f"The peer is not in contact: {what_activation_risks(core)}.")
+        elif core.phase is Phase.PASSIVE and p is not None and core.rules.elect() == "nobody":
+            why = f"{core.site.peer}'s database is {p.data} and belongs to epoch {p.epoch}, the one here is {core.rules.data()}"
+            lines.append(f"Neither server becomes active by itself: {why}. Here, {what_activation_risks(core)}.")
     lines += [f"Alarm: {text}." for text in core.alarms.values()]
     return lines

@@ -400,6 +400,24 @@ def test_who_wins_when_nobody_is_active(
     assert server.core.rules.elect() == outcome
 
 
+def test_an_operator_may_give_up_newer_data_that_cannot_be_served() -> None:
+    """Its server is heard, passive, its database damaged: nobody becomes active by itself, and the way out is said."""
+    server = Server(Record(Epoch(4, "vs-28"), in_sync=False))
+    newer = {**PEER_PASSIVE, "epoch": Epoch(6, "vs-28"), "in_sync": False, "data": "failed"}
+    server.hear(**newer)
+    server.run(1.0)
+    assert server.core.phase is Phase.PASSIVE
+    told = "\n".join(server.core.explain(server.now))
+    assert "Neither server becomes active by itself" in told and "ha activate --force" in told
+    server.give(Activate("operator", False))
+    server.run(0.2)
+    assert server.core.phase is Phase.PASSIVE
+    server.give(Activate("operator", True))
+    server.run(1.0)
+    assert server.core.phase is Phase.ACTIVE, server.core.because
+    assert server.core.disk.epoch == Epoch(7, "vs-166")
+
+
 def test_the_winner_waits_for_the_pledge() -> None:
     server = Server(Record(Epoch(4, "vs-166"), active=True))
     server.hear(**PEER_PASSIVE, in_sync=True, lsn=10)
