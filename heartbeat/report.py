@@ -42,6 +42,8 @@ def what_activation_risks(core: Server) -> str:
         risk = "it was in sync when the active was last heard; if that one went on alone since, what it wrote then is lost"
     else:
         risk = "it was not in sync: everything that the other server acknowledged since is lost"
+    if core.rules.higher_epoch_known():
+        risk = f"epoch {core.highest} is known: what the other server acknowledged in it is lost"
     return f"{held}; {risk}. If the other server is gone for good: `ha activate --force`"
 
 
@@ -139,8 +141,8 @@ def explain(core: Server, now: float) -> list[str]:
         lines.append(f"It could not take over now: {unfit}." if unfit else "It is fit: it would take over if the active died.")
         if core.phase in {Phase.PASSIVE, Phase.WAITING} and not core.members.in_contact():
             lines.append(f"The peer is not in contact: {what_activation_risks(core)}.")
-        elif core.phase is Phase.PASSIVE and p is not None and core.rules.elect() == "nobody":
-            why = f"{core.site.peer}'s database is {p.data} and belongs to epoch {p.epoch}, the one here is {core.rules.data()}"
-            lines.append(f"Neither server becomes active by itself: {why}. Here, {what_activation_risks(core)}.")
+        elif p is not None and p.phase is Phase.PASSIVE and (p.data != "ready" or core.rules.elect() == "nobody"):
+            why = f"{core.site.peer}'s database is {p.data} and of epoch {p.epoch}, the one here is {core.rules.data()}"
+            lines.append(f"Neither server is active: {why}. Here, {what_activation_risks(core)}.")
     lines += [f"Alarm: {text}." for text in core.alarms.values()]
     return lines
