@@ -2,6 +2,8 @@
 
 Promise: ends with 0 only if every check passed, every test passed and there was at least one; the last line is
 ``N passed, N failed, N skipped`` over all pytest runs (an error counts as failed). The slow checks run beside the fast tests.
+The tests start real processes and real faults on a machine that others may use too: what fails is tried once more, alone, and
+a test that passes only then is named as unsteady, never silently.
 """
 
 from __future__ import annotations
@@ -36,10 +38,16 @@ def main() -> int:
     running = start_checks()
     failures: list[str] = []
     counts: Counter[str] = Counter()
+    unsteady = 0
     for title, targets, limit, covered in plan(options.fast, paths):
         say(title)
         words = [word for word in rest if word not in paths]
         code, seen = pytest([*targets, f"--timeout={limit}", *words], covered)
+        if code == 1 and seen["failed"]:
+            say(f"{title}: {seen['failed']} failed; once more, these only (named below as unsteady if they pass now)")
+            code, again = pytest([*targets, f"--timeout={limit}", "--last-failed", *words], False)
+            unsteady += again["passed"]
+            seen = Counter(passed=seen["passed"] + again["passed"], failed=again["failed"], skipped=seen["skipped"])
         counts += seen
         if code not in (0, 5):  # 5: nothing collected there; nothing at all is dealt with below
             failures.append(title)
@@ -47,6 +55,8 @@ def main() -> int:
     if not sum(counts.values()):
         failures.append("no test ran")
     say(f"{time.monotonic() - began:.0f} s")
+    if unsteady:
+        print(f"UNSTEADY: {unsteady} passed only at the second try; see the first failure above")
     for failure in failures:
         print(f"FAILED: {failure}")
     print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
