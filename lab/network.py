@@ -8,6 +8,7 @@ ip-link(8).
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 
 from runtime import commands
@@ -35,7 +36,7 @@ def plug_in(anchor: int, machines: Sequence[tuple[Machine, int]]) -> None:
         for card in machine.interfaces:
             port = machine.port(card)
             lines += [
-                f"link add {port} type veth peer name {card.name} address {card.mac} netns {pid}",
+                f"link add {port} index {_index()} type veth peer name {card.name} address {card.mac} netns {pid}",
                 f"link set {port} master {card.bridge} up",
             ]
     _ip(anchor, lines)
@@ -74,6 +75,13 @@ def ruleset(faults: Faults) -> str:
         rules.append(" ".join([*words, "drop"]))
     chain = "\n    ".join(["type filter hook forward priority 0; policy accept;", *rules])
     return f"table bridge faults\ndelete table bridge faults\ntable bridge faults {{\n  chain lost {{\n    {chain}\n  }}\n}}\n"
+
+
+def _index() -> int:
+    """An index that no machine's end has: where both ends have the same one, the kernel acts on the carrier up to a second
+    later (``linkwatch_urgent_event``), and the fresh cable loses everything until then.
+    """
+    return random.randrange(1 << 10, 1 << 30)
 
 
 def _ip(pid: int, lines: list[str], force: bool = False) -> None:
