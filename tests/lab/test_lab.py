@@ -163,7 +163,8 @@ def test_a_power_cut_keeps_the_disk_and_nothing_else(lab: Lab) -> None:
     assert node.read("/srv/kept/file") == "data\n"  # its disk can be looked at
     lab.power_on("vs-166")
     assert node.sh("cat /srv/kept/file; ls /run/file /tmp/file 2>/dev/null || true") == "data\n"
-    assert pings(lab.node("client"), "vs-166") == 1
+    # The client may still be asking, once a second, for the address that did not answer a moment ago.
+    assert any(pings(lab.node("client"), "vs-166") for _ in range(10))
     assert node.log().count("init[1]: power on") >= 2
 
 
