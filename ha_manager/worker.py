@@ -31,6 +31,8 @@ REST = 0.3
 PATIENCE = 2.0
 #: a Postgres that runs and answers nobody for so long is ended and started again (seconds); an active hands over before
 HUNG = 10.0
+#: a stopped one may take so long to start as a standby: it may have much log to replay (seconds)
+STARTS = 60.0
 #: more deaths than this within the window, and Postgres counts as broken on this server
 DEATHS, DEATH_WINDOW = 3, 60.0
 
@@ -351,7 +353,8 @@ class Worker:
         if self.carried.follow != want.follow:
             self._events.replication("started", f"following {want.follow.node} in epoch {want.follow.number}")
             self._following_since = self._clock()
-        self._db.make_standby(follow)
+        # One that runs needs a moment; one that hangs must not keep this thread from ending it.
+        self._db.make_standby(follow, HUNG / 2 if seen.state == "running" else STARTS)
         self._publish(detached=False, follow=want.follow)
 
     def _make_fit(self, want: Want, follow: Upstream) -> None:

@@ -173,7 +173,7 @@ def test_a_hanging_server_costs_no_more_than_the_limits(server: Server, writer: 
     plain.acknowledges_more()
     entries = quick.end()
     unknown = [entry.at - stopped for entry in entries if entry.kind is Kind.UNKNOWN]
-    assert len(unknown) == 1 and 0.25 < unknown[0] < 0.6
+    assert len(unknown) == 1 and 0.25 < unknown[0] < 3
     failed = [entry for entry in entries if entry.kind is Kind.FAILED]
     assert all("within its time limit" in entry.text for entry in failed)
     assert Count.of(plain.end()).connections == 1

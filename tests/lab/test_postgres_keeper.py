@@ -186,7 +186,7 @@ def test_a_stopped_server_does_not_hang_who_looks(one: Node, whom: str) -> None:
         os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     seen = one.facts()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 5
     assert not seen.answers and seen.because
     print(f"{whom}: {seen.because}")
     with pytest.raises(HaError):

@@ -213,7 +213,9 @@ class Pair:
 
     def _settled(self) -> bool:
         active = self.active()
-        return active is not None and any(node.is_(role="passive", fit=True, in_sync=True) for node in self.nodes.values())
+        if active is None or not active.ask("status")["peer_state"]["fit"]:
+            return False  # also the active must have heard that the other one is fit
+        return any(node.is_(role="passive", fit=True, in_sync=True) for node in self.nodes.values())
 
     def down(self) -> None:
         for node in self.nodes.values():
