@@ -213,7 +213,7 @@ class Pair:
 
     def _settled(self) -> bool:
         active = self.active()
-        if active is None or not active.ask("status")["peer_state"]["fit"]:
+        if active is None or not active.status().get("peer_state", {}).get("fit"):
             return False  # also the active must have heard that the other one is fit
         return any(node.is_(role="passive", fit=True, in_sync=True) for node in self.nodes.values())
 
