@@ -6,8 +6,8 @@ Promise: no input or output, no clock. What is enabled runs, what is not is stop
   for processes that the same change stops. So heartbeat can start first *and* stop first: its hand-over needs ha_manager.
 - A process that died, or hung and was killed, is started again at once and out of turn, as the address's lease doesn't wait
   (or after its ``restart_after``: ha_manager stops the policy server before it tells the Manager that the device is passive).
-  Should it die again before its quiet time is over, the next tries come after 1, 2, 4 … 60 s. Nothing is ever given up; there
-  is an alarm from the first death on until it has been quiet.
+  Should it die again before its quiet time is over, the next tries come after 1, 2, 4 … 60 s (at most 2 s for
+  heartbeat and ha_manager). Nothing is ever given up; there is an alarm from the first death on until it has been quiet.
 - What an operator stopped stays stopped until an operator starts it, a reload releases it, or the next boot.
 
 States of one process (``wants``: enabled, not held by an operator, not shutting down)::
@@ -55,6 +55,8 @@ from .model import (
 )
 
 LONGEST_DELAY = 60.0
+#: the same for a process with a control socket (heartbeat, ha_manager): without it this server neither serves nor takes over
+LONGEST_OF_HA = 2.0
 
 #: States in which there is, or may soon be, a process.
 _PRESENT = frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.KILLING})
@@ -235,7 +237,8 @@ class Roles:
         if not self.wants(entry):
             self._gone(entry, because, now)
             return
-        backoff = 0.0 if tries == 0 else min(LONGEST_DELAY, 2.0 ** (tries - 1))
+        longest = LONGEST_OF_HA if entry.process.control else LONGEST_DELAY
+        backoff = 0.0 if tries == 0 else min(longest, 2.0 ** (tries - 1))
         delay = max(backoff, entry.process.restart_after)
         entry.tries = tries + 1
         entry.retry_at = now + delay

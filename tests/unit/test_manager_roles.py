@@ -33,7 +33,7 @@ from manager.model import (
     Stopped,
     Tick,
 )
-from manager.roles import LONGEST_DELAY, Roles
+from manager.roles import LONGEST_DELAY, LONGEST_OF_HA, Roles
 
 
 def process(name: str, start: int, stop: int, role: str = "HA") -> Process:
@@ -164,6 +164,16 @@ def test_backs_off_and_never_gives_up(bench: Bench) -> None:
         delays.append(bench.now - before)
         bench.started("heartbeat")
     assert delays == [0, 1, 2, 4, 8, 16, 32, LONGEST_DELAY, LONGEST_DELAY, LONGEST_DELAY]
+
+
+def test_what_holds_the_role_never_waits_long(bench: Bench) -> None:
+    watched = replace(HEARTBEAT, control="/run/heartbeat/control")
+    bench.do(Reload(Mode.ACTIVE, (watched, HA_MANAGER, POLICY), ALL))
+    for _ in range(8):
+        before = bench.now
+        bench.do(Died("heartbeat", "x")) or bench.tick()
+        assert bench.now - before <= LONGEST_OF_HA
+        bench.started("heartbeat")
 
 
 def test_a_process_that_others_stop_too_does_not_come_back_between_their_stop_and_their_word(bench: Bench) -> None:
