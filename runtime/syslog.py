@@ -33,11 +33,27 @@ def severity(level: int) -> int:
     return 7
 
 
+class _NoLock:
+    """Taken with ``acquire`` up to Python 3.12, with ``with`` from 3.13 on; ``None`` won't do there."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return None
+
+    def __enter__(self) -> bool:
+        return True
+
+    def __exit__(self, *raised: object) -> None:
+        return None
+
+
 class LockFree(logging.Handler):
     """A handler without ``logging``'s lock: daemons here have one thread that logs, or write in one system call."""
 
     def createLock(self) -> None:
-        self.lock = None
+        self.lock = _NoLock()  # type: ignore[assignment]
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Whatever goes wrong with a log message must not end, or flood, the daemon."""
