@@ -311,8 +311,9 @@ def name() -> Iterator[str]:
 
 
 _USER = """
-import sys, time
+import signal, sys, time
 from lab.api import Lab
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 with Lab(sys.argv[1]) as lab:
     print("up", flush=True)
     time.sleep(60)
