@@ -32,7 +32,7 @@ from runtime.errors import CommandFailed, ReplicationError, without_secrets
 MARKER = "ha_manager.copy"
 #: Beyond the copy itself: log that arrives meanwhile.
 _SPARE = 256 * 1024 * 1024
-_LOOK = 0.25
+_LOOK = 0.2
 _PROGRESS = re.compile(r"(\d+)/(\d+) kB")
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -163,12 +163,14 @@ def _run(argv: list[str], user: str, progress: Callable[[Progress], bool], limit
     os.set_blocking(child.stderr.fileno(), False)
     said = b""
     try:
-        while not _ended(child, _LOOK):
+        ended = False
+        while not ended:
             said = (said + (child.stderr.read() or b""))[-8000:]
             if not progress(_progress(said, boottime() - began)):
                 raise Cancelled("the copy was cancelled")
             if boottime() - began > limit:
                 raise CommandFailed(argv, None, said.decode(errors="replace"), because=f"did not end within {limit:g} s")
+            ended = _ended(child, _LOOK)
         said += child.stderr.read() or b""
     finally:
         if child.poll() is None:
