@@ -75,8 +75,7 @@ NAMESPACE = """
     set -e
     mount -t proc proc /proc
     ip link set lo up
-    for folder in /etc/postgresql /var/lib /var/log /run /tmp; do mount -t tmpfs tmpfs $folder; done
-    chmod 1777 /tmp
+    for folder in /etc/postgresql /var/lib /var/log /run; do mount -t tmpfs tmpfs $folder; done
     install -d -o postgres -g postgres /var/lib/postgresql /run/postgresql
     install -d -m 1775 -g postgres -o root /var/log/postgresql
     cd /
