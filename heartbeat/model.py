@@ -94,6 +94,8 @@ class Record:
     #: an operator's suspension: the higher version wins on both servers
     suspended: bool = False
     suspend_version: int = 0
+    #: takeovers of this server that count towards a suspension after flapping (rule 12)
+    changes: int = 0
 
 
 class Boot(NamedTuple):
@@ -143,6 +145,12 @@ class Message:
     suspend_version: int = 0
     #: "" or why the sender is about to leave: "restart" (role resumes), "handover", "off"
     leaving: str = ""
+    #: active: the ping node answers what is sent from the VIP, so that its ARP table can be asked who holds it
+    arp: bool = False
+    #: the sender fences the receiver before it takes over, or goes solo, by silence
+    fences: bool = False
+    #: takeovers of the sender in the window of rule 12
+    changes: int = 0
 
 
 # --- events ---------------------------------------------------------------------------------------------------------------
@@ -171,6 +179,51 @@ class PingSent:
 class PingReply:
     node: str
     seq: int
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Evidence that heartbeat itself gathered about a peer that is not heard (rule 1). ``kind``:
+
+    "vip"       the peer's own MAC answered for the virtual IP: a sign of service
+    "host"      ICMP answered on a link, or a port refused: the host lives, which holds no takeover
+    "stranger"  another MAC than the peer's answered for the virtual IP: an alarm, no sign
+    """
+
+    kind: str
+    link: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ArpAnswer:
+    """The ping node answered the echo request ``seq`` that was sent *from the VIP*: its ARP entry points here."""
+
+    seq: int
+
+
+@dataclass(frozen=True)
+class ArpUnusable:
+    """The edge found that pings from the VIP can't be trusted here, and why; "": they can."""
+
+    because: str
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """The fence agent ended: the peer is certainly off, or ``text`` says why that isn't known."""
+
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Granted:
+    """What a majority of the witnesses said to opening ``new``."""
+
+    new: Epoch
+    ok: bool
+    text: str
 
 
 @dataclass(frozen=True)
@@ -274,8 +327,8 @@ class Leave:
 
 
 Event = (
-    Tick | Heard | PingSent | PingReply | LinkChanged | Persisted | PersistFailed | Facts | ManagerLost | ForceStopped
-    | Standby | Activate | Suspend | Leave
+    Tick | Heard | PingSent | PingReply | Sign | ArpAnswer | ArpUnusable | Fenced | Granted | LinkChanged | Persisted
+    | PersistFailed | Facts | ManagerLost | ForceStopped | Standby | Activate | Suspend | Leave
 )  # fmt: skip
 
 
@@ -294,6 +347,36 @@ class Ping:
     """Send an ICMP echo request to every ping node."""
 
     seq: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Gather evidence now: an echo request to each of the peer's addresses on every link, an ARP (ND) request for each VIP.
+
+    What comes of it are ``Sign`` events. Given each ping period from warntime of silence on, less often once it is long.
+    """
+
+
+@dataclass(frozen=True)
+class PingFromVip:
+    """Send an ICMP echo request from the VIP to the ping node; never let it change the ping node's ARP entry."""
+
+    seq: int
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Run the fence agent against the peer; answer with ``Fenced``. Asked once an attempt."""
+
+    because: str
+
+
+@dataclass(frozen=True)
+class AskGrant:
+    """Ask the witnesses for the epoch ``new`` on top of the data epoch ``have``; answer with ``Granted``."""
+
+    have: Epoch
+    new: Epoch
 
 
 @dataclass(frozen=True)
@@ -390,8 +473,8 @@ class Exit:
 
 
 Effect = (
-    Send | Ping | Persist | TakeVip | RefreshLease | Garp | DropVip | Gate | Want | ForceStop | RoleChanged | Alarm | Reply
-    | Exit
+    Send | Ping | Probe | PingFromVip | Fence | AskGrant | Persist | TakeVip | RefreshLease | Garp | DropVip | Gate | Want
+    | ForceStop | RoleChanged | Alarm | Reply | Exit
 )  # fmt: skip
 
 
@@ -409,6 +492,15 @@ class Site:
     #: "wait" or "after_initdead" (rule 11)
     boot_alone: str = "wait"
     synchronous: bool = True
+    #: ask the ping node's ARP table who holds the VIP before anything is decided by silence
+    arp_check: bool = False
+    #: a fence agent is configured: what is decided by silence needs its success
+    fence: bool = False
+    #: how many witnesses there are; 0: none
+    witnesses: int = 0
+    #: more takeovers than this in the window (seconds) suspend yields and planned failovers until it was quiet for as long
+    most_changes: int = 5
+    quiet_window: float = 600.0
 
 
 @dataclass(frozen=True)

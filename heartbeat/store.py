@@ -27,7 +27,9 @@ FOLDER = "/var/lib/heartbeat"
 HISTORY = 200
 
 _EPOCHS = ("epoch", "previous")
-_NUMBERS = ("timeline", "suspend_version")
+_NUMBERS = ("timeline", "suspend_version", "changes")
+#: fields that a record of an earlier heartbeat doesn't have
+_ADDED = {"changes"}
 _LIMIT = 65536
 
 
@@ -41,17 +43,20 @@ def record_to_json(record: Record) -> dict[str, Any]:
 
 
 def record_from_json(document: object, file: str | os.PathLike[str] | None = None) -> Record:
-    """The record in a document; ConfigError unless every field is there and of its kind, and no other is."""
+    """The record in a document; ConfigError unless every field is there and of its kind, and no other is.
+
+    Only what was added to records later may be missing: its default says what was so before.
+    """
     if not isinstance(document, dict):
         raise _damaged("isn't a JSON object", file)
     version = document.get("version")
     if version != VERSION:
         raise _damaged(f"is of version {version!r}; this heartbeat reads version {VERSION}", file)
     names = {each.name for each in fields(Record)}
-    if names | {"version"} != document.keys():
-        odd = sorted(names.symmetric_difference(document.keys() - {"version"}))
+    odd = sorted(names.symmetric_difference(document.keys() - {"version"}) - (_ADDED - document.keys()))
+    if odd:
         raise _damaged(f"has missing or unknown fields: {', '.join(odd)}", file)
-    return Record(**{name: _value(name, document[name], file) for name in names})
+    return Record(**{name: _value(name, document[name], file) for name in names & document.keys()})
 
 
 def _value(name: str, value: Any, file: str | os.PathLike[str] | None) -> Any:

@@ -17,7 +17,7 @@ from heartbeat.frames import FrameError, Value
 from heartbeat.model import Boot, Epoch, Message, Phase
 
 #: Number of this set of fields. A peer with another one is refused in words rather than misunderstood.
-VERSION = "1"
+VERSION = "2"
 
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _DECIMAL = re.compile(r"(?:0|-1|[1-9][0-9]{0,18})\Z")
@@ -195,4 +195,7 @@ _OURS: dict[str, tuple[str, _Form]] = {
     "x_susp": ("suspended", _FLAG),
     "x_suspv": ("suspend_version", _COUNT),
     "x_leave": ("leaving", _Form(str, _one_of(_LEAVING))),
+    "x_arp": ("arp", _FLAG),
+    "x_fence": ("fences", _FLAG),
+    "x_changes": ("changes", _COUNT),
 }

@@ -60,7 +60,7 @@ def test_everything_queued_is_taken_in_order() -> None:
 def test_what_is_not_the_peers_is_counted_by_kind() -> None:
     bench = Bench()
     linux_ha = encode({"t": "status", "st": "active", "src": "vs-28"}, RING)
-    strange = encode({"t": "status", "x_v": "2"}, RING)
+    strange = encode({"t": "status", "x_v": "3"}, RING)
     bench.links[0].arrived = [b"noise", frame(PEER, WRONG), strange, linux_ha, frame(replace(PEER, node="vs-166")), frame(PEER)]
     assert bench.radio.heard() == [Heard("eth0", PEER)]
     counted = bench.radio.counters()["eth0"]

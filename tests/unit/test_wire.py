@@ -18,7 +18,7 @@ FULL = Message(
     node="Vs-166.Example", boot=Boot(0x6B00A168, 2**64 - 1), seq=2**40, echo_boot=Boot(5, 6), echo_seq=77,
     phase=Phase.STANDING_DOWN, epoch=Epoch(12, "vs-28"), highest=13, solo=True, in_sync=True, stood_down=True, fit=True,
     calls_in_sync=0, asks_release=True, asks_ping=True, ping_after=9, connected=True, pledged_to=Boot(3, 4), data="ready",
-    lsn=2**62, beyond=3, vip=True, suspended=True, suspend_version=2, leaving="handover",
+    lsn=2**62, beyond=3, vip=True, suspended=True, suspend_version=2, leaving="handover", arp=True, fences=True, changes=4,
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_a_missing_or_binary_field_is_refused_by_name(name: str) -> None:
         ("x_high", "-1"),
         ("x_solo", "2"), ("x_solo", "true"), ("x_sync", ""), ("x_calls", "-2"), ("x_lsn", "-0"), ("x_lsn", "1e9"),
         ("x_data", "gone"),
-        ("x_leave", "soon"), ("x_susp", "yes"), ("x_v", "2"), ("x_v", b"1"),
+        ("x_leave", "soon"), ("x_susp", "yes"), ("x_v", "1"), ("x_v", b"2"), ("x_arp", "-1"), ("x_changes", "-1"),
     ],
 )  # fmt: skip
 def test_values_are_strict(name: str, value: Value) -> None:
