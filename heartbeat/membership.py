@@ -30,20 +30,22 @@ class Membership:
         self.peer: Message | None = None
         #: running clock: the last new heartbeat; since when (a) nobody was heard at the start
         self.heard_at = self.run
+        #: running clock: when the peer was heard again after a silence of deadtime, or the start
+        self.contact_since = self.run
         #: real clock: when this node sent the newest message that the peer has echoed; -inf: none in this run
         self.echoed_at = -inf
         #: the same for messages in which an active called this node in sync (fitness is a lease from then; rule 2, H8)
         self.called_at = -inf
+        #: by link, running clock: the last heartbeat that was newer than any before it on that link
         self.links: dict[str, float] = {}
+        self._newest_on: dict[str, tuple[Boot, int]] = {}
         self._sent: dict[int, float] = {}
         # ping: running clock
         self.replied_at: dict[str, float] = {}
         self._ping_sent: dict[tuple[str, int], float] = {}
         self._ping_heard: dict[tuple[str, int], int] = {}
-        #: running clock: when the newest answered ping was *sent*
-        self.answered_sent_at = -inf
-        #: the peer's seq that had been heard when the newest answered ping was sent (rule 3's proof)
-        self.ping_after = 0
+        #: by ping node: when its newest answered ping was *sent* (running clock), and the peer's seq heard until then
+        self._answered: dict[str, tuple[float, int]] = {}
         #: running clock: the last moment without connection; silence counts from here for a passive
         self.unconnected_at = self.run
         #: running clock: the last moment without connection, or of a pause; solo by silence counts from here (rule 6b)
@@ -80,10 +82,16 @@ class Membership:
         known = self.peer
         if known is not None and message.boot != known.boot and message.boot.generation <= known.boot.generation:
             return False
+        boot, seq = self._newest_on.get(link, (None, 0))
+        if boot == message.boot and message.seq <= seq:
+            return False
+        self._newest_on[link] = (message.boot, message.seq)
         self.links[link] = self.run
         if known is not None and message.boot == known.boot and message.seq <= known.seq:
             return False
         self.peer = message
+        if self.silent_for() >= self.timing.deadtime:
+            self.contact_since = self.run
         self.heard_at = self.run
         if message.echo_boot == self.boot:
             sent = self._sent.get(message.echo_seq, -inf)
@@ -129,22 +137,40 @@ class Membership:
             return
         self.note_connection()
         self.replied_at[node] = self.run
-        if sent >= self.answered_sent_at:
-            self.answered_sent_at = sent
-            self.ping_after = self._ping_heard[node, seq]
+        self._answered[node] = max((sent, self._ping_heard[node, seq]), self._answered.get(node, (-inf, 0)))
 
     def connected(self) -> bool:
-        """A ping node answered within ping-dead. Without any ping node nothing can be said against it."""
-        if not self.site.ping_nodes:
-            return True
-        return any(self.run - at < self.timing.ping_dead for at in self.replied_at.values())
+        """Enough ping nodes answered within ping-dead. Without any ping node nothing can be said against it."""
+        return not self.site.ping_nodes or self.ping_silent_for() < self.timing.ping_dead
+
+    def _newest_answers(self) -> list[tuple[float, int]]:
+        """Of as many ping nodes as it takes, those whose answered pings were sent last; fewer: not enough ever answered."""
+        return sorted(self._answered.values(), reverse=True)[: self.site.ping_quorum]
+
+    @property
+    def answered_sent_at(self) -> float:
+        """Running clock: enough ping nodes answered a ping *sent* at that moment or later; -inf: never."""
+        newest = self._newest_answers()
+        return newest[-1][0] if len(newest) == self.site.ping_quorum else -inf
+
+    @property
+    def ping_after(self) -> int:
+        """The peer's seq that had been heard when the newest ping that enough nodes answered was sent (rule 3's proof)."""
+        newest = self._newest_answers()
+        return min(seq for _, seq in newest) if len(newest) == self.site.ping_quorum else 0
 
     def pinged_since(self, run: float) -> bool:
         """A ping *sent* after ``run`` (running clock) has been answered."""
         return not self.site.ping_nodes or self.answered_sent_at > run
 
     def ping_silent_for(self) -> float:
-        return self.run - max(self.replied_at.values(), default=-inf)
+        """Seconds (running) since the last moment when enough ping nodes had answered."""
+        newest = sorted(self.replied_at.values(), reverse=True)[: self.site.ping_quorum]
+        return self.run - newest[-1] if len(newest) == self.site.ping_quorum else inf
+
+    def answering(self) -> int:
+        """How many ping nodes answered within ping-dead."""
+        return sum(self.run - at < self.timing.ping_dead for at in self.replied_at.values())
 
     def note_connection(self) -> None:
         """Remember the last moment without connection; called whenever time or a reply may have changed it."""

@@ -501,6 +501,8 @@ class Site:
     #: more takeovers than this in the window (seconds) suspend yields and planned failovers until it was quiet for as long
     most_changes: int = 5
     quiet_window: float = 600.0
+    #: so many ping nodes must answer for this server to count as connected
+    ping_quorum: int = 1
 
 
 @dataclass(frozen=True)

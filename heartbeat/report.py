@@ -54,7 +54,7 @@ def alarms(core: Server) -> dict[str, str]:
     quiet = m.silent_for()
     return {
         "peer-silent": f"{core.site.peer} is not heard on any link" if quiet >= t.deadtime else "",
-        "not-connected": "no ping node answers" if not m.connected() and m.run - core.started_run > t.ping_dead else "",
+        "not-connected": unanswered(core) if m.run - core.started_run > t.ping_dead else "",
         "solo": "every write is on this server only: the passive is not in sync"
         if core.phase in SERVING and core.disk.solo and started > t.deadtime and core.site.synchronous
         else "",
@@ -75,14 +75,27 @@ def alarms(core: Server) -> dict[str, str]:
 
 
 def links(core: Server) -> dict[str, str]:
-    m = core.members
-    if m.peer is None or m.silent_for() >= core.timing.deadtime:
-        return {f"link-{link}": "" for link in core.site.links}
-    late = {link: m.run - m.links.get(link, core.started_run) for link in core.site.links}
-    return {
-        f"link-{link}": f"{core.site.peer} is not heard on {link}" if s >= core.timing.deadtime else ""
-        for link, s in late.items()
-    }
+    """One alarm a link: raised when the peer is heard on another one but not there, or never was; over when it is heard."""
+    m, t = core.members, core.timing
+    found = {}
+    for link in core.site.links:
+        name, at = f"link-{link}", m.links.get(link, -inf)
+        never = link not in m.links
+        text = core.alarms.get(name, "")
+        if m.heard_at - at < t.deadtime:
+            text = ""  # as lately as on any other link; a peer that is silent on all of them is an alarm of its own
+        elif m.heard_at - max(at, m.contact_since) >= t.deadtime or (never and m.run - core.started_run >= t.initdead):
+            text = f"{core.site.peer} {'has never been' if never else 'is not'} heard on {link}"
+        found[name] = text
+    return found
+
+
+def unanswered(core: Server) -> str:
+    """What is missing for this server to count as connected; "" if nothing is."""
+    m, quorum = core.members, core.site.ping_quorum
+    if m.connected():
+        return ""
+    return "no ping node answers" if quorum == 1 else f"{m.answering()} ping nodes answer, {quorum} are needed"
 
 
 def status(core: Server, now: float) -> dict[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from heartbeat import report
 from heartbeat.model import SERVING, Database, Epoch, Message, Phase
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Rules:
         if c.disk.suspended:
             return ""
         if not self.members.connected():
-            return "no ping node answers here"
+            return f"{report.unanswered(c)} here"
         if c.vip_link_down:
             return f"the interface of the virtual IP lost its link ({c.vip_link_down})"
         if c.manager_lost and c.now - c.facts_at >= self.timing.allowance:
