@@ -32,11 +32,13 @@ whoever finds it in the past calls ``expire`` at once.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Sequence
 
 from runtime.address import ipv4
 from runtime.clock import boottime
 from runtime.nft import Nftables, NftError
+from runtime.nftset import Element, TimedElements
 from runtime.reset import reset_connections
 
 _INET, _ARP = "inet ha_manager", "arp ha_manager"
@@ -83,6 +85,8 @@ class VipLease:
         #: CLOCK_BOOTTIME until which the lease is good for certain; 0: none was taken by this process
         self.expires = 0.0
         self._nft = nft or Nftables()
+        key = socket.inet_aton(self.vip)
+        self._elements = TimedElements([Element(table, "lease", key) for table in (_INET, _ARP)])
         self._open: bool | None = None  # None: as it is in the kernel
         self._block: bool | None = None
         self._rules: dict[str, str] = {}
@@ -107,7 +111,13 @@ class VipLease:
         if milliseconds < 1:
             raise ValueError(f"a lease of {seconds} s")
         started = boottime()
-        intact = self._repairing("".join(_refreshed(t, self.vip, milliseconds) for t in (_INET, _ARP)))
+        intact = True
+        try:
+            self._elements.refresh(milliseconds)
+        except NftError:
+            intact = False
+            self.setup()
+            self._elements.refresh(milliseconds)
         self.expires = started + milliseconds / 1000
         return intact
 
@@ -175,12 +185,6 @@ class VipLease:
 
     def _block_command(self) -> str:
         return _element("blocked", self.port, self._block)
-
-
-def _refreshed(table: str, vip: str, milliseconds: int) -> str:
-    """Delete and add in one transaction: before Linux 6.12 adding doesn't prolong. The first add lets the delete succeed."""
-    element = f"element {table} lease"
-    return f"add {element} {{ {vip} }}\ndelete {element} {{ {vip} }}\nadd {element} {{ {vip} timeout {milliseconds}ms }}\n"
 
 
 def _element(name: str, port: int, present: bool | None) -> str:
