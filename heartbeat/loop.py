@@ -1,8 +1,9 @@
 """heartbeat's loop: everything that the daemon is made of, wired together.
 
 Promise: one process, one loop, nothing in it that waits. Configuration is checked before anything is changed. After every
-wake-up all links and pings are drained before the core may judge a silence, so that a pause of this process isn't taken for one
-of the peer. A kill -9 needs no care: the next start finds role file, lease and record. Source: design §5; docs/protocols.md.
+wake-up all links and pings that have something are drained before the core may judge a silence, so that a pause of this
+process isn't taken for one of the peer. A kill -9 needs no care: the next start finds role file, lease and record. Source:
+design §5; docs/protocols.md.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ class Daemon:
         )
         read = selectors.EVENT_READ
         for link in self._links:
-            self._selector.register(link, read, _nothing)
-        self._selector.register(self._pinger, read, _nothing)
+            self._selector.register(link, read, _frames)
+        self._selector.register(self._pinger, read, _replies)
         self._selector.register(self._timer, read, lambda mask: self._timer.fired())
         self._selector.register(self._writer, read, lambda mask: self._written())
         self._selector.register(self._watch, read, lambda mask: self._link_events())
@@ -155,10 +156,13 @@ class Daemon:
         self._turned_at = now
         if gap > self._config.timing.keepalive + self._config.timing.delivery:
             self._manager.paused(gap)
-        for heard in self._radio.heard():
-            self.edge.feed(heard)
-        for reply in self._pings.replies():
-            self.edge.feed(reply)
+        readable = {key.data for key, _ in ready}
+        if _frames in readable:
+            for heard in self._radio.heard():
+                self.edge.feed(heard)
+        if _replies in readable:
+            for reply in self._pings.replies():
+                self.edge.feed(reply)
         for key, mask in ready:
             key.data(mask)
         self._on_time(boottime())
@@ -280,8 +284,12 @@ class Daemon:
         }  # fmt: skip
 
 
-def _nothing(mask: int) -> None:
-    """Links and pings are drained at every turn, whoever woke the loop."""
+def _frames(mask: int) -> None:
+    """A link has something: ``_turn`` takes it before everything else."""
+
+
+def _replies(mask: int) -> None:
+    """A ping node answered: likewise."""
 
 
 def _level(debug: int) -> int:

@@ -38,6 +38,8 @@ class Timer:
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._set = 0.0
+        self._value = _Itimerspec(_Timespec(0, 0), _Timespec(0, 0))
+        self._address = ctypes.byref(self._value)
 
     def fileno(self) -> int:
         return self._fd
@@ -47,9 +49,9 @@ class Timer:
         if when == self._set:
             return
         self._set = when
-        nanoseconds = max(1, int(when * 1e9))
-        value = _Itimerspec(_Timespec(0, 0), _Timespec(*divmod(nanoseconds, 1_000_000_000)))
-        if _libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, ctypes.byref(value), None) != 0:
+        value = self._value.value
+        value.seconds, value.nanoseconds = divmod(max(1, int(when * 1e9)), 1_000_000_000)
+        if _libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, self._address, None) != 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
     def fired(self) -> None:

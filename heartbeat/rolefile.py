@@ -56,9 +56,13 @@ class RoleFile:
         self.file = Path(file)
         self._path = os.fspath(file)
         self._temporary = f"{self._path}.new"
+        self._written: RoleLine | None = None
 
     def write(self, line: RoleLine) -> None:
-        """Replace the file; raises OSError."""
+        """Replace the file, unless this process wrote the same there before; raises OSError."""
+        if line == self._written:
+            return
+        self._written = None
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self._temporary, flags, 0o644)
         try:
@@ -66,6 +70,7 @@ class RoleFile:
         finally:
             os.close(fd)
         os.rename(self._temporary, self._path)
+        self._written = line
 
     def read(self) -> RoleLine | None:
         """What it says, expired or not; None if there is nothing that can be read."""
@@ -84,4 +89,5 @@ class RoleFile:
         return Resume(line.epoch, line.expires)
 
     def remove(self) -> None:
+        self._written = None
         self.file.unlink(missing_ok=True)

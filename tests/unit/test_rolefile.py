@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ def test_a_line_comes_back(tmp_path: Path, line: RoleLine) -> None:
     read = file.read()
     assert read is not None and str(read) == str(line)
     assert [each.name for each in tmp_path.iterdir()] == ["role"]
+
+
+def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
+    file = RoleFile(tmp_path / "role")
+    file.write(ACTIVE)
+    before = (tmp_path / "role").stat().st_ino
+    file.write(replace(ACTIVE))
+    assert (tmp_path / "role").stat().st_ino == before
+    file.write(replace(ACTIVE, solo=True))
+    assert str(file.read()) == str(replace(ACTIVE, expires=1234.56, solo=True))
+    file.remove()
+    file.write(replace(ACTIVE, solo=True))
+    assert (tmp_path / "role").exists()
 
 
 @pytest.mark.parametrize(
