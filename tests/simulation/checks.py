@@ -9,18 +9,20 @@
 4. Roles don't flap: changes to active are bounded by the faults.
 5. Once the faults are over: one active, one fit passive in sync, the client served, within ``RECOVERY``.
 
-Exception (design §4, "What stays impossible"): while both servers run, both see the ping node, and no path at all is open
-between them, for ``BLIND`` or more, both may answer for the VIP, and with ``solo="silence"`` 1 and 2 can't hold either;
-with ``solo="release"`` those hold in every schedule.
+Exception (design §4, "What stays impossible"): while both servers run, both see the ping node (again and again, at least),
+and no path at all is open between them, for ``BLIND`` or more, both may answer for the VIP, and with ``solo="silence"`` 1 and
+2 can't hold either; with ``solo="release"`` those hold in every schedule.
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from heartbeat.model import Phase, RoleChanged
 
 from .network import other
+from .postgres import PRIMARY
 
 if TYPE_CHECKING:
     from .server import Server
@@ -43,9 +45,12 @@ class Checks:
         self.served_at = 0.0
         self.outages: list[tuple[float, float]] = []
         self.activations = 0
+        self.copies = 0
+        self._given_up = False
         self._reign = 0
         self._closed: set[int] = set()
-        self._overlap = self._blind = self._settled = 0.0
+        self._overlap = self._settled = self._pinged_at = 0.0
+        self._blind_since = inf
 
     def fail(self, kind: str, text: str) -> None:
         if (kind in ("lost", "double") and self.waived) or (kind == "vip" and self.blind):
@@ -56,7 +61,9 @@ class Checks:
 
     @property
     def waived(self) -> bool:
-        """The schedule is one of those in which safety is impossible without solo="release"."""
+        """The schedule is one of those in which safety is impossible: without solo="release", or by an operator's word."""
+        if self._given_up:
+            return True
         return self.blind and self.world.setting.solo == "silence" and not self.world.setting.strict
 
     @property
@@ -105,8 +112,15 @@ class Checks:
         if missing:
             self.fail("lost", f"{server.name} {does} without {len(missing)} acknowledged writes, e.g. {min(missing)}")
 
+    def _forced(self, server: Server) -> None:
+        """An operator gave up what only the other server holds; with both serving there is nothing left to check."""
+        self.acked = [entry for entry in self.acked if entry in set(server.postgres.log)]
+        self._given_up = self._given_up or server.peer.postgres.mode == PRIMARY
+
     def role_changed(self, server: Server, change: RoleChanged) -> None:
         if change.after is Phase.ACTIVE and change.before is Phase.PROMOTING:
+            if "forced by" in change.because:
+                self._forced(server)
             self.activations += 1
             if self.activations > 2 * len(self.world.schedule) + 4:
                 self.fail("flap", f"{self.activations} activations for {len(self.world.schedule)} faults")
@@ -116,20 +130,26 @@ class Checks:
     def look(self, period: float) -> None:
         a, b = self.world.servers.values()
         self._overlap = self._overlap + period if a.answers() and b.answers() else 0.0
-        self._blind = self._blind + period if self._no_path(a, b) else 0.0
-        if self._blind >= BLIND:
-            self.blind = True
+        self._look_for_blindness(a, b)
         if self._overlap > OVERLAP:
             self.fail("vip", f"both servers have answered for the VIP for {self._overlap:.2f} s")
 
+    def _look_for_blindness(self, a: Server, b: Server) -> None:
+        """A ping node out of sight for less than isolation time is not lost to anybody: that time counts too."""
+        network, now = self.world.network, self.world.engine.now
+        sees = network.sees_gateway("A") and network.sees_gateway("B")
+        if not self._no_path(a, b) or (not sees and now - self._pinged_at > self.world.timing.isolation):
+            self._blind_since = inf
+        elif sees:
+            self._blind_since, self._pinged_at = min(self._blind_since, now), now
+            self.blind = self.blind or now - self._blind_since >= BLIND
+
     def _no_path(self, a: Server, b: Server) -> bool:
-        """Both run, both see the ping node, and nothing can pass between them."""
+        """Both run, and nothing can pass between them."""
         if not (a.alive and b.alive) or a.paused or b.paused:
             return False
         network = self.world.network
         if network.hears("A", "B") or network.hears("B", "A"):
-            return False
-        if not (network.sees_gateway("A") and network.sees_gateway("B")):
             return False
         talk = network.both_ways(self.world.session_link, "A", "B", "session") and a.manager.works and b.manager.works
         return not talk and not network.both_ways(self.world.replication_link, "A", "B", "repl")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from heartbeat.model import Leave, LinkChanged, Standby, Suspend
+from heartbeat.model import SERVING, Activate, Leave, LinkChanged, Standby, Suspend
 
 from .network import GATEWAY, LINKS, NODES, other
 from .server import HANG_LIMIT
@@ -32,9 +32,12 @@ class Fault:
     node: str
     length: float = 0.0
     arg: str = ""
+    #: aimed: ``at`` counts from the first effect that holds all of these words, the name of the server being the first
+    when: str = ""
 
     def __str__(self) -> str:
-        return f"Fault({self.at:.2f}, {self.kind!r}, {self.node!r}, {self.length:.2f}, {self.arg!r})"
+        aimed = f", {self.when!r}" if self.when else ""
+        return f"Fault({self.at:g}, {self.kind!r}, {self.node!r}, {self.length:g}, {self.arg!r}{aimed})"
 
 
 Schedule = tuple[Fault, ...]
@@ -43,6 +46,7 @@ Schedule = tuple[Fault, ...]
 def begin(world: World, fault: Fault) -> None:
     """Make ``fault`` happen, and heal it after its length."""
     world.note("fault", f"{fault}")
+    world.faults_end = max(world.faults_end, world.engine.now + fault.length)
     heal = KINDS[fault.kind](world, world.servers[fault.node], fault)
     world.engine.after(fault.length, _heal, world, fault, heal)
 
@@ -286,11 +290,29 @@ def _leave(world: World, server: Server, fault: Fault) -> Heal:
     return comes_back
 
 
+def _activate(world: World, server: Server, fault: Fault) -> Heal:
+    """An operator who takes the loss of what the other server holds beyond this one; says it again while that is refused."""
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        core = server.heartbeat.core
+        asked += 1
+        if server.heartbeat.works and not server.paused and core is not None and core.phase not in SERVING:
+            server.heartbeat.feed(Activate("an operator", force=True))
+        elif asked < 20:
+            world.engine.after(0.2, ask)
+
+    server.later(0.0, ask)
+    return lambda: None
+
+
 KINDS: dict[str, Callable[[World, Server, Fault], Heal]] = {
     "power": _power, "pause": _pause, "heartbeat-kill": _kill, "ha_manager-kill": _kill, "heartbeat-hang": _heartbeat_hang,
     "ha_manager-hang": _ha_manager_hang, "postgres-kill": _postgres, "postgres-hang": _postgres, "postgres-broken": _postgres,
     "crash": _crash, "cut": _cut, "ping": _ping, "port": _port, "loss": _loss, "slow": _slow, "checkpointer": _checkpointer,
     "full": _full, "failover": _failover, "suspend": _suspend, "leave": _leave,
+    "activate": _activate,
 }  # fmt: skip
 
 #: kind, weight in a mixed schedule, weight in one heavy with crashes

@@ -182,6 +182,9 @@ class HaManager:
             self._copy(want)
         elif pg.mode == STOPPED:
             self._start(None)
+        elif pg.mode == STANDBY and want.follow == Epoch():
+            # nobody is named: a stream that still runs stays, it may bring the shutdown checkpoint of one that stands down
+            pg.detached = False
         elif pg.mode == STANDBY and (pg.detached or pg.follow != want.follow.number):
             self._do(0.002, 0.015, self._follow)
         elif pg.mode == STANDBY and pg.diverged and want.follow.number and self._peer_copies():
@@ -233,6 +236,9 @@ class HaManager:
         if (self.proven >= 0 and self._proven_in == proof) or self.engine.now < self._probe_until:
             return
         self.proven, self._proven_in = -1, proof
+        if self.server.world.setting.hasty:
+            self.proven = len(pg.log) if pg.names_applied == epoch else -1
+            return
         self._probe_until = self.engine.now + 0.5
         pg.commit(self.server.world.next_entry(), lambda position, waited: self._probed(proof, position, waited))
 
@@ -279,6 +285,7 @@ class HaManager:
         else:
             self.busy = False
             self.pg.copy_over(self.server.peer.postgres)
+            self.server.world.checks.copies += 1
             self.server.copying = False
             self.noticed()
 

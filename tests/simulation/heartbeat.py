@@ -173,6 +173,8 @@ class Heartbeat:
             effects = core.handle(event, self.server.clock())
             if world.tracing:
                 world.note_step(self.server.name, event, effects)
+            if world.aimed:
+                world.aim(self.server.name, effects)
             self._carry_out(effects, life)
         self._busy = False
         if self.running and not self.stopped:

@@ -43,6 +43,8 @@ from .server import Server
 from .trace import brief
 
 LOOK = 0.05
+#: a pair that was in sync has restarted its heartbeats by then; aimed faults wait so long (seconds)
+ARMED = 1.0
 RECOMMENDED = PROFILES["recommended"]
 #: the recommended times with fewer pings, which are most of the work
 COARSE = replace(RECOMMENDED, ping_period=0.1, ping_dead=0.5)
@@ -59,6 +61,8 @@ class Setting:
     strict: bool = False
     #: networks of the replication connection and of the session; None: the seed chooses
     links: tuple[str, str] | None = None
+    #: ha_manager calls names proven as soon as they are applied, without having seen a commit wait for the standby
+    hasty: bool = False
     rules: type[Rules] = Rules
     core: type[Core] = Core
 
@@ -86,7 +90,9 @@ class World:
         self.servers = {"A": Server(self, "A", 1 + drift), "B": Server(self, "B", 1 - drift)}
         for name, server in self.servers.items():
             server.peer = self.servers[other(name)]
-        self.faults_end = max((fault.at + fault.length for fault in schedule), default=0.0)
+        self.faults_end = max((fault.at + fault.length for fault in schedule if not fault.when), default=0.0)
+        #: aimed faults whose moment has not come
+        self.aimed = [fault for fault in schedule if fault.when]
         if setting.cold:
             for server in self.servers.values():
                 server.power_on()
@@ -94,7 +100,8 @@ class World:
             self._in_sync()
         self.clients = [VipClient(self), *(LocalClient(self, server) for server in self.servers.values())]
         for fault in schedule:
-            self.engine.after(fault.at, begin, self, fault)
+            if not fault.when:
+                self.engine.after(fault.at, begin, self, fault)
         self.engine.after(LOOK, self._look)
 
     def make_core(self, site: Site, boot: Boot, record: Record, resume: Resume, now: float) -> Core:
@@ -138,6 +145,19 @@ class World:
             self.note(who, f"{type(event).__name__ if quiet and not self.verbose else brief(event)}:")
             self.lines.extend(f"{'':14} → {brief(effect)}" for effect in shown)
 
+    def aim(self, who: str, effects: list[Effect]) -> None:
+        """Begin what is aimed at one of these effects; called just before they are carried out."""
+        if self.engine.now < ARMED:
+            return
+        for effect in effects:
+            if isinstance(effect, Send | Ping | RefreshLease):
+                continue
+            text = f"{who} {brief(effect)}"
+            for fault in [fault for fault in self.aimed if all(word in text for word in fault.when.split())]:
+                self.aimed.remove(fault)
+                self.engine.after(fault.at, begin, self, fault)
+                self.faults_end = max(self.faults_end, self.engine.now + fault.at + fault.length)
+
     # --- running --------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
@@ -170,6 +190,8 @@ class Result:
     activations: int
     #: when the client on the VIP was last served, and for how long it then was not (seconds)
     outages: Sequence[tuple[float, float]]
+    #: databases replaced by a copy of the other one
+    copies: int
     seconds: float
     trace: Sequence[str]
 
@@ -186,7 +208,7 @@ def play(seed: int, schedule: Schedule, setting: Setting = PLAIN, tracing: bool 
     checks = world.checks
     return Result(
         seed, schedule, checks.failures, checks.kind, checks.blind, len(checks.acked), checks.activations, checks.outages,
-        world.engine.now, world.lines,
+        checks.copies, world.engine.now, world.lines,
     )  # fmt: skip
 
 
