@@ -6,11 +6,12 @@ it opens. Source: facts/safety-model.md, H1 to H17.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
 from heartbeat.election import Core
-from heartbeat.model import Epoch, Message, Phase, Record, TakeVip
+from heartbeat.model import Database, Epoch, Message, Phase, Record, TakeVip
 from heartbeat.rules import Rules
 
 
@@ -36,8 +37,15 @@ class AnyStandDown(Rules):
         return (p is not None and p.stood_down) or self.core.facts.peer_stood_down != Epoch()
 
 
+class UnconnectedIsSilence(Rules):
+    """Rule 1, H14: silence counts also while this passive could hear nobody."""
+
+    def silence_since(self) -> float:
+        return max(self.members.heard_at, self.sign_of_service(), self.core.started_run)
+
+
 class HigherEpochForgotten(Rules):
-    """Rule 2, H9: a higher epoch heard doesn't end fitness."""
+    """Rules 2 and 11, H9: a higher epoch heard ends neither fitness nor the right to boot alone."""
 
     def higher_epoch_known(self) -> bool:
         return False
@@ -136,6 +144,14 @@ class NeverReady(Rules):
         return False
 
 
+class SyncUncalled(Rules):
+    """Rule 7: the passive calls itself in sync as soon as it follows an active, before that one waits for it."""
+
+    def holds_all(self, m: Message) -> bool:
+        c = self.core
+        return m.phase is Phase.ACTIVE and c.facts.postgres is Database.STANDBY and c.facts.following == m.epoch
+
+
 class HoldsTooLittle(Rules):
     """Rule 7: the passive calls itself in sync without holding what is named, or following its epoch."""
 
@@ -205,8 +221,8 @@ class EpochByHearing(Core):
 class NeverTentative(Core):
     """Rule 2, H15: an epoch announced but never promoted is kept."""
 
-    def _save(self, record: Record, then: object = None) -> None:
-        super()._save(replace(record, tentative=False), then)  # type: ignore[arg-type]
+    def _save(self, record: Record, then: Callable[[], None] | None = None) -> None:
+        super()._save(replace(record, tentative=False), then)
 
 
 class PromotesFirst(Core):
@@ -236,6 +252,31 @@ class SyncUnproven(Core):
             self.facts = replace(self.facts, proven=max(self.facts.proven, 0))
             return
         super()._prove()
+
+
+class SoloUnwritten(Core):
+    """Rule 6b: commits stop waiting for the passive before "solo" is on the disk."""
+
+    def _go_solo(self, because: str) -> None:
+        super()._go_solo(because)
+        self.disk, then = self.saves[self._serial]
+        assert then is not None
+        then()
+
+
+class StandsDownRunning(Core):
+    """Rule 3: "stood down" is said before Postgres has stopped."""
+
+    def _standing_down(self) -> None:
+        if not self.saving:
+            self._let_go()
+
+
+class StandsDownInSync(Core):
+    """Rule 3, H17: the one that let go calls itself in sync with the epoch that it gave up."""
+
+    def _save(self, record: Record, then: Callable[[], None] | None = None) -> None:
+        super()._save(replace(record, in_sync=record.in_sync or record.stood_down), then)
 
 
 RULES: tuple[type[Rules], ...] = tuple(value for value in list(globals().values()) if isinstance(value, type)

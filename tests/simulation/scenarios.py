@@ -24,6 +24,8 @@ class Scenario:
     #: seconds without service at the most
     outage: float = 30.0
     activations: int = 99
+    #: databases that had to be copied, because they had diverged
+    copies: int = 99
     setting: Setting = Setting()
 
     def wrong(self, seed: int, setting: Setting | None = None) -> str:
@@ -37,13 +39,15 @@ class Scenario:
             return f"outage: the client was not served for {result.outage:.2f} s"
         if result.activations > self.activations:
             return f"activations: {result.activations} takeovers, {self.activations} expected at the most"
+        if result.copies > self.copies:
+            return f"copies: {result.copies} databases had diverged, {self.copies} expected at the most"
         return ""
 
 
 def _s(name: str, *faults: Fault, outage: float = 30.0, activations: int = 99, links: tuple[str, str] | None = None,
-       strict: bool = False, **more: object) -> Scenario:  # fmt: skip
+       strict: bool = False, copies: int = 99, **more: object) -> Scenario:  # fmt: skip
     setting = replace(Setting(), links=links, strict=strict, **more)  # type: ignore[arg-type]
-    return Scenario(name, tuple(faults), outage, activations, setting)
+    return Scenario(name, tuple(faults), outage, activations, copies, setting)
 
 
 HOLES: tuple[Scenario, ...] = (
@@ -133,6 +137,15 @@ HOLES: tuple[Scenario, ...] = (
     ),
     _s("H14 long unconnected, then one answer", F(1.5, "port", "B", 5.0), F(1.5, "cut", "B", 5.0, "ic:both"), activations=0),
     _s(
+        "H14 unconnected for a moment, heartbeats come last",
+        F(1.5, "port", "B", 1.8),
+        F(1.5, "cut", "B", 2.1, "ic:both"),
+        F(1.5, "cut", "B", 2.1, "hb:both"),
+        links=IC,
+        activations=0,
+        timing=RECOMMENDED,
+    ),
+    _s(
         "H15 dies between its new epoch and the promotion",
         F(1.5, "cut", "A", 1.15, "*:both"),
         F(2.0, "crash", "B", 6.0, "3:power"),
@@ -140,7 +153,59 @@ HOLES: tuple[Scenario, ...] = (
         strict=True,
     ),
     _s("H16 unconnected while silent", F(1.5, "power", "B", 4.0), F(1.6, "ping", "A", 0.4), F(2.6, "ping", "A", 0.4)),
+    _s(
+        "H16 silent and its ping node comes and goes",
+        F(1.5, "cut", "A", 9, "*:both"),
+        *(F(round(1.5 + 0.7 * i, 2), "ping", "A", 0.58) for i in range(12)),
+        strict=True,
+        timing=RECOMMENDED,
+    ),
     _s("H17 yields, then its successor dies", F(1.5, "ping", "A", 4.0), F(2.5, "power", "B", 12.0)),
+    _s(
+        "H17 hands over, back again, and its word is not heard",
+        F(1.5, "failover", "A"),
+        F(2.1, "failover", "B"),
+        F(2.13, "cut", "A", 4.0, "hb:both"),
+        F(2.13, "cut", "A", 4.0, "session:both"),
+    ),
+    _s(
+        "solo when its power goes, and back without its ping node",
+        F(1.5, "power", "B", 5.5),
+        F(4.8, "slow", "A", 1.5, "2.5"),
+        F(5.4, "power", "A", 1.0),
+        F(5.5, "ping", "A", 9),
+    ),
+    _s(
+        "follows a solo one, cut off, and both restart",
+        F(1.5, "power", "B", 5.5),
+        F(0.0, "cut", "B", 9, "repl:both", "A names=enforced"),
+        F(2.0, "power", "A", 1.0, "", "A names=enforced"),
+        F(2.2, "power", "B", 0.8, "", "A names=enforced"),
+        F(2.0, "ping", "A", 9, "", "A names=enforced"),
+    ),
+    _s("planned failover", F(1.5, "failover", "A"), outage=1, activations=1, copies=0),
+    _s(
+        "called in sync, its ha_manager hangs, and it is asked to take over",
+        F(1.5, "power", "B", 5.5),
+        F(0.0, "ha_manager-hang", "B", 0.4, "unwatched", "A RoleChanged in sync again"),
+        F(0.1, "failover", "A", 0.0, "", "A RoleChanged in sync again"),
+        activations=0,
+    ),
+    _s(
+        "called in sync too early, replication stops, and the active dies",
+        F(1.5, "power", "B", 5.5),
+        F(1.5, "checkpointer", "A", 12.0, "0.15"),
+        F(0.0, "cut", "B", 8, "repl:both", "A names=enforced"),
+        F(0.25, "power", "A", 12.0, "", "A RoleChanged in sync again"),
+        hasty=True,
+    ),
+    _s(
+        "activated by an operator over a solo one, that one boots, and its successor dies",
+        F(1.5, "cut", "A", 14, "repl:both"),
+        F(4.0, "power", "A", 5.5),
+        F(6.0, "activate", "B"),
+        F(12.0, "power", "B", 12),
+    ),
     _s("restarts within its lease in a cut", F(1.5, "cut", "A", 8, "*:both"), F(2.35, "heartbeat-kill", "A", 0.0), strict=True),
     _s("silent for a moment", F(1.5, "cut", "A", 0.6, "*:out"), activations=0),
     _s("isolated with its VIP", F(1.5, "port", "A", 8.0), F(1.5, "cut", "A", 8.0, "ic:both"), outage=3),
