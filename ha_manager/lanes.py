@@ -7,6 +7,7 @@ promotion").
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -14,11 +15,12 @@ import selectors
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ha_manager.plan import Ended, Lane, Run
 from runtime.commands import environment, kill_group
 from runtime.errors import CommandFailed, HaError
+from runtime.proctree import kill_tree
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +39,33 @@ class Stop(HaError):
 
 
 class Token:
-    """Whether one plan is still wanted; a command that runs for it can wait on ``fileno``."""
+    """Whether one plan is still wanted. Whoever waits for something else can wait for its end too: ``ending``."""
 
     def __init__(self) -> None:
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
+        self._waiting: set[int] = set()
         self.cancelled = False
 
-    def fileno(self) -> int:
-        return self._event
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[int]:
+        """A descriptor that becomes readable when the plan is cancelled; only within the block, so that none is left open."""
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            with self._lock:
+                self._waiting.add(event)
+                if self.cancelled:
+                    os.eventfd_write(event, 1)
+            yield event
+        finally:
+            with self._lock:
+                self._waiting.discard(event)
+            os.close(event)
 
     def cancel(self) -> None:
-        self.cancelled = True
-        os.eventfd_write(self._event, 1)
+        with self._lock:
+            self.cancelled = True
+            for event in self._waiting:
+                os.eventfd_write(event, 1)
 
     def check(self) -> None:
         """Raises Cancelled; for steps of our own, between two parts of their work."""
@@ -122,6 +139,8 @@ def command(argv: Sequence[str], token: Token, *, limit: float, env: Mapping[str
             raise CommandFailed(argv, None, "", because=f"could not be started: {wrong.strerror}") from wrong
         because = _wait(child, token, time.monotonic() + limit)
         if because:
+            # As in runtime.commands: some make groups of their own (timeout(1)), some leave theirs behind.
+            kill_tree(child.pid, None, limit=0)
             kill_group(child.pid)
             child.wait()
         if token.cancelled and because:
@@ -136,9 +155,9 @@ def _wait(child: subprocess.Popen[bytes], token: Token, end: float) -> str:
     """ "" when the child has ended by itself, else why it must be ended."""
     gone = os.pidfd_open(child.pid)
     try:
-        with selectors.DefaultSelector() as selector:
+        with token.ending() as cancelled, selectors.DefaultSelector() as selector:
             selector.register(gone, selectors.EVENT_READ)
-            selector.register(token, selectors.EVENT_READ)
+            selector.register(cancelled, selectors.EVENT_READ)
             while child.poll() is None:
                 if token.cancelled:
                     return "was superseded"
