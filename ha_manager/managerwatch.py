@@ -28,7 +28,7 @@ PAUSE = 10.0
 
 
 class ManagerWatch:
-    """``report`` gets sentences for log and alarms."""
+    """``report`` gets an alarm's words, and "" when the Manager answers again."""
 
     def __init__(self, host: Callable[[], Host], report: Callable[[str], None], clock: Callable[[], float]) -> None:
         self._host = host
@@ -36,6 +36,7 @@ class ManagerWatch:
         self._clock = clock
         self._answered_at = clock()
         self._next_try = 0.0
+        self._told = ""
         self._wake = threading.Event()
 
     def end(self) -> None:
@@ -58,18 +59,24 @@ class ManagerWatch:
         found = pidfile.find(file)
         if found is not None and self._answers(host):
             self._answered_at = now
+            self._tell("")
             return
         if now < self._next_try or (found is not None and now - self._answered_at < HANG_LIMIT):
             return
         self._next_try = now + PAUSE
         if found is not None:
-            self._report(f"the Manager (pid {found.pid}) has not answered for {HANG_LIMIT:g} s: it is killed and started again")
+            self._tell(f"the Manager (pid {found.pid}) has not answered for {HANG_LIMIT:g} s: it is killed and started again")
             # Its processes have sessions of their own and go on: only the Manager itself is ended.
             kill_tree(found.pid, found.start, spare=other_session(found.pid))
         else:
-            self._report("the Manager has died: it is started again")
+            self._tell("the Manager has died: it is started again")
         run([*host.commands.manager_init, "start"], timeout=START_LIMIT)
         self._answered_at = self._clock()
+
+    def _tell(self, text: str) -> None:
+        if text or self._told:
+            self._report(text)
+        self._told = text
 
     def _answers(self, host: Host) -> bool:
         try:

@@ -74,7 +74,9 @@ class Monitor:
 
 
 class Lease:
-    """Renews the keeper's lease. ``loop_alive``: when the main loop last turned; ``role_until``: heartbeat's role lease."""
+    """Renews the keeper's lease. ``loop_alive``: when the main loop last turned; ``role_until``: heartbeat's role lease;
+    ``report`` gets an alarm's words, and "" when it is over.
+    """
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class Lease:
         self._clock = clock
         self._renewed_at = clock()
         self._fenced = False
+        self._told = ""
         self._wake = threading.Event()
         self._ended = False
         #: what is wrong with the keeper; "" if nothing is
@@ -134,31 +137,39 @@ class Lease:
     def _renew(self, ttl: float, now: float) -> None:
         try:
             self._db.renew(ttl)
-            self._renewed_at, self.trouble = now, ""
         except HaError as wrong:
             # One that is dead is replaced at once, one that is silent after a while.
             if not isinstance(wrong, NotRunning) and now - self._renewed_at < KEEPER_LIMIT:
                 return
             self._end_keeper(str(wrong), now)
+        else:
+            self._renewed_at, self.trouble = now, ""
+            self._tell("")
 
     def _end_keeper(self, wrong: str, now: float) -> None:
         """Dead or hung: its Postgres dies with it (PR_SET_PDEATHSIG); what is wanted is started again under a new one."""
         if not self.trouble:
-            self._report(f"the keeper of Postgres does not answer ({wrong}): it is ended and started again")
+            self._tell(f"the keeper of Postgres does not answer ({wrong}): it is ended and started again")
         self.trouble = wrong
         try:
             self._db.kill()
             self._db.attach()
             self._renewed_at, self.trouble = now, ""
-        except HaError as still:
+        except (HaError, OSError) as still:
             self.trouble = str(still)
+
+    def _tell(self, text: str) -> None:
+        """An alarm, or its end."""
+        if text or self._told:
+            self._report(text)
+        self._told = text
 
     def _fence(self, late: float) -> None:
         """Heartbeat is gone for longer than its allowance: nobody may find a primary here any more."""
         if self._fenced:
             return
         self._fenced = True
-        self._report(f"heartbeat's role lease ended {late * 1000:.0f} ms beyond its allowance: Postgres is stopped")
+        self._tell(f"heartbeat's role lease ended {late * 1000:.0f} ms beyond its allowance: Postgres is stopped")
         try:
             self._db.kill()
         except HaError as wrong:

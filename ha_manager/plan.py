@@ -214,6 +214,8 @@ class _Progress:
     failures: int = 0
     next_try: float = -inf
     hung_at: float = inf
+    #: something was said against it, and not taken back yet
+    alarmed: bool = False
 
 
 @dataclass
@@ -259,7 +261,7 @@ class Plan:
     def _role(self, event: RoleIs) -> list[Effect]:
         if self.change is not None and self.change.role is event.role:
             return self._newer_epoch(event)
-        effects: list[Effect] = [Cancel(self.number)] if self.change is not None else []
+        effects: list[Effect] = [Cancel(self.number), *self._forget_alarms()] if self.change is not None else []
         resumed = self._resume(event)
         if resumed is not None:
             return effects + resumed
@@ -269,6 +271,10 @@ class Plan:
         self.number += 1
         self._progress = {name: _Progress() for name in self.change.steps}
         return [*effects, Begin(self.change), Report(f"becoming {event.role}: {event.because}")]
+
+    def _forget_alarms(self) -> list[Effect]:
+        """What went wrong in a plan that is superseded is nobody's trouble any more."""
+        return [Report("superseded", f"plan-{name}", False) for name, p in self._progress.items() if p.alarmed]
 
     def _resume(self, event: RoleIs) -> list[Effect] | None:
         """Go on with the journal if it is of this very role and epoch; what had begun runs again: steps are idempotent."""
@@ -310,7 +316,7 @@ class Plan:
         progress.hung_at = inf
         if event.ok:
             return self._done(event.step)
-        progress.error = event.error
+        progress.error, progress.alarmed = event.error, True
         if event.abort:
             progress.state = State.ABORTED
             return [Note(event.step, State.ABORTED, event.error), *self._abort_rest(event)]
@@ -323,9 +329,10 @@ class Plan:
 
     def _done(self, name: str) -> list[Effect]:
         progress = self._progress[name]
-        failed_before, progress.state, progress.error = progress.failures > 0, State.DONE, ""
+        alarmed, progress.alarmed = progress.alarmed, False
+        progress.state, progress.error = State.DONE, ""
         effects: list[Effect] = [Note(name, State.DONE)]
-        if failed_before:
+        if alarmed:
             effects.append(Report(f"{_words(name, self.change)}: done", f"plan-{name}", False))
         if self.finished and self.change is not None:
             effects.append(Report(f"all steps of becoming {self.change.role} are done"))
@@ -352,7 +359,7 @@ class Plan:
                 if progress.state is not State.DONE and self._proven(name) and self._may_start(step):
                     effects += self._done(name)
             elif progress.state is State.BEGUN and now >= progress.hung_at:
-                progress.hung_at = inf
+                progress.hung_at, progress.alarmed = inf, True
                 effects.append(Report(f"{step.words} does not answer after its limit of {step.limit:g} s", f"plan-{name}"))
         for name, progress in self._progress.items():
             step = _step(self.change.role, name)

@@ -36,6 +36,7 @@ class Planner:
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._lanes = Lanes(steps.action, self._events.put)
         self._plan = Plan()
+        self._unwritable = False
         #: role, epoch and each step's state and last error, for status
         self.states: tuple[str, str, dict[str, tuple[str, str]]] = ("", "", {})
 
@@ -87,7 +88,12 @@ class Planner:
         try:
             write()
         except OSError as wrong:
+            self._unwritable = True
             self._reporter.report(f"the journal of the role change can't be written: {wrong}", "journal", True)
+        else:
+            if self._unwritable:
+                self._unwritable = False
+                self._reporter.report("the journal of the role change can be written again", "journal", False)
 
     @property
     def busy(self) -> bool:

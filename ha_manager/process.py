@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,8 @@ log = logging.getLogger("ha_manager")
 
 TICK = 0.05
 STOP_LIMIT = 20.0
+#: pause of a thread that an internal error ended (seconds)
+AGAIN = 1.0
 
 
 class Daemon:
@@ -77,7 +80,6 @@ class Daemon:
         self._primary: bool | None = None
         self._observed: Observed | None = None
         self._fenced = False
-        self._threads: list[threading.Thread] = []
         self.peer = Peer(lambda: self.config, keys, self, boottime)
         self.worker = Worker(database, self.peer, self, boottime)
         self.monitor = Monitor(database, lambda: self.worker.carried, self.seen, boottime)
@@ -123,10 +125,17 @@ class Daemon:
         self._end()
         return 0
 
-    def _thread(self, name: str, body: object) -> None:
-        thread = threading.Thread(target=body, name=name, daemon=True)  # type: ignore[arg-type]
-        thread.start()
-        self._threads.append(thread)
+    def _thread(self, name: str, body: Callable[[], None]) -> None:
+        threading.Thread(target=self._work, args=(name, body), name=name, daemon=True).start()
+
+    def _work(self, name: str, body: Callable[[], None]) -> None:
+        """A thread that ended because of a bug would be missed only when it is needed: it is told, and goes on."""
+        while True:
+            try:
+                return body()
+            except Exception:
+                log.exception("the thread %s ended because of an internal error; it begins again", name)
+                time.sleep(AGAIN)
 
     def _start_peer(self) -> None:
         self._thread("peer", self.peer.run)
@@ -192,7 +201,10 @@ class Daemon:
                 try:
                     self.reload()
                 except HaError as wrong:
-                    self.messages.alarm("configuration", f"the new configuration is refused, the old one stays: {wrong}")
+                    refused = f"the new configuration is refused, the old one stays: {wrong}"
+                    if self.messages.alarms.get("configuration") == refused:
+                        log.warning("%s", refused)  # asked again, and told again
+                    self.messages.alarm("configuration", refused)
             case signal.SIGUSR1:
                 asked = self.link.request("standby", {"by": "SIGUSR1", "force": False}, self._on_failover)
                 if not asked:

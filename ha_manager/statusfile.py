@@ -1,8 +1,8 @@
 """What ha_manager says to others: /etc/ha_manager/ha_manager_status, the system log, alarms.
 
 Promise: the file is replaced atomically and only on a change; each of the reference's four messages goes to the system log
-once per change; an alarm is logged once when it is raised and once when it ends. Called in the main loop. Source: Trustwave
-§2.1.1, §3.
+once per change; an alarm is logged when it is raised, when its words change and when it ends. Called in the main loop. Source:
+Trustwave §2.1.1, §3.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Messages:
     def alarm(self, name: str, text: str) -> None:
         """Raise (or reword) an alarm, or end it with an empty ``text``."""
         if text:
-            if name not in self.alarms:
+            if self.alarms.get(name) != text:
                 log.warning("%s", text)
             self.alarms[name] = text
         elif was := self.alarms.pop(name, ""):

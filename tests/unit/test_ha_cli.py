@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -11,10 +14,13 @@ from click.testing import CliRunner
 
 from ha_manager.cli import _may_activate, main
 from ha_manager.host import Host, Paths
-from ha_manager.lanes import Cancelled, Stop, Token, command
+from ha_manager.lanes import Cancelled, Lanes, Stop, Token, command
+from ha_manager.orders import Epoch, Role
+from ha_manager.plan import BECOMING_PASSIVE, Change, Ended, Run
 from ha_manager.statusfile import Messages, StatusFile
 from ha_manager.steps import replace_tree, run_hooks, same_tree
 from runtime.errors import CommandFailed
+from runtime.proctree import alive
 
 HA = Path(__file__).parents[2] / "packaging/bin/ha"
 
@@ -100,6 +106,10 @@ def test_a_command_ends_at_its_limit_with_everything_it_started(tmp_path: Path) 
     with pytest.raises(CommandFailed, match="could not be started"):
         command(["/nonexistent"], Token(), limit=5, env={})
     command(["/bin/sh", "-c", 'test "$HA_ROLE" = active'], Token(), limit=5, env={"HA_ROLE": "active"})
+    escaped = tmp_path / "pid"
+    with pytest.raises(CommandFailed, match="time limit"):  # timeout(1) makes a group of its own
+        command(["/bin/sh", "-c", f"timeout 60 sh -c 'echo $$ >{escaped}; sleep 60'; true"], Token(), limit=0.5, env={})
+    assert not alive(int(escaped.read_text()))
 
 
 def test_a_superseded_command_is_ended_at_once() -> None:
@@ -109,6 +119,26 @@ def test_a_superseded_command_is_ended_at_once() -> None:
     with pytest.raises(Cancelled):
         command(["/bin/sleep", "60"], token, limit=60, env={})
     assert time.monotonic() - began < 5
+
+
+def test_a_command_is_ended_when_its_plan_is_superseded_meanwhile() -> None:
+    token = Token()
+    threading.Timer(0.1, token.cancel).start()
+    with pytest.raises(Cancelled):
+        command(["/bin/sleep", "60"], token, limit=60, env={})
+
+
+def test_changes_of_role_leave_no_descriptor_open() -> None:
+    ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+    lanes = Lanes(lambda name: lambda run, token: command(["/bin/true"], token, limit=5, env={}), ended.put)
+    change, before = Change(Role.PASSIVE, Epoch(1, "vs-28")), len(os.listdir("/proc/self/fd"))
+    for plan in range(3):
+        for step in BECOMING_PASSIVE:
+            lanes.run(Run(plan, step, change))
+        assert all(ended.get(timeout=5).ok for _ in BECOMING_PASSIVE)
+        lanes.cancel(plan)
+    assert len(os.listdir("/proc/self/fd")) == before
+    lanes.end()
 
 
 def script(path: Path, text: str, mode: int = 0o755) -> None:
@@ -149,6 +179,16 @@ def test_a_tree_is_replaced_whole_and_a_crash_between_the_renames_is_mended(tmp_
     (source / "global/a").write_text("newer")
     replace_tree(source, target, Token())
     assert (target / "global/a").read_text() == "newer" and sorted(p.name for p in tmp_path.iterdir()) == ["base", "conf_ready"]
+    (tmp_path / "elsewhere").mkdir()
+    target.rename(tmp_path / "elsewhere/base")
+    for content in ("one", "two"):  # an administrator's link in its place must not be in the way, now or the next time
+        target.exists() or target.symlink_to(tmp_path / "elsewhere/base")
+        (source / "global/a").write_text(content)
+        replace_tree(source, target, Token())
+        assert (target / "global/a").read_text() == content and not (tmp_path / ".base.old").is_symlink()
+    assert (tmp_path / "elsewhere/base/global/a").read_text() == "newer"
+    (source / "global/a").write_text("newer")
+    replace_tree(source, target, Token())
     cancelled = Token()
     cancelled.cancel()
     (source / "global/a").write_text("newest")
@@ -183,6 +223,15 @@ def test_the_four_messages_are_said_once_per_change(caplog: pytest.LogCaptureFix
     assert texts[0] == "this device is now active: x"
     assert sum("failed to connect to ha_manager" in text for text in texts) == 1
     assert any("can be reached again" in text for text in texts) and texts[-1] == "this device is now passive: y"
+
+
+def test_an_alarm_is_logged_when_it_is_raised_reworded_and_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    messages = Messages()
+    for text in ("line 3 is wrong", "line 3 is wrong", "line 4 is wrong", "", ""):
+        messages.alarm("configuration", text)
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts == ["line 3 is wrong", "line 4 is wrong", "no longer so: line 4 is wrong"]
 
 
 def test_the_default_paths_are_the_protocols() -> None:

@@ -187,7 +187,7 @@ def test_a_primary_lives_only_as_long_as_heartbeats_word_and_the_allowance() -> 
     assert keeper.calls == ["renew 0.85", "kill"] and len(said) == 1
     clock.role_until = 101.3
     one.turn()
-    assert keeper.calls[-1] == "renew 0.89"
+    assert keeper.calls[-1] == "renew 0.89" and said[1:] == [""]
 
 
 def test_a_passive_goes_on_without_heartbeat_and_an_unknown_one_is_left_alone() -> None:
@@ -216,6 +216,10 @@ def test_a_hung_keeper_is_ended_and_started_again() -> None:
     clock.now = clock.loop_alive = 101.1
     one.turn()
     assert keeper.calls == ["kill", "attach"] and "does not answer" in said[0] and one.trouble == ""
+    keeper.broken = None
+    one.turn()
+    one.turn()
+    assert said[1:] == [""], "the alarm ends, once"
 
 
 def test_a_dead_keeper_is_replaced_at_once() -> None:

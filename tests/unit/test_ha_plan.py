@@ -140,6 +140,21 @@ def test_a_lane_that_does_not_answer_is_reported_once() -> None:
     assert not any(isinstance(e, Report) and "write the marker" in e.text for e in plan.handle(Tick(), limit + 7))
 
 
+def alarms(effects: list[Effect], step: str) -> list[bool]:
+    return [effect.raised for effect in effects if isinstance(effect, Report) and effect.alarm == f"plan-{step}"]
+
+
+def test_an_alarm_ends_with_its_trouble_or_with_its_plan() -> None:
+    plan = Plan()
+    plan.handle(active(), 0)
+    assert runs(plan.handle(Ended(1, "marker", True), 0)) == ["base"]
+    assert alarms(plan.handle(Tick(), 1000), "base") == [True], "it hangs"
+    assert alarms(plan.handle(Ended(1, "base", True), 1000), "base") == [False], "it was only slow"
+    assert alarms(plan.handle(Ended(1, "place", False, "no such user"), 1000), "place") == [True]
+    superseded = plan.handle(passive(), 1001)
+    assert alarms(superseded, "place") == [False] and alarms(superseded, "base") == []
+
+
 def test_a_newer_role_supersedes_and_late_outcomes_are_ignored() -> None:
     plan = Plan()
     plan.handle(active(), 0)
