@@ -156,7 +156,7 @@ class Peer:
         wait = RETRY_FIRST
         while not self._ended:
             if not self.connected:
-                wait = RETRY_FIRST if self._connect() else min(RETRY_MOST, wait * 2)
+                wait = RETRY_FIRST if self.try_to_connect() else min(RETRY_MOST, wait * 2)
             if self.connected:
                 self._converse()
                 wait = self._pause()
@@ -167,12 +167,15 @@ class Peer:
         urgent = self._silent or self._ask_down
         return ASK_PERIOD if urgent else min(1.0, self._config().site.passive_status_interval)
 
-    def _connect(self) -> bool:
+    def try_to_connect(self) -> bool:
+        """Once; True if the peer said hello."""
         config = self._config()
         try:
             self._session = connect(config.peer_ip, self._keys, self._epoch, port=config.site.port, timeout=3.0)
             hello = self._session.request("hello", timeout=3.0)
         except HaError as wrong:
+            if self._session is not None:
+                self._session.close()  # open, but it did not say hello: not one to go on with
             if str(wrong) != self.why:
                 log.info("no session with the peer's ha_manager: %s", wrong)
             self.why = str(wrong)

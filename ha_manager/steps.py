@@ -170,7 +170,7 @@ def replace_tree(source: Path, target: Path, token: Token) -> None:
     if not target.exists() and old.exists():
         os.rename(old, target)  # crashed between the two renames: the old content was never given up
     for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+        _remove(leftover)
     _copy(source, fresh, token)
     if target.exists():
         if same_tree(fresh, target):
@@ -179,7 +179,15 @@ def replace_tree(source: Path, target: Path, token: Token) -> None:
         os.rename(target, old)
     os.rename(fresh, target)
     sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """A tree, or a link to one: an administrator may have put one in the target's place."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path, token: Token) -> None:

@@ -172,7 +172,7 @@ class Worker:
         except Obsolete:
             self._publish(copying="")
             return
-        except HaError as wrong:
+        except (HaError, OSError) as wrong:  # a full disk under a copy, say
             self._failed(want, str(wrong))
             return
         except Exception as bug:

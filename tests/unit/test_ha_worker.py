@@ -25,7 +25,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.fail: dict[str, str] = {}
+        self.fail: dict[str, str | Exception] = {}
         self.way = Way.START
         self.why: str | None = None
         self.kept = "ready"
@@ -38,7 +38,7 @@ class Recording:
     def _note(self, call: str) -> None:
         self.calls.append(call)
         if (why := self.fail.get(call.split()[0])) is not None:
-            raise ReplicationError(why)
+            raise why if isinstance(why, Exception) else ReplicationError(why)
 
     def make_stopped(self, *, immediate: bool, limit: float = 30.0) -> Stopped:
         self._note(f"stop {'immediate' if immediate else 'fast'}")
@@ -161,6 +161,12 @@ def test_a_failed_proof_is_not_carried_out(bench: Bench) -> None:
     bench.do(want(Postgres.PRIMARY, 2, names=Names.ENFORCED))
     assert (bench.worker.carried.serial, bench.worker.carried.proven) == (1, -1)
     assert bench.worker.carried.trouble == "does not stream"
+
+
+def test_a_full_disk_is_told_as_such(bench: Bench) -> None:
+    bench.db.fail["standby"] = OSError(28, "No space left on device", "/var/lib/postgresql/15/main")
+    bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    assert bench.worker.carried.trouble == "[Errno 28] No space left on device: '/var/lib/postgresql/15/main'"
 
 
 def test_a_primary_is_stopped_before_it_is_a_standby(bench: Bench) -> None:

@@ -19,6 +19,12 @@ from typing import Any
 import paramiko
 import pytest
 
+from ha_manager import orders
+from ha_manager.config import Config
+from ha_manager.host import Host
+from ha_manager.observation import Identity
+from ha_manager.peer import Own, Peer
+from ha_manager.site import Server, Site
 from runtime.errors import ConfigError, HaError, PeerError
 from runtime.keys import Keys
 from runtime.session import Caller, Epoch, KeyChanged, Limits, PeerRefused, PeerTimeout, SessionClosed, connect, serve
@@ -93,6 +99,42 @@ def client(pair: tuple[Keys, Keys], server: SessionServer) -> Iterator[Session]:
     with_session = connect("127.0.0.1", pair[1], epoch, port=server.port, limits=QUICK)
     yield with_session
     with_session.close()
+
+
+class Nobody:
+    """``peer.Home`` of a server that has nothing to say."""
+
+    def __init__(self) -> None:
+        self.reached: list[str] = []
+
+    def own(self) -> Own:
+        return Own("vs-28", orders.Epoch(7, "vs-28"), orders.Phase.PASSIVE, True, "standby", "0")
+
+    def identity(self) -> Identity:
+        raise HaError("there is none")
+
+    def port(self) -> int:
+        return 5432
+
+    def hand_over(self, asker: str, because: str, within: float) -> orders.Epoch:
+        raise HaError("no")
+
+    def signs_changed(self) -> None: ...
+
+    def reachable(self, why: str) -> None:
+        self.reached.append(why)
+
+
+def test_a_peer_that_does_not_say_hello_is_not_connected(pair: tuple[Keys, Keys], server: SessionServer) -> None:
+    """``server`` knows no ``hello``: another program, or another version, behind the right key."""
+    site = Site(True, Server("127.0.0.1"), Server("127.0.0.2"), port=server.port)
+    config, home = Config(site, Host(), False, "vs-28", "vs-166"), Nobody()
+    peer = Peer(lambda: config, pair[1], home, time.monotonic)
+    try:
+        assert not peer.try_to_connect()
+        assert not peer.connected and "unknown request 'hello'" in home.reached[-1]
+    finally:
+        peer.end()
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------------
