@@ -27,6 +27,8 @@ class Membership:
         self.now = now
         #: seconds this process did not run (only gaps longer than a keepalive)
         self.paused = 0.0
+        #: seconds on the running clock: real time less the pauses
+        self.run = now
         self.peer: Message | None = None
         #: running clock: the last new heartbeat; since when (a) nobody was heard at the start
         self.heard_at = self.run
@@ -46,6 +48,12 @@ class Membership:
         self._ping_heard: dict[tuple[str, int], int] = {}
         #: by ping node: when its newest answered ping was *sent* (running clock), and the peer's seq heard until then
         self._answered: dict[str, tuple[float, int]] = {}
+        #: running clock: enough ping nodes answered a ping *sent* at that moment or later; -inf: never
+        self.answered_sent_at = -inf
+        #: the peer's seq that had been heard when the newest ping that enough nodes answered was sent (rule 3's proof)
+        self.ping_after = 0
+        #: running clock: the last moment when enough ping nodes had answered
+        self._enough_at = -inf
         #: running clock: the last moment without connection; silence counts from here for a passive
         self.unconnected_at = self.run
         #: running clock: the last moment without connection, or of a pause; solo by silence counts from here (rule 6b)
@@ -53,18 +61,14 @@ class Membership:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    @property
-    def run(self) -> float:
-        """Seconds on the running clock: real time less the pauses."""
-        return self.now - self.paused
-
     def advance(self, now: float) -> float:
         """Take note of the time; return the gap since the last call (seconds). A gap of more than a keepalive is a pause."""
         gap = now - self.now
         self.now = now
         if gap > max(self.timing.keepalive, 2 * self.timing.ping_period):
             self.paused += gap
-            self.broken_at = self.run
+            self.broken_at = now - self.paused
+        self.run = now - self.paused
         self.note_connection()
         return gap
 
@@ -138,26 +142,16 @@ class Membership:
         self.note_connection()
         self.replied_at[node] = self.run
         self._answered[node] = max((sent, self._ping_heard[node, seq]), self._answered.get(node, (-inf, 0)))
+        quorum = self.site.ping_quorum
+        if len(self.replied_at) >= quorum:
+            self._enough_at = sorted(self.replied_at.values(), reverse=True)[quorum - 1]
+            newest = sorted(self._answered.values(), reverse=True)[:quorum]
+            self.answered_sent_at = newest[-1][0]
+            self.ping_after = min(heard for _, heard in newest)
 
     def connected(self) -> bool:
         """Enough ping nodes answered within ping-dead. Without any ping node nothing can be said against it."""
         return not self.site.ping_nodes or self.ping_silent_for() < self.timing.ping_dead
-
-    def _newest_answers(self) -> list[tuple[float, int]]:
-        """Of as many ping nodes as it takes, those whose answered pings were sent last; fewer: not enough ever answered."""
-        return sorted(self._answered.values(), reverse=True)[: self.site.ping_quorum]
-
-    @property
-    def answered_sent_at(self) -> float:
-        """Running clock: enough ping nodes answered a ping *sent* at that moment or later; -inf: never."""
-        newest = self._newest_answers()
-        return newest[-1][0] if len(newest) == self.site.ping_quorum else -inf
-
-    @property
-    def ping_after(self) -> int:
-        """The peer's seq that had been heard when the newest ping that enough nodes answered was sent (rule 3's proof)."""
-        newest = self._newest_answers()
-        return min(seq for _, seq in newest) if len(newest) == self.site.ping_quorum else 0
 
     def pinged_since(self, run: float) -> bool:
         """A ping *sent* after ``run`` (running clock) has been answered."""
@@ -165,8 +159,7 @@ class Membership:
 
     def ping_silent_for(self) -> float:
         """Seconds (running) since the last moment when enough ping nodes had answered."""
-        newest = sorted(self.replied_at.values(), reverse=True)[: self.site.ping_quorum]
-        return self.run - newest[-1] if len(newest) == self.site.ping_quorum else inf
+        return self.run - self._enough_at
 
     def answering(self) -> int:
         """How many ping nodes answered within ping-dead."""
