@@ -154,6 +154,10 @@ def _nodestatus(q: _Question) -> int:
 def _state_of(q: _Question, node: str) -> str:
     """Linux-HA's word: ``active`` is a member of the pair, whatever it serves; ``up``: heard, but not settled yet."""
     status = q.status
+    next_to_linux_ha = status.get("linux_ha")
+    if next_to_linux_ha and node in q.normal:
+        state = next_to_linux_ha["status" if node == status["node"] else "peer_status"]
+        return "dead" if state == "unknown" else str(state)
     if node in q.pings:
         return "ping" if status["ping_nodes"][node] == "up" else "dead"
     if node == status["node"]:
@@ -214,7 +218,8 @@ _HOLDS = {
 
 def _rscstatus(q: _Question) -> int:
     q.take(0, "rscstatus")
-    held = _HOLDS.get(q.status["phase"], "transition")
+    next_to_linux_ha = q.status.get("linux_ha")
+    held = next_to_linux_ha["resources"] if next_to_linux_ha else _HOLDS.get(q.status["phase"], "transition")
     q.say(held, "This node is in a transition state." if held == "transition" else f"This node is holding {held} resources.")
     return OK
 
@@ -249,7 +254,7 @@ def move(command: str, argv: Sequence[str], connect: Callable[[], Heartbeat], ou
         return OK if argv and argv[0] in ("-h", "--help") else BAD_PARAMETER
     request = "standby" if command == "hb_standby" else "activate"
     try:
-        answer = connect().request(request, {"by": command})
+        answer = connect().request(request, {"by": command, "which": argv[0] if argv else "all"})
     except Refused as refused:
         output.err(f"{command}: {refused}")
         return FAILED

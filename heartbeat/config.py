@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface
 
-from heartbeat import authkeys, hacf, haresources
+from heartbeat import authkeys, hacf, haresources, linuxha_config
 from heartbeat.frames import Keyring
 from heartbeat.hacf import HaCf, Medium
 from heartbeat.haresources import Resource, VirtualAddress
@@ -52,6 +52,8 @@ class Config:
     parameters: dict[str, str]
     warnings: tuple[str, ...]
     authkeys_file: str
+    #: the peer is a Linux-HA node: this one is run by ``linuxha``
+    linux_ha: bool = False
 
     @property
     def peer_addresses(self) -> tuple[str, ...]:
@@ -67,7 +69,9 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
     groups = haresources.parse(_read(resources_file), resources_file)
     preferred, address, others = _service(groups, resources_file, site_nodes, assigned)
     media = _media(cf, assigned)
-    timing = _timing(cf)
+    if cf.compatible:
+        linuxha_config.check(cf)
+    timing = linuxha_config.timing(cf) if cf.compatible else _timing(cf)
     peer = next(name for name in site_nodes if name != node)
     for resource in others:
         cf.warnings.append(f"{resources_file}:{resource.line}: {resource} is not started: only the address is moved")
@@ -95,6 +99,7 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
         parameters=dict(cf.parameters),
         warnings=tuple(cf.warnings),
         authkeys_file=keys_file,
+        linux_ha=cf.compatible,
     )
 
 

@@ -231,7 +231,8 @@ def _read_vip_port(cf: HaCf, name: str, values: list[str], line: int) -> None:
 
 
 def _read_compatibility(cf: HaCf, name: str, values: list[str], line: int) -> None:
-    cf.compatible = _boolean(cf, name, values, line)
+    """``on`` and ``linux-ha`` are the same: the peer is a Linux-HA node, and this one becomes another (``linuxha``)."""
+    cf.compatible = values == ["linux-ha"] or _boolean(cf, name, values, line)
 
 
 def _read_synchronous(cf: HaCf, name: str, values: list[str], line: int) -> None:

@@ -13,9 +13,10 @@ import os
 import selectors
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from heartbeat import config as configuration
 from heartbeat.config import Config
@@ -24,7 +25,7 @@ from heartbeat.election import Core
 from heartbeat.enforcer import Enforcer
 from heartbeat.links import Links, Ucast
 from heartbeat.manager_link import ManagerLink
-from heartbeat.model import Boot, ForceStopped, Leave, LinkChanged, Tick
+from heartbeat.model import Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Tick
 from heartbeat.ping import Pinger
 from heartbeat.priority import hurry
 from heartbeat.radio import PingGroups, Radio
@@ -43,6 +44,9 @@ from runtime.lease import VipLease
 from runtime.linkwatch import LinkWatch
 from runtime.rtnetlink import AddressSocket
 from runtime.service import Service, run
+
+if TYPE_CHECKING:
+    from heartbeat.linuxha import LinuxHaCore
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +81,10 @@ class Daemon:
         self._enforcer = Enforcer(folders.manager)
         now = boottime()
         boot = Boot(generation, int.from_bytes(os.urandom(8)))
-        self.core = Core(config.site, config.timing, boot, record, self._role_file.resume(now), now)
+        self._store = store
+        self.core = self._decide(boot, record, now)
         self._links = Links([Ucast(medium.device, medium.address) for medium in config.media], config.media[0].port)
-        nodes = 2 + len(config.ping_groups)
-        self._radio = Radio(self._links, config.keyring, config.site.node, config.timing.deadtime, nodes, boottime)
+        self._radio = self._speak()
         self._pinger = Pinger([address for group in config.ping_groups.values() for address in group])
         self._pings = PingGroups(self._pinger, config.ping_groups)
         self._watch = LinkWatch()
@@ -89,7 +93,7 @@ class Daemon:
         self._address = self._service_address()
         self._manager = ManagerLink(config.timing.keepalive, config.timing.allowance)
         hands = Hands(self._radio, self._pings, self._writer, self._address, self._role_file, self._manager, self, self._push)
-        self.edge = Edge(self.core, hands, config.timing.role_expiry, boottime)
+        self.edge = self._act(hands)
         self.edge.changes.extend(store.read_history())
         requests = Requests(self.core, self.edge, self._manager, boottime, self._extra, lambda: self._config.parameters)
         self._control: ControlServer | None = None
@@ -99,6 +103,22 @@ class Daemon:
         self._stop_at = inf
         self._exit_code = 0
         self.refused_by_system: list[str] = []
+
+    # --- what ``linuxha_daemon`` has its own of
+
+    def _decide(self, boot: Boot, record: Record, now: float) -> Core | LinuxHaCore:
+        return Core(self._config.site, self._config.timing, boot, record, self._role_file.resume(now), now)
+
+    def _speak(self) -> Radio:
+        config = self._config
+        nodes = 2 + len(config.ping_groups)
+        return Radio(self._links, config.keyring, config.site.node, config.timing.deadtime, nodes, boottime)
+
+    def _act(self, hands: Hands) -> Edge:
+        return Edge(self.core, hands, self._config.timing.role_expiry, boottime)
+
+    def _listen(self) -> Sequence[Heard | HeardFrame]:
+        return self._radio.heard()
 
     def _service_address(self) -> ServiceAddress | NoAddress:
         config, vip = self._config, self._config.vip
@@ -158,7 +178,7 @@ class Daemon:
             self._manager.paused(gap)
         readable = {key.data for key, _ in ready}
         if _frames in readable:
-            for heard in self._radio.heard():
+            for heard in self._listen():
                 self.edge.feed(heard)
         if _replies in readable:
             for reply in self._pings.replies():
@@ -296,6 +316,14 @@ def _level(debug: int) -> int:
     return logging.DEBUG if debug else logging.INFO
 
 
+def _kind(config: Config) -> type[Daemon]:
+    if not config.linux_ha:
+        return Daemon
+    from heartbeat.linuxha_daemon import LinuxHaDaemon
+
+    return LinuxHaDaemon
+
+
 def body(service: Service, folders: Folders) -> int:
     hurry(inherited=False)
     netlink = AddressSocket()
@@ -303,7 +331,7 @@ def body(service: Service, folders: Folders) -> int:
     syslog.configure(service.name, foreground=service.foreground, facility=config.facility, level=_level(config.debug))
     store = Store(folders.state)
     store.hold()
-    daemon = Daemon(service, folders, config, netlink, store)
+    daemon = _kind(config)(service, folders, config, netlink, store)
     for warning in config.warnings:
         log.warning("%s", warning)
     daemon.refused_by_system = prepare(config.realtime, config.priority)

@@ -9,6 +9,7 @@ as integers; -1 means unknown.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
@@ -302,6 +303,8 @@ class Standby:
 
     by: str
     force: bool = False
+    #: next to Linux-HA: all, local, foreign or failback
+    which: str = "all"
 
 
 @dataclass(frozen=True)
@@ -310,6 +313,8 @@ class Activate:
 
     by: str
     force: bool = False
+    #: as in Standby
+    which: str = "all"
 
 
 @dataclass(frozen=True)
@@ -326,9 +331,18 @@ class Leave:
     kind: str
 
 
+@dataclass(frozen=True)
+class HeardFrame:
+    """Next to Linux-HA: an authentic frame that isn't ours, as it came."""
+
+    link: str
+    fields: Mapping[str, str | bytes]
+
+
 Event = (
     Tick | Heard | PingSent | PingReply | Sign | ArpAnswer | ArpUnusable | Fenced | Granted | LinkChanged | Persisted
     | PersistFailed | Facts | ManagerLost | ForceStopped | Standby | Activate | Suspend | Leave
+    | HeardFrame
 )  # fmt: skip
 
 
@@ -472,9 +486,23 @@ class Exit:
     """The process may end now."""
 
 
+@dataclass(frozen=True)
+class SendFrame:
+    """Next to Linux-HA: send these fields on every link, completed by what the host knows (source, time, load, hops)."""
+
+    fields: Mapping[str, str | bytes]
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """Next to Linux-HA: this node counts as restarted; the generation is to be on the disk."""
+
+    generation: int
+
+
 Effect = (
     Send | Ping | Probe | PingFromVip | Fence | AskGrant | Persist | TakeVip | RefreshLease | Garp | DropVip | Gate | Want
-    | ForceStop | RoleChanged | Alarm | Reply | Exit
+    | ForceStop | RoleChanged | Alarm | Reply | Exit | SendFrame | NewRun
 )  # fmt: skip
 
 

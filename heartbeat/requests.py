@@ -7,17 +7,28 @@ own words. Bad arguments are refused before the core hears of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from heartbeat.edge import Edge
-from heartbeat.election import Core
 from heartbeat.manager_link import ManagerLink
-from heartbeat.model import Activate, Event, Leave, Standby, Suspend
+from heartbeat.model import Activate, Event, Leave, Phase, Role, Standby, Suspend
 from runtime.control import Handler, Request
 from runtime.errors import Refused
 
 _KINDS = ("handover", "off", "restart")
 _MOST = 100
+
+
+class Core(Protocol):
+    """``election.Core``, or ``linuxha.LinuxHaCore``."""
+
+    @property
+    def role(self) -> Role: ...
+
+    phase: Phase
+
+    def status(self, now: float) -> dict[str, object]: ...
+    def explain(self, now: float) -> list[str]: ...
 
 
 class Requests:
@@ -50,8 +61,8 @@ class Requests:
             "facts": self._facts,
             # ha_manager's reports carry no ``do``
             "": self._facts,
-            "standby": lambda request: self._ask(request, Standby(_by(request), _flag(request, "force"))),
-            "activate": lambda request: self._ask(request, Activate(_by(request), _flag(request, "force"))),
+            "standby": lambda request: self._ask(request, Standby(_by(request), _flag(request, "force"), _which(request))),
+            "activate": lambda request: self._ask(request, Activate(_by(request), _flag(request, "force"), _which(request))),
             "suspend": lambda request: self._ask(request, Suspend(_by(request), True)),
             "resume": lambda request: self._ask(request, Suspend(_by(request), False)),
             "leave": self._leave,
@@ -99,6 +110,13 @@ def _by(request: Request) -> str:
     if not isinstance(by, str) or not 0 < len(by) <= 100 or not by.isprintable():
         raise Refused(f"by can't be {by!r}: a short word for who asks is meant")
     return by
+
+
+def _which(request: Request) -> str:
+    which = request.fields.get("which", "all")
+    if which not in ("all", "local", "foreign", "failback"):
+        raise Refused(f"which can't be {which!r}; it is one of all, local, foreign, failback")
+    return str(which)
 
 
 def _flag(request: Request, name: str) -> bool:

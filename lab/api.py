@@ -36,14 +36,21 @@ _SHUTDOWN_LIMIT = 75.0
 
 
 class Lab:
-    def __init__(self, name: str = "lab", topology: Topology = PAIR, progress: Callable[[str], None] = layer.say) -> None:
-        """Nothing happens yet. ``topology`` counts only for ``up``."""
+    def __init__(
+        self,
+        name: str = "lab",
+        topology: Topology = PAIR,
+        progress: Callable[[str], None] = layer.say,
+        packages: Sequence[str] = (),
+    ) -> None:
+        """Nothing happens yet. ``topology``, and ``packages`` of Debian's that the machines have besides, count for ``up``."""
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} can't name a lab", remedy="use up to 20 lower-case letters, digits and -")
         topology.check()
         self.name = name
         self._topology = topology
         self._progress = progress
+        self._packages = tuple(packages)
         self._store = Store(name)
 
     def __enter__(self) -> Lab:
@@ -77,7 +84,7 @@ class Lab:
         if owner is not None:
             state.watcher = _watch(self.name, owner)
             self._store.save(state)
-        spec = layer.provide(self._store.merged.parent, self._progress)
+        spec = layer.provide(self._store.merged.parent, self._progress, self._packages)
         state.layer = spec["layer"]
         anchor = launch("anchor.py", f"lab {self.name}", self.name, spec, self._store.path / "anchor.console")
         state.anchor = anchor.expect("ready")

@@ -1,6 +1,8 @@
 # Runs install.sh over an overlay of this machine's root, in the mount and process namespaces that lab/layer.py made.
-#   sh -eu build-layer.sh LAYER PROJECT
+# A PACKAGE of Debian's is there before: what install.sh finds on a server with a real Linux-HA heartbeat, say.
+#   sh -eu build-layer.sh LAYER PROJECT [PACKAGE ...]
 layer=$1 project=$2 root=$1/merged
+shift 2
 mount -t overlay overlay -o "lowerdir=/,upperdir=$layer/upper,workdir=$layer/work" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
@@ -14,6 +16,9 @@ mount -o remount,bind,ro "$root/tmp/project"
 # Should install.sh have to add Debian packages, they don't start anything in here.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
+
+# shellcheck disable=SC2016
+[ $# = 0 ] || chroot "$root" /bin/sh -euc '. /tmp/project/packaging/debian.sh; add_packages "$@"' sh "$@"
 
 [ ! -f "$project/install.sh" ] || chroot "$root" /bin/sh /tmp/project/install.sh
 

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .store import LabError, base
@@ -32,19 +32,20 @@ _LIMIT = 1800.0
 Progress = Callable[[str], None]
 
 
-def provide(into: Path, progress: Progress) -> dict[str, str]:
+def provide(into: Path, progress: Progress, packages: Sequence[str] = ()) -> dict[str, str]:
     """Give a lab the current layer under ``into``; the layer is made first if need be.
 
-    The lab gets a hard-linked copy: overlays must not share an upper folder, and nobody ever writes to this one. Returns the
-    anchor's mount options and the layer's name. Raises LabError when install.sh fails, with its output.
+    ``packages``: Debian packages that were on the machine before ours was installed (a real Linux-HA heartbeat). The lab gets a
+    hard-linked copy: overlays must not share an upper folder, and nobody ever writes to this one. Returns the anchor's mount
+    options and the layer's name. Raises LabError when install.sh fails, with its output.
     """
     cache = base() / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     into.mkdir(parents=True)
     with _locked(cache):
-        layer = cache / key()
+        layer = cache / key(packages)
         if not (layer / "upper").is_dir():
-            _build(layer, progress)
+            _build(layer, progress, packages)
         os.utime(layer)
         subprocess.run(["cp", "-al", str(layer / "upper"), str(into / "upper")], check=True)
         _forget_old(cache, layer)
@@ -54,9 +55,9 @@ def provide(into: Path, progress: Progress) -> dict[str, str]:
     return mounts | {"layer": layer.name}
 
 
-def key() -> str:
+def key(packages: Sequence[str] = ()) -> str:
     """Third-party part, then the whole."""
-    return f"{_digest(_foundation())}-{_digest([*_foundation(), *_ours()])}"
+    return f"{_digest(_foundation(), packages)}-{_digest([*_foundation(), *_ours()], packages)}"
 
 
 def _foundation() -> list[Path]:
@@ -75,8 +76,8 @@ def _ours() -> list[Path]:
     return [*found, Path(__file__)]
 
 
-def _digest(paths: list[Path]) -> str:
-    digest = hashlib.sha256(str(PROJECT).encode())
+def _digest(paths: list[Path], packages: Sequence[str]) -> str:
+    digest = hashlib.sha256(" ".join((str(PROJECT), *packages)).encode())
     for path in sorted(paths):
         with contextlib.suppress(FileNotFoundError):
             digest.update(f"{path} {path.stat().st_mode:o}\n".encode())
@@ -84,7 +85,7 @@ def _digest(paths: list[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _build(layer: Path, progress: Progress) -> None:
+def _build(layer: Path, progress: Progress, packages: Sequence[str]) -> None:
     draft = Path(tempfile.mkdtemp(prefix="draft-", dir=layer.parent))
     try:
         _lay_out(draft, layer)
@@ -92,7 +93,7 @@ def _build(layer: Path, progress: Progress) -> None:
         log = layer.parent / f"{layer.name}.log"
         with log.open("wb") as output:
             argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-            argv += ["/bin/sh", "-eu", str(PROJECT / "lab" / "build-layer.sh"), str(draft), str(PROJECT)]
+            argv += ["/bin/sh", "-eu", str(PROJECT / "lab" / "build-layer.sh"), str(draft), str(PROJECT), *packages]
             done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=_LIMIT, check=False)
         if done.returncode != 0:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

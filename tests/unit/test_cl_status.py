@@ -145,7 +145,7 @@ def test_hbstatus_of_a_stopped_heartbeat() -> None:
 def test_moving_the_service(command: str, do: str) -> None:
     streams, answers = Streams(), Answers()
     assert move(command, ["all"], lambda: answers, streams) == 0
-    assert answers.asked == [(do, {"by": command})] and streams.stdout == ["handing over"]
+    assert answers.asked == [(do, {"by": command, "which": "all"})] and streams.stdout == ["handing over"]
     answers.refusal = "the passive is not fit"
     assert move(command, [], lambda: answers, streams) == 1
     assert streams.stderr == [f"{command}: the passive is not fit"]
