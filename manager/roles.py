@@ -7,7 +7,8 @@ Promise: no input or output, no clock. What is enabled runs, what is not is stop
 - A process that died, or hung and was killed, is started again at once and out of turn, as the address's lease doesn't wait
   (or after its ``restart_after``: ha_manager stops the policy server before it tells the Manager that the device is passive).
   Should it die again before its quiet time is over, the next tries come after 1, 2, 4 … 60 s (at most 2 s for
-  heartbeat and ha_manager). Nothing is ever given up; there is an alarm from the first death on until it has been quiet.
+  heartbeat and ha_manager). Nothing is ever given up; there is an alarm from the first death on (with ``restart_after``:
+  if it is over, and it was not meant to stop) until it has been quiet.
 - What an operator stopped stays stopped until an operator starts it, a reload releases it, or the next boot.
 
 States of one process (``wants``: enabled, not held by an operator, not shutting down)::
@@ -82,6 +83,8 @@ class Entry:
     #: restarts since this Manager began
     restarts: int = 0
     alarm: str = ""
+    #: becomes the alarm if nobody says within ``restart_after`` that it was meant to stop
+    unsaid: str = ""
     #: it ran in this Manager's time: the next start is a restart
     ran: bool = False
     #: takes the place of ``process`` once that is stopped
@@ -245,13 +248,17 @@ class Roles:
         entry.pid = 0
         when = "starting it again at once" if delay == 0 else f"starting it again in {delay:g} s"
         news = entry.alarm != because
-        self._raise(entry, because)
+        if tries == 0 and entry.process.restart_after > 0 and not entry.alarm:
+            entry.unsaid = because
+        else:
+            self._raise(entry, because)
         self._move(entry, State.WAITING, f"{because}; {when}", now, news=news)
 
     def _gone(self, entry: Entry, because: str, now: float) -> None:
         entry.pid = 0
         entry.tries = 0
         entry.ran = False
+        entry.unsaid = ""
         self._move(entry, State.STOPPED, because, now)
         if entry.replacement is not None:
             entry.process, entry.replacement = entry.replacement, None
@@ -306,6 +313,9 @@ class Roles:
     def _start(self, now: float) -> None:
         for entry in self.entries.values():
             if entry.state is State.WAITING and entry.retry_at <= now:
+                if entry.unsaid:
+                    self._raise(entry, entry.unsaid)
+                    entry.unsaid = ""
                 self._launch(entry, now)
         if any(e.state in _PRESENT and not self.wants(e) and not e.held for e in self.entries.values()):
             return

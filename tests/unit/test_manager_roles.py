@@ -181,8 +181,10 @@ def test_a_process_that_others_stop_too_does_not_come_back_between_their_stop_an
     bench.do(Reload(Mode.ACTIVE, (HEARTBEAT, HA_MANAGER, patient), ALL))
     assert bench.do(Died("policyserver", "pid 1003 ended by itself")) == []
     assert bench.roles.deadline() == bench.now + 3.0
+    raised = [e for e in bench.effects if isinstance(e, Alarm)]
     assert bench.do(Reload(Mode.PASSIVE, (HEARTBEAT, HA_MANAGER, patient), HA, token=1), after=1.0) == ["done 1"]
     assert bench.state("policyserver") is State.STOPPED
+    assert raised + [e for e in bench.effects if isinstance(e, Alarm)] == [], "a planned change of role is no alarm"
     assert bench.do(Tick(), after=60.0) == []
 
 
@@ -192,6 +194,10 @@ def test_without_that_word_it_comes_back(bench: Bench) -> None:
     bench.do(Died("policyserver", "x"))
     assert bench.tick() == ["start policyserver again"]
     assert bench.now == 103.0
+    assert Alarm("policyserver", True, "x") in bench.effects
+    bench.started("policyserver")
+    bench.do(Died("policyserver", "y"))
+    assert Alarm("policyserver", True, "y") in bench.effects, "the second death in a row is told at once"
 
 
 def test_a_quiet_time_forgets(bench: Bench) -> None:
