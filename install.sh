@@ -127,6 +127,10 @@ sample_configuration() {
 }
 
 uninstall() {
+    # While HA is on, nothing but ha_manager starts Postgres.
+    if [ -e /var/lib/ha_manager/postgres/postgresql.conf ]; then
+        die "HA is on here, and Postgres would be left without anybody to start it: ha stop, then again; nothing was removed"
+    fi
     for name in $services; do
         if [ ! -e "/etc/init.d/$name" ] || owned_by_debian "/etc/init.d/$name"; then continue; fi
         say "stopping $name"

@@ -45,6 +45,17 @@ def test_what_is_installed_runs_from_opt(server: Node) -> None:
     assert server.sh("find /opt/ha-manager/venv -path '*/heartbeat/__pycache__/*.pyc' | head -n 1")  # daemons start fast
 
 
+def test_systemd_does_not_come_between_the_manager_and_its_scripts(server: Node) -> None:
+    """Where systemd runs, Debian's LSB functions redirect a script to systemctl, which knows nothing of what the Manager runs."""
+    server.sh("mkdir -p /run/systemd/system")
+    try:
+        assert [status_of(server, name, "status") for name in ("heartbeat", "ha_manager")] == [3, 3]
+        server.run(["/etc/init.d/heartbeat", "start"], check=False)
+        assert "systemd" not in server.run(["/etc/init.d/heartbeat", "stop"]).stdout
+    finally:
+        server.sh("rmdir /run/systemd/system")
+
+
 def test_a_second_run_fetches_nothing_and_keeps_what_the_administrator_wrote(server: Node) -> None:
     server.sh(f"echo '# mine' >>{SAMPLE}; rm /etc/Manager/manager.conf.xml")
     server.sh("echo '<!-- newer -->' >>/srv/project/conf/etc/Manager/commander_passive_module.xml")
@@ -61,6 +72,10 @@ def test_a_second_run_fetches_nothing_and_keeps_what_the_administrator_wrote(ser
 def test_uninstalling_leaves_configuration_and_data_only(server: Node) -> None:
     server.run(["/etc/init.d/manager", "start"])
     server.write("/var/lib/heartbeat/record", "{}")
+    server.write("/var/lib/ha_manager/postgres/postgresql.conf", "# as while HA is on\n")
+    refused = server.run(["/srv/project/install.sh", "--uninstall"], check=False)
+    assert refused.code == 1 and "HA is on here" in refused.stderr and server.path("/opt/ha-manager").exists()
+    server.sh("rm /var/lib/ha_manager/postgres/postgresql.conf")
     install(server, "--uninstall")
     assert not server.path("/opt/ha-manager").exists()
     assert (
