@@ -36,7 +36,14 @@ def check(config: PostgresConfig) -> list[str]:
             f"{config.data_dir} is a mount point, so a fresh copy can't be switched in",
             remedy="move the database into a folder below it, and point data_directory there",
         )
+    # What write_files would refuse, before anything is changed.
+    settings.decide(admin, None, config.slot_keep_mb, config.port)
+    for name, default in _ADMIN_FILES:
+        _appended(_admin_file(config, admin, name, default), config.version)
     return settings.warnings(admin, auto)
+
+
+_ADMIN_FILES = (("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf"))
 
 
 # --- our files ----------------------------------------------------------------------------------------------------------------
@@ -56,8 +63,7 @@ def write_files(config: PostgresConfig, control: Control | None, peers: tuple[st
         slot_keep_mb=config.slot_keep_mb,
         values=settings.decide(admin, control, config.slot_keep_mb, config.port),
     )
-    hba = _admin_file(config, admin, "hba_file", "pg_hba.conf")
-    ident = _admin_file(config, admin, "ident_file", "pg_ident.conf")
+    hba, ident = (_admin_file(config, admin, name, default) for name, default in _ADMIN_FILES)
     changed = _write(config, paths.hba, hba_text(hba, peers, config.user, config.version))
     changed |= _write(config, paths.ident, ident_text(ident, config.user, config.version))
     changed |= _write(config, paths.settings, static.text())

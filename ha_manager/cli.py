@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -327,9 +329,18 @@ def history(last: int, as_json: bool) -> None:
     if as_json:
         say(json.dumps(changes, indent=2))
         return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for change in changes:
         number, node = change["epoch"]
-        say(f"{change['at']}  {change['before']} → {change['after']} (epoch {number}/{node or '-'}): {change['because']}")
+        moved = f"{change['at']}  {change['before']} → {change['after']} (epoch {number}/{node or '-'}): "
+        say(_broken(moved + change["because"], width, len(change["at"]) + 2))
+
+
+def _broken(text: str, width: int, hanging: int) -> str:
+    """In lines of a terminal's width; into a pipe (0) as it is."""
+    if width <= 2 * hanging:
+        return text
+    return textwrap.fill(text, width, subsequent_indent=" " * hanging, break_on_hyphens=False)
 
 
 @main.command(short_help="Check all configuration; change nothing.")

@@ -356,6 +356,9 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.write(writer, f"keeper: {wrong}".encode())
         return 1
+    except Exception:
+        log.exception("keeper: ends because of an internal error, and Postgres with it")
+        return 1
     return 0
 
 

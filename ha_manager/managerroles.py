@@ -30,12 +30,12 @@ def set_role(path: Path, role: str, enabled: bool) -> bool:
     if role_enabled(path, role) is enabled:
         return False
     text = path.read_text()
-    tag = re.compile(rf'<role\b[^>]*\bname="{re.escape(role)}"[^>]*>')
+    tag = re.compile(rf"""<role\b[^>]*\sname\s*=\s*["']{re.escape(role)}["'][^>]*>""")
     found = [m for m in tag.finditer(text) if not _in_comment(text, m.start())]
     if len(found) != 1:
         raise ConfigError(f"role {role} can't be found in the text", file=path, remedy=_REMEDY)
     old = found[0][0]
-    new = re.sub(r'\benabled="[^"]*"', f'enabled="{int(enabled)}"', old)
+    new = re.sub(r"""(\senabled\s*=\s*)(?:"[^"]*"|'[^']*')""", rf'\g<1>"{int(enabled)}"', old)
     state = path.stat()
     write_durably(
         path,

@@ -85,8 +85,9 @@ def fits_beside(config: PostgresConfig, active: Identity) -> bool:
 
 def empty(config: PostgresConfig) -> None:
     """Remove what is in the data directory but this server's own configuration files."""
+    own = _own_files(config)
     for path in config.data_dir.iterdir():
-        if path in (config.config_file, *(config.data_dir / name for _, name in _OWN_FILES if name)):
+        if any(file == path or path in file.parents for file in own):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -137,14 +138,19 @@ def _flatten(new: Path) -> None:
 
 def _keep_own_files(config: PostgresConfig, data: Path) -> None:
     """Outside Debian the administrator's files lie in the data directory; this server's, not the active's, belong to it."""
+    for path in _own_files(config):
+        target = data / path.relative_to(config.data_dir)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+        shutil.chown(target, config.user, commands.identity(config.user)["group"])
+
+
+def _own_files(config: PostgresConfig) -> list[Path]:
+    """Those of them that lie in the data directory."""
     found = cluster.read_settings(config.config_file) if config.config_file.exists() else {}
     names = [found[name].value if name in found else default for name, default in _OWN_FILES]
-    for path in (config.config_file, *(config.data_dir / name for name in names if name)):
-        if path.is_relative_to(config.data_dir) and path.is_file():
-            target = data / path.relative_to(config.data_dir)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
-            shutil.chown(target, config.user, commands.identity(config.user)["group"])
+    paths = (config.config_file, *(config.data_dir / name for name in names if name))
+    return [path for path in paths if path.is_relative_to(config.data_dir) and path.is_file()]
 
 
 _OWN_FILES = (

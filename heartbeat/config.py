@@ -3,7 +3,7 @@
 Promise: a ``Config`` names two nodes of which this host is one, at least one link to the other, one virtual address inside a
 network of this host, keys that prove something, and times whose inequalities hold; whatever stands against that is a
 ConfigError with file, line and remedy, raised before anything was changed. Source: design §4 ("Timing is validated at start");
-issue 2, "Bad input and faults".
+house style, 6.
 """
 
 from __future__ import annotations

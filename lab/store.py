@@ -187,7 +187,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as wrong:
-            raise LabError(f"{self._file} can't be read ({wrong}): python -m lab --name {self.name} down --force") from wrong
+            raise LabError(f"{self._file} can't be read ({wrong}): python -m lab --name {self.name} down") from wrong
 
     def save(self, state: State) -> None:
         new = self._file.with_suffix(".new")

@@ -14,7 +14,9 @@ from os import PathLike, fspath
 #: What may hold a secret in an argument or in what a command says: ``password=…``, ``PASSWORD '…'``, ``scheme://user:…@``.
 _SECRETS = (
     (
-        re.compile(r"""(?i)\b(password|passwd|secret|passphrase)(\s*[=:]\s*)('(?:[^'\\]|\\.|'')*'|"[^"]*"|[^\s,;'"]+)"""),
+        re.compile(
+            r"""(?i)\b(\w*(?:password|passwd|secret|passphrase))(\s*[=:]\s*)('(?:[^'\\]|\\.|'')*'|"[^"]*"|[^\s,;'"]+)"""
+        ),
         r"\1\2***",
     ),
     (re.compile(r"""(?i)\b(password\s+)('(?:[^']|'')*')"""), r"\1***"),

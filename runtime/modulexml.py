@@ -2,7 +2,7 @@
 
 Promise: no entity, DTD, network access or huge document gets in; what doesn't satisfy its schema (an XSD beside the package's
 modules) is refused with file, line, element and attribute in plain words and what to write instead. Source: the reference's
-module.xml; issue 2, "Bad input and faults".
+module.xml; house style, 6.
 """
 
 from __future__ import annotations

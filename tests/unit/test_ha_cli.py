@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ha_manager.cli import _may_activate, main
+from ha_manager.cli import _broken, _may_activate, main
 from ha_manager.host import Host, Paths
 from ha_manager.lanes import Cancelled, Lanes, Stop, Token, command
 from ha_manager.orders import Epoch, Role
@@ -91,6 +92,17 @@ ACTIVATIONS = [
 @pytest.mark.parametrize(("role", "peer", "contact", "asks"), ACTIVATIONS)
 def test_activate_asks_only_where_heartbeat_would_do_it(role: str, peer: str, contact: bool, asks: bool) -> None:
     assert _may_activate({"role": role, "peer_state": {"phase": peer, "contact": contact}}) is asks
+
+
+@pytest.mark.parametrize("command", sorted((HA.parent).iterdir()), ids=lambda path: path.name)
+def test_a_command_runs_nothing_of_the_folder_it_is_called_in(command: Path, tmp_path: Path) -> None:
+    for module in ("json", "click", "argparse", "runtime", "heartbeat"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('planted')")
+    (tmp_path / "bin").mkdir()
+    installed = command.read_text().replace("/opt/ha-manager/venv/bin/python", sys.executable)
+    (tmp_path / "bin" / command.name).write_text(installed)
+    done = subprocess.run(["sh", f"bin/{command.name}", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert "planted" not in done.stderr and done.returncode == 0, done.stderr
 
 
 # --- what the plan's steps are made of ------------------------------------------------------------------------------------
@@ -237,3 +249,10 @@ def test_an_alarm_is_logged_when_it_is_raised_reworded_and_over(caplog: pytest.L
 def test_the_default_paths_are_the_protocols() -> None:
     paths = Host().paths
     assert paths == Paths() and str(paths.keys) == "/etc/ha_manager/keys" and str(paths.hooks) == "/etc/ha_manager/hooks.d"
+
+
+def test_history_is_broken_to_a_terminals_width_and_whole_in_a_pipe() -> None:
+    line = "2026-11-21 09:46:38.123  passive → active (epoch 2/vs-28): the active is silent on every link for 1022 ms, and more"
+    assert _broken(line, 0, 25) == line
+    first, second = _broken(line, 80, 25).splitlines()
+    assert len(first) <= 80 and second.startswith(" " * 25) and f"{first} {second.strip()}" == line

@@ -205,5 +205,7 @@ def test_a_role_is_switched_and_everything_else_stays(tmp_path: Path) -> None:
     assert path.read_text() == text.replace('name="HA" enabled="0" x', 'name="HA" enabled="1" x')
     assert path.stat().st_mode & 0o777 == 0o640
     assert not set_role(path, "HA", True)
+    path.write_text(text.replace('name="HA" enabled="0" x', "enabled = '0'\n name = 'HA' x"))
+    assert set_role(path, "HA", True) and role_enabled(path, "HA"), "as XML may be written, too"
     with pytest.raises(ConfigError, match="role other is not listed"):
         role_enabled(path, "other")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ha_manager import adoption, controldata, seeding, settings
+from ha_manager.cluster import PostgresConfig
 from ha_manager.keeper import Keeper
 from ha_manager.lineage import Book, Lineage
 from ha_manager.observation import Identity, Observation, StandbyRow, epoch_of, lsn, lsn_text, slot_name, standby_name
@@ -472,3 +473,40 @@ def test_a_stop_only_gets_stricter(tmp_path: Path) -> None:
 def test_a_position_belongs_to_the_newest_timeline_with_log_of_it(segments: list[str], reached: int, timeline: int) -> None:
     control = Control(system_identifier="s", state="in archive recovery", checkpoint=500, redo=400, timeline=18)
     assert here_at(control, segments, reached).timeline == timeline
+
+
+# --- the administrator's files ------------------------------------------------------------------------------------------------
+
+
+def plain_cluster(folder: Path, conf: str, hba: str = "local all all peer\n") -> PostgresConfig:
+    """A cluster outside Debian's layout: configuration and data in one folder."""
+    data = folder / "main"
+    (data / "base").mkdir(parents=True)
+    for name, text in {"postgresql.conf": conf, "pg_hba.conf": hba, "PG_VERSION": "15\n", "base/1": "x"}.items():
+        (data / name).write_text(text)
+    return PostgresConfig(15, folder, data, data / "postgresql.conf", 5432, folder, state_dir=folder / "state")
+
+
+@pytest.mark.parametrize(
+    "conf, hba, place",
+    [
+        ("max_connections = many\n", "local all all peer\n", "postgresql.conf:1: max_connections must be a whole number"),
+        ("port = 1\n", "# x\nlocal @admins all peer\n", "pg_hba.conf:2: names a file relative to this one"),
+    ],
+)
+def test_what_can_not_be_taken_over_is_refused_before_anything_is_written(
+    tmp_path: Path, conf: str, hba: str, place: str
+) -> None:
+    config = plain_cluster(tmp_path, conf, hba)
+    with pytest.raises(ConfigError) as wrong:
+        adoption.check(config)
+    assert place in str(wrong.value) and not config.state_dir.exists()
+
+
+def test_room_is_made_without_touching_this_servers_own_files(tmp_path: Path) -> None:
+    config = plain_cluster(tmp_path, "ssl_cert_file = 'tls/own.crt'\n")
+    (config.data_dir / "tls").mkdir()
+    (config.data_dir / "tls/own.crt").write_text("certificate")
+    seeding.empty(config)
+    assert sorted(path.name for path in config.data_dir.iterdir()) == ["pg_hba.conf", "postgresql.conf", "tls"]
+    assert (config.data_dir / "tls/own.crt").read_text() == "certificate"

@@ -36,6 +36,7 @@ def test_errors_are_sentences(error: Exception, text: str) -> None:
     "said",
     [
         "host=a password=geheim user=b",
+        "env PGPASSWORD=geheim psql",
         "host=a password='geheim x' user=b",
         "ALTER ROLE r PASSWORD 'geheim'",
         "could not connect to postgres://u:geheim@host/db",
