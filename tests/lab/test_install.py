@@ -46,7 +46,7 @@ def test_what_is_installed_runs_from_opt(server: Node) -> None:
 
 
 def test_systemd_does_not_come_between_the_manager_and_its_scripts(server: Node) -> None:
-    """Where systemd runs, Debian's LSB functions redirect a script to systemctl, which knows nothing of what the Manager runs."""
+    """Where systemd runs, Debian's LSB functions redirect a script to systemctl, which doesn't know what the Manager runs."""
     server.sh("mkdir -p /run/systemd/system")
     try:
         assert [status_of(server, name, "status") for name in ("heartbeat", "ha_manager")] == [3, 3]
