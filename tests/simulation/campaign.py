@@ -17,8 +17,9 @@ from heartbeat.rules import Rules
 from heartbeat.timing import PROFILES, Timing
 
 from .faults import Schedule
+from .schedules import schedule_of
 from .shrink import shrink
-from .world import COARSE, RECOMMENDED, Result, Setting, play, schedule_of
+from .world import COARSE, RECOMMENDED, Result, Setting, play
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Variant:
     """How the seeds of a campaign are played."""
 
     most: int = 6
+    #: how schedules are chosen (``schedules``); "all": the seed decides
+    way: str = "mixed"
     symmetric: bool = False
     solo: str = "silence"
     strict: bool = False
@@ -33,7 +36,7 @@ class Variant:
     core: type[Core] = Core
 
     def schedule(self, seed: int) -> Schedule:
-        return schedule_of(seed, self.most, self.symmetric)
+        return schedule_of(seed, self.way, self.most, self.symmetric)
 
     def timing(self, seed: int) -> Timing:
         return RECOMMENDED if seed % 20 == 7 else PROFILES["aggressive"] if seed % 20 == 13 else COARSE
