@@ -125,7 +125,12 @@ def hba_text(admin: Path, peers: tuple[str, ...], user: str, version: int) -> st
         f"local all {user} peer map={_MAP}",
         f"local replication {user} peer map={_MAP}",
     ]
-    lines += [f"host replication {REPLICATION_ROLE} {_network(address)} scram-sha-256" for address in peers]
+    # pg_rewind reads files over a plain connection
+    lines += [
+        f"host {database} {REPLICATION_ROLE} {_network(address)} scram-sha-256"
+        for address in peers
+        for database in ("replication", "postgres")
+    ]
     lines += [f"host {database} {REPLICATION_ROLE} all reject" for database in ("replication", "all")]
     return "\n".join(lines) + "\n" + _appended(admin, version)
 

@@ -41,6 +41,7 @@ def parse(text: str) -> Control:
         segment=int(found["Bytes per WAL segment"]),
         version=int(found["pg_control version number"]),
         floors=_floors(found),
+        hints_logged=found.get("wal_log_hints setting") == "on" or found.get("Data page checksum version", "0") != "0",
     )
 
 

@@ -17,7 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ha_manager import adoption, cluster, controldata, keeper, postmaster, receiving, replacement, replication, seeding
+from ha_manager import (
+    adoption,
+    cluster,
+    controldata,
+    keeper,
+    postmaster,
+    receiving,
+    replacement,
+    replication,
+    rewinding,
+    seeding,
+)
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.keeper_client import KeeperClient
 from ha_manager.lineage import Book
@@ -271,6 +282,7 @@ class Database:
                 self._book.write(replace(book, system_identifier=system))
                 self._server.change(lineage=book.text())
                 replication.ensure_role(session, self._password, clock.left)
+                rewinding.grant(session, clock.left)
                 replication.ensure_slot(session, self._peer, clock.left)
 
     def set_names_relaxed(self, limit: float = 5.0) -> None:
@@ -358,7 +370,8 @@ class Database:
             return "copying"
         if not receiving.has_data(self.config.data_dir):
             return "none"
-        return "failed" if seeding.in_progress(self.config.data_dir) else "ready"
+        unusable = seeding.in_progress(self.config.data_dir) or rewinding.interrupted(self.config)
+        return "failed" if unusable else "ready"
 
     # --- a database that must be replaced --------------------------------------------------------------------------------
 
@@ -367,13 +380,13 @@ class Database:
         return replacement.judge(self.config, self._book.read(), active, limit)
 
     def rejoin(self, verdict: Verdict, follow: Upstream, active: Identity, progress: OnProgress, limit: float = 3600.0) -> str:
-        """Stopped → data that can follow: nothing to do, or what lies beyond the fork kept and reported, then a fresh copy.
-        Returns the report in words ("" if nothing was replaced). Call ``make_standby(follow)`` next.
+        """Stopped → data that can follow: nothing to do, or what lies beyond the fork kept and reported, then rewound
+        or copied afresh. Returns the report in words ("" if nothing was replaced). Call ``make_standby(follow)`` next.
         """
         with self._changing:
             if postmaster.processes_of(self.config.data_dir):
                 raise ReplicationError("Postgres must be stopped before its data is replaced")
-            self._recover_copy()
+            self._recover_copy(to_start=False)
             report = ""
             if verdict.way is not Way.START:
                 adoption.write_passfile(self.config, self._password)
@@ -406,10 +419,12 @@ class Database:
     def _follow(self, upstream: Upstream | None, *, reload: bool) -> None:
         receiving.follow(self._server, self._node, upstream, self._password, reload=reload)
 
-    def _recover_copy(self) -> None:
+    def _recover_copy(self, *, to_start: bool = True) -> None:
         done = seeding.recover(self.config.data_dir, f"diverged-{replacement.label(self._book.read().epoch)}")
         if done:
             self._note(done)
+        if to_start and rewinding.interrupted(self.config):
+            raise ReplicationError("a rewind of this database was interrupted; only a fresh copy of the active's helps")
 
     def _is_up(self, clock: Clock) -> bool:
         """Running or on its way up. One that is on its way down is awaited; without a keeper there is nothing."""

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ha_manager import postmaster
 from runtime import durable
@@ -50,7 +51,12 @@ class Launch:
         """The launch and the run directory in a JSON file; raises OSError, ValueError or KeyError."""
         text = path.read_bytes()
         value = json.loads(text)
-        launch = cls(
+        return cls.of(value, digest(text)), Path(value["run_dir"])
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any], digest: str = "") -> Launch:
+        """From ``cluster.launch_of``; raises ValueError or KeyError."""
+        return cls(
             postgres=Path(value["postgres"]),
             data_dir=Path(value["data_dir"]),
             config_file=Path(value["config_file"]),
@@ -59,9 +65,8 @@ class Launch:
             environment={str(k): str(v) for k, v in value.get("environment", {}).items()},
             folders=tuple((str(name), int(mode)) for name, mode in value.get("folders", [])),
             locks=tuple(Path(name) for name in value.get("locks", [])),
-            digest=digest(text),
+            digest=digest,
         )
-        return launch, Path(value["run_dir"])
 
 
 def digest(text: bytes) -> str:

@@ -33,6 +33,8 @@ class Verdict:
     because: str
     fork: int = -1
     timeline: int = 0
+    #: two promotions chose the same number: only lineage tells the timelines apart, Postgres's own tools can't
+    twins: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Control:
     version: int = 0
     #: settings that a standby must not have smaller: {"max_connections": 100, …}
     floors: Mapping[str, int] | None = None
+    #: page checksums, or hint bits in the log: without either nobody knows which pages changed
+    hints_logged: bool = False
 
     @property
     def clean_primary(self) -> bool:
@@ -111,7 +115,7 @@ def judge(mine: Mine, active: Identity) -> Verdict | Question:
     if split is not None:
         number, fork = split
         because = f"timeline {number} here was opened by another promotion than the active's"
-        return Verdict(Way.DIVERGED, because, fork, timeline)
+        return Verdict(Way.DIVERGED, because, fork, timeline, twins=True)
     if timeline == active.timeline:
         return _same_timeline(control, active)
     left = dict(active.history).get(timeline)
@@ -129,6 +133,21 @@ def answered(question: Question, beyond: bool, detail: str = "") -> Verdict:
         because = f"the log here goes on beyond {place}, where the active's history left it" + (f": {detail}" if detail else "")
         return Verdict(Way.DIVERGED, because, question.fork, question.timeline)
     return Verdict(Way.START, f"the log here ends before {place}", question.fork, question.timeline)
+
+
+def why_not_rewind(mine: Control, verdict: Verdict, active: Identity) -> str:
+    """Why pg_rewind can't make this diverged database follow; "" if it may be tried once the active has made a checkpoint on
+    its timeline. It says "no rewind required" for two timelines of one number (facts/postgres.md 7).
+    """
+    if verdict.way is not Way.DIVERGED:
+        return "it is not a database that diverged"
+    if verdict.fork < 0:
+        return "where it left the active's history is not known"
+    if verdict.twins or mine.last_timeline == active.timeline:
+        return f"both servers opened a timeline {min(mine.last_timeline, active.timeline)}, which pg_rewind takes for the same"
+    if not mine.hints_logged:
+        return "neither page checksums nor wal_log_hints were on, so nobody knows which pages changed"
+    return ""
 
 
 def _same_timeline(control: Control, active: Identity) -> Verdict | Question:

@@ -1,8 +1,8 @@
 """A database that may have to be replaced: the comparison with the active's, and the replacement.
 
-Promise: judging changes nothing; what can't be read counts as diverged. Replacing keeps and reports first, copies beside, then
-switches in at one blow; where the disk doesn't hold both databases, the log is kept, the old one goes before the copy, and
-that is said. Source: design §4 rules 8 and 10.
+Promise: judging changes nothing; what can't be read counts as diverged. Replacing keeps and reports first, then rewinds in
+place where that can be trusted, or copies beside and switches in at one blow; where the disk doesn't hold both databases, the
+log is kept, the old one goes before the copy, and that is said. Source: design §4 rules 8 and 10.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ha_manager import controldata, keepsake, rejoin, seeding
+from ha_manager import controldata, keepsake, rejoin, rewinding, seeding
 from ha_manager.cluster import PostgresConfig
 from ha_manager.lineage import Lineage
-from ha_manager.observation import Identity, Progress, Upstream
+from ha_manager.observation import Identity, Progress, Upstream, lsn_text
 from ha_manager.rejoin import Control, Mine, Question, Verdict, Way
 from ha_manager.replication import Clock
-from runtime.errors import ReplicationError
+from runtime.errors import CommandFailed, ReplicationError
 
 
 def label(epoch: int) -> str:
@@ -27,6 +27,8 @@ def label(epoch: int) -> str:
 def judge(config: PostgresConfig, lineage: Lineage, active: Identity, limit: float) -> Verdict:
     """Postgres stopped: may this database follow ``active`` as it is?"""
     clock = Clock(limit)
+    if rewinding.interrupted(config):
+        return Verdict(Way.COPY, "a rewind of the database here was interrupted")
     control = controldata.read(config.bin_dir, config.data_dir)
     if active.version and active.version != config.version:
         raise ReplicationError(f"the active runs Postgres {active.version}, this server {config.version}: install the same")
@@ -72,6 +74,9 @@ def replace(
     if control is not None and verdict.way in (Way.DIVERGED, Way.FOREIGN):
         report = keepsake.keep_log(config.bin_dir, config.data_dir, config.diverged_dir, name, control, verdict).text
         note(report)
+        if _rewound(config, node, verdict, control, follow, active, progress, limit, note):
+            return report
+    rewinding.restore_own_files(config)
     if verdict.way in (Way.DIVERGED, Way.COPY) and not active.tablespaces and not seeding.fits_beside(config, active):
         seeding.check_space(config, active, reclaim=seeding.folder_size(config.data_dir))
         note(f"removing the database in {config.data_dir} before the copy: the disk does not hold both")
@@ -79,8 +84,35 @@ def replace(
     seeding.check_space(config, active)
     seeding.copy(config, node, follow, progress, limit)
     kept = seeding.switch_in(config.data_dir, f"diverged-{name}")
+    rewinding.complete(config)
     keepsake.prune(config.data_dir, note)
     if kept is None:
         return report
     note(f"the replaced database is kept in {kept}")
     return "; ".join(filter(None, (report, f"the replaced database is kept in {kept}")))
+
+
+def _rewound(
+    config: PostgresConfig,
+    node: str,
+    verdict: Verdict,
+    control: Control,
+    follow: Upstream,
+    active: Identity,
+    progress: Callable[[Progress], bool],
+    limit: float,
+    note: Callable[[str], None],
+) -> bool:
+    """Made to follow in place; False: a fresh copy is needed, and it was said why."""
+    because = rejoin.why_not_rewind(control, verdict, active)
+    if not because:
+        try:
+            rewinding.rewind(config, node, follow, active, progress, limit)
+            note(f"the database was rewound to {lsn_text(verdict.fork)} by pg_rewind")
+            return True
+        except seeding.Cancelled:
+            raise
+        except (CommandFailed, ReplicationError) as wrong:
+            because = f"pg_rewind failed ({wrong})"
+    note(f"copying the whole database: {because}")
+    return False

@@ -114,17 +114,20 @@ def copy(config: PostgresConfig, node: str, upstream: Upstream, progress: Callab
     new.mkdir(mode=0o700)
     shutil.chown(new, config.user, commands.identity(config.user)["group"])
     info = upstream_conninfo(upstream.host, upstream.port, f"ha_copy_{node}", str(Paths(config.state_dir).passfile))
-    # It dies with the thread that waits for it: a copy without a ha_manager serves nobody.
     argv = [
-        "setpriv", f"--reuid={config.user}", f"--regid={commands.identity(config.user)['group']}", "--init-groups",
-        "--pdeathsig=KILL",
-        str(config.bin_dir / "pg_basebackup"), "-d", info, "-D", str(new / "data"), "-c", "fast", "-X", "stream",
-        "-S", slot_name(node), "-P", "-w", "--no-manifest",
+        *as_user(config.user), str(config.bin_dir / "pg_basebackup"), "-d", info, "-D", str(new / "data"), "-c", "fast",
+        "-X", "stream", "-S", slot_name(node), "-P", "-w", "--no-manifest",
     ]  # fmt: skip
     durable.write_durably(new / MARKER, "copying\n")
-    _run(argv, config.user, progress, limit)
-    _keep_own_files(config, new / "data")
+    run(argv, config.user, progress, limit)
+    keep_own_files(config, new / "data")
     _flatten(new)
+
+
+def as_user(user: str) -> list[str]:
+    """It dies with the thread that waits for it: a copy without a ha_manager serves nobody."""
+    group = commands.identity(user)["group"]
+    return ["setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups", "--pdeathsig=KILL"]
 
 
 def _flatten(new: Path) -> None:
@@ -136,7 +139,7 @@ def _flatten(new: Path) -> None:
     durable.sync_folder(new)
 
 
-def _keep_own_files(config: PostgresConfig, data: Path) -> None:
+def keep_own_files(config: PostgresConfig, data: Path) -> None:
     """Outside Debian the administrator's files lie in the data directory; this server's, not the active's, belong to it."""
     for path in _own_files(config):
         target = data / path.relative_to(config.data_dir)
@@ -159,7 +162,8 @@ _OWN_FILES = (
 )  # fmt: skip
 
 
-def _run(argv: list[str], user: str, progress: Callable[[Progress], bool], limit: float) -> None:
+def run(argv: list[str], user: str, progress: Callable[[Progress], bool], limit: float) -> None:
+    """A program of Postgres's that reports its progress. Raises Cancelled or CommandFailed; nothing of it is left running."""
     began = boottime()
     child = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0, cwd="/",

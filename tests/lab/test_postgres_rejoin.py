@@ -81,9 +81,63 @@ def test_a_crashed_primary_with_more_log_is_kept_reported_and_replaced(clusters:
         capture_output=True, text=True,
     )  # fmt: skip
     assert dumped.stdout.count("desc: COMMIT") == 8
-    kept = list(one.root.glob("data.diverged-2-*"))
-    assert len(kept) == 1 and (kept[0] / "PG_VERSION").exists()
+    assert not list(one.root.glob("data.*")), f"rewound in place, nothing copied whole: {one.notes}"
     two.database.set_names_enforced(2)
+
+
+def _diverge(clusters: Pair) -> tuple[Node, Node]:
+    """``two`` was promoted; ``one``, crashed, wrote on alone and is up again, its Postgres stopped."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    one.sql("INSERT INTO t VALUES (1)")
+    two.database.make_detached()
+    one.database.set_names_relaxed()
+    one.sql("INSERT INTO t VALUES (2)")
+    one.crash()
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    two.sql("INSERT INTO t VALUES (3)")
+    one.up()
+    return one, two
+
+
+def test_a_rewound_database_keeps_its_own_configuration_and_serves_again(clusters: Pair) -> None:
+    one, two = _diverge(clusters)
+    before = (one.config.data_dir / "postgresql.conf").read_text()
+    assert before != (two.config.data_dir / "postgresql.conf").read_text()
+    follow(one, two, 2)
+    assert (one.config.data_dir / "postgresql.conf").read_text() == before
+    two.database.set_names_enforced(2)
+    two.sql("INSERT INTO t VALUES (4)")
+    two.database.make_stopped(immediate=False)
+    one.database.make_detached()
+    one.database.make_primary(3)
+    assert one.sql("SELECT string_agg(id::text, ' ' ORDER BY id) FROM t") == "1 3 4"
+
+
+def test_an_interrupted_rewind_is_never_started_and_ends_in_a_copy(clusters: Pair) -> None:
+    one, two = _diverge(clusters)
+    identity = two.database.identity()
+    verdict = one.database.judge(identity)
+    with pytest.raises(seeding.Cancelled):
+        one.database.rejoin(verdict, two.upstream(2), identity, lambda progress: False)
+    assert one.database.data() == "failed"
+    for start in (lambda: one.database.make_standby(two.upstream(2)), lambda: one.database.make_primary(3)):
+        with pytest.raises(ReplicationError, match=r"a rewind of th.* was interrupted"):
+            start()
+    assert follow(one, two, 2)[0] == "copy"
+    assert one.database.data() == "ready" and rows(one) == rows(two) == 2
+
+
+def test_a_database_that_cannot_be_rewound_is_copied(clusters: Pair) -> None:
+    one, two = _diverge(clusters)
+    two.sql("REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text) FROM ha_replication")
+    two.sql("REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) FROM ha_replication")
+    way, report = follow(one, two, 2)
+    assert way == "diverged" and "is kept in" in report
+    assert len(list(one.root.glob("data.diverged-2-*"))) == 1
+    assert not list(one.root.glob("data.rewinding*"))
+    assert rows(one) == rows(two) == 2
 
 
 def test_a_crashed_primary_without_more_log_just_follows(clusters: Pair) -> None:

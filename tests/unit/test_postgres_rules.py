@@ -16,7 +16,7 @@ from ha_manager.observation import Identity, Observation, StandbyRow, epoch_of, 
 from ha_manager.postgres import Changes
 from ha_manager.postgres_child import Launch
 from ha_manager.receiving import here_at
-from ha_manager.rejoin import Control, Mine, Question, Verdict, Way, answered, common_end, judge, parse_history
+from ha_manager.rejoin import Control, Mine, Question, Verdict, Way, answered, common_end, judge, parse_history, why_not_rewind
 from ha_manager.replication import verifies
 from ha_manager.settings import Dynamic, Setting
 from ha_manager.sql import conninfo
@@ -156,6 +156,7 @@ def test_our_lines_come_before_the_administrators(tmp_path: Path) -> None:
     lines = adoption.hba_text(admin, ("10.0.0.2", "fd00::2"), "postgres", 15).splitlines()
     assert lines[1] == "local all postgres peer map=ha_manager"
     assert "host replication ha_replication 10.0.0.2/32 scram-sha-256" in lines
+    assert "host postgres ha_replication 10.0.0.2/32 scram-sha-256" in lines
     assert "host replication ha_replication fd00::2/128 scram-sha-256" in lines
     assert lines.index("host all ha_replication all reject") < lines.index("local all all trust")
     assert adoption.hba_text(admin, (), "postgres", 16).splitlines()[-1] == f'include "{admin}"'
@@ -254,6 +255,32 @@ def test_what_the_log_says_decides() -> None:
     beyond = answered(question, True, "a record at 0/3000028")
     assert (beyond.way, beyond.fork) == (Way.DIVERGED, 0x3000000)
     assert "0/3000000 on timeline 1" in beyond.because and beyond.because.endswith("a record at 0/3000028")
+
+
+REWINDS: list[tuple[str, Control, Verdict, str]] = [
+    ("left at a known fork", make_control(hints_logged=True), Verdict(Way.DIVERGED, "", 1000, 1), ""),
+    ("not diverged", make_control(hints_logged=True), Verdict(Way.FOREIGN, "", 1000, 1), "not a database that diverged"),
+    ("fork unknown", make_control(hints_logged=True), Verdict(Way.DIVERGED, "", -1, 1), "is not known"),
+    ("twins", make_control(hints_logged=True), Verdict(Way.DIVERGED, "", 900, 1, twins=True), "takes for the same"),
+    (
+        "one number",
+        make_control(hints_logged=True, timeline=2),
+        Verdict(Way.DIVERGED, "", 1, 2),
+        "both servers opened a timeline 2",
+    ),
+    ("no hints", make_control(), Verdict(Way.DIVERGED, "", 1000, 1), "nobody knows which pages changed"),
+]
+
+
+@pytest.mark.parametrize("control, verdict, words", [case[1:] for case in REWINDS], ids=[case[0] for case in REWINDS])
+def test_may_it_be_rewound(control: Control, verdict: Verdict, words: str) -> None:
+    found = why_not_rewind(control, verdict, ACTIVE)
+    assert (found == "") if not words else (words in found)
+
+
+def test_two_promotions_of_one_number_are_twins() -> None:
+    found = judge(Mine(make_control(timeline=2), ((1, 1000),), {2: "5/a"}), ACTIVE)
+    assert isinstance(found, Verdict) and found.twins
 
 
 @pytest.mark.parametrize(
