@@ -25,7 +25,7 @@ from typing import Any
 
 from ha_manager import postmaster
 from ha_manager.postgres_child import Launch, adopt_orphans, prepare_launch, spawn
-from runtime import durable, syslog
+from runtime import durable, oom, syslog
 from runtime.clock import boottime
 from runtime.control import ControlServer, Request
 from runtime.errors import HaError
@@ -347,7 +347,7 @@ def main(argv: list[str] | None = None) -> int:
         if not options.foreground:
             os.setsid()
         syslog.configure("ha_manager-keeper", foreground=options.foreground)
-        _protect()
+        oom.last()
         if not options.foreground:
             _silence()
         serve(launch, run_dir, writer)
@@ -377,14 +377,6 @@ def _silence() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-
-
-def _protect() -> None:
-    """Out of memory: others first. Not permitted in some containers; then as it is."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text("-900")
-    except OSError as refused:
-        log.debug("oom_score_adj: %s", refused)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ha_manager.plan import Ended, Lane, Run
 from runtime.commands import environment, kill_group
 from runtime.errors import CommandFailed, HaError
+from runtime.oom import as_others
 from runtime.proctree import kill_tree
 
 log = logging.getLogger(__name__)
@@ -132,9 +133,10 @@ def command(argv: Sequence[str], token: Token, *, limit: float, env: Mapping[str
     """
     with open(os.memfd_create("output", os.MFD_CLOEXEC), "w+b") as output:
         try:
-            child = subprocess.Popen(
-                list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(env), process_group=0
-            )
+            with as_others():
+                child = subprocess.Popen(
+                    list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(env), process_group=0
+                )
         except OSError as wrong:
             raise CommandFailed(argv, None, "", because=f"could not be started: {wrong.strerror}") from wrong
         because = _wait(child, token, time.monotonic() + limit)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from runtime.errors import CommandFailed
 from runtime.loop import Loop
+from runtime.oom import as_others
 from runtime.proctree import kill_tree
 
 _TAIL = 2000
@@ -56,15 +57,16 @@ class Job:
         self._timed_out = False
         self._output = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            self._child = subprocess.Popen(
-                self._argv,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                env=_ENVIRONMENT | dict(env or {}),
-                cwd="/",
-                start_new_session=True,
-            )
+            with as_others():
+                self._child = subprocess.Popen(
+                    self._argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=self._output,
+                    env=_ENVIRONMENT | dict(env or {}),
+                    cwd="/",
+                    start_new_session=True,
+                )
         except OSError as wrong:
             os.close(self._output)
             failed = CommandFailed(self._argv, None, "", because=f"could not be started: {wrong.strerror}")

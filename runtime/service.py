@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from . import syslog
+from . import oom, syslog
 from .errors import ConfigError, HaError
 from .pidfile import PidFile
 
@@ -106,6 +106,7 @@ def run(
     """Be the daemon ``name``: detach unless in the foreground, claim the pid file, run ``body``, exit."""
     report = None if foreground else _detach(name)
     syslog.configure(name, foreground=foreground, facility=facility, level=level)
+    oom.last()
     code = _live(Service(name, foreground, report), Path(pid_file), body)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

@@ -140,6 +140,21 @@ def test_a_command_is_ended_when_its_plan_is_superseded_meanwhile() -> None:
         command(["/bin/sleep", "60"], token, limit=60, env={})
 
 
+def test_a_command_of_the_host_has_no_part_in_our_protection_when_memory_runs_out(tmp_path: Path) -> None:
+    """Positive scores stand for our negative one, which not everybody may give himself."""
+    said = tmp_path / "score"
+    program = f"""
+from pathlib import Path
+from ha_manager.lanes import Token, command
+own = Path("/proc/self/oom_score_adj")
+own.write_text("300")
+command(["/bin/sh", "-c", "cat /proc/self/oom_score_adj >{said}"], Token(), limit=5, env={{}})
+print(own.read_text())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (said.read_text().strip(), done.stdout.strip()) == ("0", "300")
+
+
 def test_changes_of_role_leave_no_descriptor_open() -> None:
     ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
     lanes = Lanes(lambda name: lambda run, token: command(["/bin/true"], token, limit=5, env={}), ended.put)
