@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf
 
+from heartbeat.backing import FENCE_AGAIN, Backed
 from heartbeat.model import (
     Database,
     Epoch,
@@ -21,7 +22,6 @@ from heartbeat.model import (
     RoleChanged,
     Stop,
 )
-from heartbeat.state import Server
 
 #: an enforcement of the names that is not proven in this time is taken back, and tried again after the same time (seconds)
 PROOF_LIMIT = 5.0
@@ -31,7 +31,7 @@ PROMOTE_LIMIT = 30.0
 PREPARE_LIMIT = 60.0
 
 
-class Active(Server):
+class Active(Backed):
     """Phases PROMOTING, ACTIVE, PREPARING, STANDING_DOWN."""
 
     def _reigning(self) -> None:
@@ -41,16 +41,26 @@ class Active(Server):
             self._stand_down("two servers were active, and the other one has more to lose")
         elif self.rules.isolated():
             self._stand_down(f"neither the peer nor a ping node was heard for {self.timing.isolation * 1000:.0f} ms")
+        elif because := self.rules.lost_vip():
+            self._stand_down(because)
         else:
             if self._due_lease():
                 self._out.append(RefreshLease())
             if self.phase is Phase.PROMOTING:
                 self._promoting()
             elif self.phase is Phase.ACTIVE:
+                self._test_arp()
                 self._yield()
-                self._fence()
+                self._data_fence()
             elif self.phase is Phase.PREPARING:
                 self._preparing()
+
+    def _test_arp(self) -> None:
+        """While the passive is heard to be one, nobody else can hold the VIP: a ping node that doesn't answer it never will."""
+        p = self.members.peer
+        certain = p is not None and p.phase is Phase.PASSIVE and self.members.in_fresh_contact() and self.members.connected()
+        if self.site.arp_check and certain:
+            self.arp.test()
 
     def _rival(self) -> bool:
         """Rule 8, equal numbers. The winner sends GARP at once; the loser lets go when the winner has heard of it."""
@@ -98,15 +108,17 @@ class Active(Server):
 
     # --- the data fence
 
-    def _fence(self) -> None:
+    def _data_fence(self) -> None:
         if self.saving or self.now < self._save_wait:
             return
         if self.disk.solo:
             self._prove()
             return
         if self.rules.solo_by_silence():
-            self._go_solo(f"the passive has been silent on every link for {self.timing.solo:g} s")
-        elif because := self.rules.wants_release():
+            self._go_solo_alone()
+            return
+        self.attempt = None
+        if because := self.rules.wants_release():
             if not self.ask_release_seq:
                 # by the time it has let go, "it is no longer in sync" would be true as well
                 self.ask_release_seq, self._release_because = self.seq + 1, because
@@ -115,6 +127,20 @@ class Active(Server):
         elif self.ask_release_seq and self.facts.stalled == 0:
             self.ask_release_seq = 0
 
+    def _go_solo_alone(self) -> None:
+        """Rule 6b: by silence, and with what else is configured: a fence agent, witnesses, the ping node's ARP entry."""
+        if not self.rules.entry_kept(self.rules.solo_silence_since()) or self.now < self._attempt_wait:
+            return
+        because = f"the passive has been silent on every link for {self.timing.solo:g} s"
+        if self.attempt is None:
+            self._begin_attempt(because)
+        if self._backing(Epoch(self.highest + 1, self.site.node)):
+            self.attempt = None
+            self._go_solo(because)
+        elif self.attempt and self.attempt.failed:
+            self.attempt = None
+            self._attempt_wait = self.now + (FENCE_AGAIN if self.unfenced else self.timing.deadtime)
+
     def _go_solo(self, because: str) -> None:
         self.opening = Epoch(self.highest + 1, self.site.node)
         self.highest = self.opening.number
@@ -122,6 +148,7 @@ class Active(Server):
 
         def then() -> None:
             self.opening = Epoch()
+            self.refused = ""
             self._reset_reign()
             self._out.append(RoleChanged(self.phase, self.phase, self.disk.epoch, f"solo: {because}"))
             self.because = f"solo: {because}"

@@ -27,12 +27,17 @@ from heartbeat.active import Active
 from heartbeat.model import (
     SERVING,
     Activate,
+    ArpAnswer,
+    ArpUnusable,
     DropVip,
     Effect,
     Event,
     Exit,
     Facts,
+    Fenced,
     ForceStopped,
+    Garp,
+    Granted,
     Heard,
     Leave,
     LinkChanged,
@@ -42,9 +47,11 @@ from heartbeat.model import (
     Phase,
     PingReply,
     PingSent,
+    Sign,
     Standby,
     Stop,
     Suspend,
+    TakeVip,
     Tick,
 )
 from heartbeat.passive import Passive
@@ -63,7 +70,8 @@ class Core(Passive, Active):
         said = self._said_at + (SPACING if self._answer_now else self.timing.keepalive)
         if self._mute:
             said = inf
-        return min(said, pings, self.now + self.timing.keepalive / 4)
+        vip_pings = self.arp.due if self.asks_arp else inf
+        return min(said, pings, self.signs.due, vip_pings, self.now + self.timing.keepalive / 4)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at boottime ``now``; return what to do about it, in order."""
@@ -74,6 +82,8 @@ class Core(Passive, Active):
         self._take(event)
         self._settle()
         out, self._out = self._out, []
+        if any(isinstance(effect, TakeVip | Garp) for effect in out):
+            self.arp.announced_at, self._announced_at = self.members.run, now
         if self.phase is Phase.LEFT and not self._gone:
             self._gone = True
             out.append(Exit())
@@ -91,6 +101,16 @@ class Core(Passive, Active):
                 self.members.ping_sent(node, seq)
             case PingReply(node, seq):
                 self.members.ping_reply(node, seq)
+            case Sign():
+                self.signs.take(event)
+            case ArpAnswer(seq):
+                self.arp.answer(seq)
+            case ArpUnusable(because):
+                self.arp.refused = because
+            case Fenced():
+                self._fenced(event)
+            case Granted():
+                self._granted(event)
             case Persisted(serial):
                 self._persisted(serial)
             case PersistFailed(serial, error):
@@ -104,7 +124,7 @@ class Core(Passive, Active):
                     self._let_go()
             case LinkChanged(link, up, carries_vip):
                 if carries_vip:
-                    self.vip_link_down = "" if up else link
+                    self._vip_link(link, up)
             case Standby():
                 self._asked_standby(event)
             case Activate():
@@ -114,8 +134,15 @@ class Core(Passive, Active):
             case Leave():
                 self._asked_leave(event)
 
+    def _vip_link(self, interface: str, up: bool) -> None:
+        if not up:
+            self.vip_links_down.add(interface)
+            return
+        self.vip_links_down.discard(interface)
+        self.arp.announced_at = self.members.run  # by the edge, as after every link that comes up
+
     def _heard(self, event: Heard) -> None:
-        before = self.members.peer
+        before, silent = self.members.peer, self.members.silent_for()
         if not self.members.heard(event.link, event.message):
             return
         m = event.message
@@ -130,10 +157,17 @@ class Core(Passive, Active):
             self._pinged_at = -inf  # rule 2 wants a ping answered since: don't wait for the next one
         if m.in_sync and m.epoch == self.disk.epoch:
             self.peer_was_in_sync = True
+        if silent >= self.timing.deadtime and self.phase is Phase.ACTIVE:
+            self._out.append(Garp())  # what was cut may not have heard who holds the VIP
+        if m.phase in SERVING or m.leaving:
+            self._peer_was_asked = m.phase is Phase.PREPARING or bool(m.leaving)
+        self.restraint.heard(m.changes, self.now)
         newest = self._newest()
         # said to both while they were apart: suspended wins, and shows in both alarms
         if (m.suspend_version, m.suspended) > (newest.suspend_version, newest.suspended):
             self._save(replace(self._newest(), suspended=m.suspended, suspend_version=m.suspend_version))
+            if not m.suspended:
+                self._forgive()
 
     def _facts(self, facts: Facts) -> None:
         self.manager_lost = ""
@@ -153,6 +187,8 @@ class Core(Passive, Active):
             self._rules_of_phase()
             if self.phase is before:
                 break
+        self._pass_time()
+        self._look_around()
         self._say_what_is_wanted()
         self._notice()
         self._speak()
@@ -167,7 +203,11 @@ class Core(Passive, Active):
                 self._passive()
             case Phase.DETACHING:
                 self._detaching()
-            case Phase.OPENING | Phase.PROMOTING | Phase.ACTIVE | Phase.PREPARING:
+            case Phase.OPENING:
+                self._reigning()
+                if self.phase is Phase.OPENING:
+                    self._opening()
+            case Phase.PROMOTING | Phase.ACTIVE | Phase.PREPARING:
                 self._reigning()
             case Phase.STANDING_DOWN:
                 self._standing_down()
@@ -175,6 +215,13 @@ class Core(Passive, Active):
                 pass
         if self.leaving and self.phase is not Phase.LEFT:
             self._go_on_leaving()
+
+    def _pass_time(self) -> None:
+        """Rule 12's window; a count that ran out is also taken from the disk, so that a restart doesn't bring it back."""
+        self.restraint.pass_time(self.now)
+        settled = self.phase in {Phase.ACTIVE, Phase.PASSIVE} and not self.saving and self.now >= self._save_wait
+        if self.disk.changes and settled and not self.restraint.count(self.now):
+            self._save(replace(self.disk, changes=0))
 
     def _notice(self) -> None:
         for name, text in report.alarms(self).items():
@@ -189,8 +236,8 @@ class Core(Passive, Active):
         elif event.by == self.site.peer:
             self._asked_by_peer()
         elif event.force or (p and p.fit and self.members.in_contact() and p.phase is Phase.PASSIVE and not self.disk.solo):
-            if self.disk.suspended and not event.force:
-                self._reply(False, "automatic and planned changes are suspended; `ha resume` ends that")
+            if (suspended := report.why_suspended(self)) and not event.force:
+                self._reply(False, suspended)
                 return
             self._reply(True, f"handing over to {self.site.peer}")
             self.forced = f"forced by {event.by}" if event.force else ""
@@ -201,7 +248,9 @@ class Core(Passive, Active):
 
     def _asked_by_peer(self) -> None:
         """Rule 1: the peer can't hear our heartbeats but reached our ha_manager."""
-        if self.members.silent_for() >= self.timing.warntime and not self.disk.solo and not self.saving:
+        if self.rules.restrained():
+            self._reply(False, report.why_suspended(self))
+        elif self.members.silent_for() >= self.timing.warntime and not self.disk.solo and not self.saving:
             self._reply(True, "standing down: the peer hears no heartbeat from here")
             self._stand_down("the peer hears no heartbeat from here and asked over the session")
         else:
@@ -226,7 +275,15 @@ class Core(Passive, Active):
         version = newest.suspend_version + 1
         word = "suspended" if event.suspended else "resumed"
         self._save(replace(newest, suspended=event.suspended, suspend_version=version))
+        if not event.suspended:
+            self._forgive()
         self._reply(True, f"automatic changes are {word}, here and on {self.site.peer} as soon as it hears of it")
+
+    def _forgive(self) -> None:
+        """`ha resume` also ends a suspension after flapping."""
+        self.restraint.forgive()
+        if self._newest().changes:
+            self._save(replace(self._newest(), changes=0))
 
     def _asked_leave(self, event: Leave) -> None:
         self.leaving, self._leave_since = event.kind, self.now

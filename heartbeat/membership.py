@@ -126,6 +126,11 @@ class Membership:
         """Seconds (running) since the last heartbeat, or since the start."""
         return self.run - self.heard_at
 
+    def in_fresh_contact(self) -> bool:
+        """In contact so lately that the peer can't have run into its deadtime since."""
+        warntime = self.timing.warntime
+        return self.silent_for() < warntime and self.now - self.echoed_at < warntime + self.timing.keepalive
+
     # --- ping nodes ---------------------------------------------------------------------------------------------------
 
     def ping_sent(self, node: str, seq: int) -> None:

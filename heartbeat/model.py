@@ -527,7 +527,7 @@ class Site:
     #: how many witnesses there are; 0: none
     witnesses: int = 0
     #: more takeovers than this in the window (seconds) suspend yields and planned failovers until it was quiet for as long
-    most_changes: int = 5
+    most_changes: int = 10
     quiet_window: float = 600.0
     #: so many ping nodes must answer for this server to count as connected
     ping_quorum: int = 1

@@ -1,7 +1,8 @@
 """The passive's side of the rules: starting, following, electing, taking over (design §4, rules 2, 6a, 7, 9, 11).
 
 Promise: the order of a takeover is receiver stopped, VIP, announcement on every link, epoch on disk, promotion; it can be
-given up until the announcement, and what allowed it is asked once more just before.
+given up until the announcement, and what allowed it is asked once more just before. One that rests on silence has by then a
+fenced peer and the witnesses' grant, where these are configured, and before its epoch goes to the disk the ping node's word.
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from heartbeat.backing import FENCE_AGAIN, Backed
 from heartbeat.model import (
     SERVING,
     Boot,
     Database,
+    DropVip,
     Epoch,
+    Garp,
     Gate,
     Message,
     Phase,
     Record,
     TakeVip,
 )
-from heartbeat.state import Server
 
 
-class Passive(Server):
+class Passive(Backed):
     """Phases WAITING, RESUMING, PASSIVE, DETACHING, OPENING."""
 
     def _waiting(self) -> None:
@@ -72,11 +75,12 @@ class Passive(Server):
         if self._too_late():
             self._stand_down("heartbeat or the server was restarted, and its lease is gone")
         elif because := self.rules.may_take_over():
-            self._begin_takeover(because, lambda: not self.rules.unfit())
+            by_silence = not self.rules.peer_stood_down()
+            self._begin_takeover(because, self._against_silent if by_silence else self.rules.unfit, by_silence)
         elif self.forced:
-            self._begin_takeover(self.forced, lambda: True)
+            self._begin_takeover(self.forced, str)
         elif because := self.rules.may_boot_alone():
-            self._begin_takeover(because, lambda: not self.members.in_contact())
+            self._begin_takeover(because, self._against_alone, by_silence=not self.disk.solo)
         elif not (p and p.phase in SERVING) and not (self.rules.peer_stood_down() and not self.rules.unfit()):
             self._elect()
 
@@ -113,15 +117,37 @@ class Passive(Server):
             pass
         elif outcome == "mine" and self.rules.peer_pledged() and self.facts.healthy:
             because = "nobody was active: this server has the longest log, or is the default active"
-            self._begin_takeover(because, lambda: self.rules.peer_pledged() and self.rules.elect() == "mine")
+            self._begin_takeover(because, self._against_elected)
+
+    # --- what stands against a takeover under way; "" if nothing
+
+    def _against_silent(self) -> str:
+        if against := self.rules.unfit():
+            return against
+        if not self.rules.silent():
+            return f"{self.site.peer} showed a sign of service again"
+        return "" if self.members.connected() else "no ping node answers here any more"
+
+    def _against_alone(self) -> str:
+        return f"{self.site.peer} is heard" if self.members.in_contact() else ""
+
+    def _against_elected(self) -> str:
+        if not self.rules.peer_pledged():
+            return f"{self.site.peer} took back its word that it gives way"
+        if self.rules.elect() != "mine":
+            return f"of the two databases, {self.site.peer}'s is to be served, or it is not known any more which"
+        return ""
 
     # --- takeover
 
-    def _begin_takeover(self, because: str, valid: Callable[[], bool]) -> None:
-        """``valid``: what allowed this takeover; asked again when the receiver is stopped, just before there is no way back."""
-        self._takeover_because, self._takeover_valid = because, valid
+    def _begin_takeover(self, because: str, against: Callable[[], str], by_silence: bool = False) -> None:
+        """``against``: asked again when the receiver is stopped, just before there is no way back."""
+        self._takeover_because, self._takeover_against, self.by_silence = because, against, by_silence
+        self._takeover_asked = bool(self.forced) or self._peer_was_asked
         self.pledged_to = Boot()
         self._become(Phase.DETACHING, because)
+        if by_silence:
+            self._begin_attempt(because)
 
     def _detaching(self) -> None:
         p = self.members.peer
@@ -130,19 +156,30 @@ class Passive(Server):
         outranked = "" if self.forced else self.rules.outranked()
         if outranked or (p and reappeared and not self.rules.peer_stood_down()):
             self._give_up("the active was heard again")
-        elif self.now - self.phase_since > max(2 * self.timing.deadtime, 2.0):
-            self._give_up("the receiver could not be stopped in time")
         elif self.manager_lost:
             self._give_up(f"ha_manager is gone: {self.manager_lost}")
         elif self._wanted_holds(Database.DETACHED) and self.facts.postgres is Database.DETACHED:
-            if self._takeover_valid():
-                self._open()
-            else:
-                self._give_up(self.rules.unfit() or "what allowed it no longer holds")
+            self._detached()
+        elif self.now - self.phase_since > max(2 * self.timing.deadtime, 2.0):
+            self._give_up("the receiver could not be stopped in time")
 
-    def _give_up(self, because: str) -> None:
+    def _detached(self) -> None:
+        """Nothing more is acknowledged here; the last moment at which there is a way back."""
+        if against := self._takeover_against():
+            self._give_up(against)
+        elif not self.by_silence or self._backing(Epoch(self.highest + 1, self.site.node)):
+            self._open()
+        elif self.attempt and self.attempt.failed:
+            self._give_up(self.attempt.failed, rest=FENCE_AGAIN if self.unfenced else self.timing.deadtime)
+
+    def _give_up(self, because: str, rest: float = 0.0) -> None:
+        """``rest``: seconds until the next attempt."""
         self.forced = ""
-        self._takeover_wait = self.now + self.timing.keepalive
+        if self.attempt and self.attempt.asked != Epoch():
+            # perhaps granted: the active must open a newer one, or it could never be granted anything again (epoch_wasted)
+            self.highest = max(self.highest, self.attempt.asked.number)
+        self.attempt = None
+        self._takeover_wait = self.now + max(rest, self.timing.keepalive)
         self._become(Phase.PASSIVE, f"the takeover was given up: {because}")
 
     def _open(self) -> None:
@@ -150,14 +187,34 @@ class Passive(Server):
         self.opening = Epoch(self.highest + 1, self.site.node)
         self.highest = self.opening.number
         self.forced = ""
-        newest = self._newest()
         self._become(Phase.OPENING, self._takeover_because)
-        self.lease_at = self.now
+        self.attempt = None
+        self.lease_at, self.vip_taken_run = self.now, self.members.run
         self._out.append(TakeVip())
         self._send()
+        if not self.by_silence or self.rules.entry_taken():
+            self._write_epoch()
+
+    def _opening(self) -> None:
+        """With the ARP check: written only when the ping node's entry points here, while this server is still fit."""
+        if self.saving:
+            return
+        if not self.rules.fitness_fresh():
+            self._out += [Gate(False), DropVip()]
+            self.opening = Epoch()
+            self._give_up("the ping node did not answer the virtual IP here in time")
+        elif self.rules.entry_taken():
+            self._write_epoch()
+        elif self.now - self._announced_at >= self.timing.keepalive:
+            self._out.append(Garp())
+
+    def _write_epoch(self) -> None:
+        newest = self._newest()
+        if not self._takeover_asked:
+            self.restraint.took_over(self.now)
         record = Record(
             epoch=self.opening, active=True, solo=True, tentative=True, previous=self.disk.epoch, timeline=self.facts.timeline,
-            suspended=newest.suspended, suspend_version=newest.suspend_version,
+            suspended=newest.suspended, suspend_version=newest.suspend_version, changes=self.restraint.count(self.now),
         )  # fmt: skip
         self._save(record, self._opened)
 

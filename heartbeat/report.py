@@ -9,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from heartbeat.model import SERVING, Phase
+from heartbeat.signs import STRANGER, VIP
 
 if TYPE_CHECKING:
     from heartbeat.state import Server
@@ -27,6 +28,19 @@ def why_peer_unfit(core: Server) -> str:
     if p.suspended:
         return "automatic changes are suspended; `ha resume` ends that"
     return f"it says that it is not fit (database {p.data}, in sync: {'yes' if p.in_sync else 'no'})"
+
+
+def why_suspended(core: Server) -> str:
+    """Who suspended what, and how that ends; "" if nothing is suspended."""
+    if core.disk.suspended:
+        return "an operator suspended every takeover and failover; `ha resume` ends that"
+    if core.rules.restrained():
+        most, minutes = core.site.most_changes, core.site.quiet_window / 60
+        return (
+            f"more than {most} takeovers in {minutes:g} minutes suspended yields and planned failovers (not a takeover when"
+            f" nobody is active); {core.restraint.ends_in(core.now):.0f} s without another one, or `ha resume`, end that"
+        )
+    return ""
 
 
 def what_activation_risks(core: Server) -> str:
@@ -52,26 +66,55 @@ def alarms(core: Server) -> dict[str, str]:
     m, t = core.members, core.timing
     started = core.now - core.phase_since
     quiet = m.silent_for()
+    return (
+        {
+            "peer-silent": f"{core.site.peer} is not heard on any link" if quiet >= t.deadtime else "",
+            "not-connected": unanswered(core) if m.run - core.started_run > t.ping_dead else "",
+            "solo": "every write is on this server only: the passive is not in sync"
+            if core.phase in SERVING and core.disk.solo and started > t.deadtime and core.site.synchronous
+            else "",
+            "stalled": f"no write is acknowledged: commits wait for {core.site.peer}"
+            + (", until it is back (solo=release)" if core.site.solo == "release" else "")
+            if core.phase is Phase.ACTIVE and core.facts.stalled >= t.deadtime
+            else "",
+            "unhealthy": core.facts.because if core.now - core.unhealthy_since >= t.deadtime else "",
+            "ha-manager": f"ha_manager is gone: {core.manager_lost}" if core.manager_lost and started > t.deadtime else "",
+            "suspended": "automatic changes are suspended by an operator; `ha resume` ends that" if core.disk.suspended else "",
+            "flapping": why_suspended(core) if core.rules.restrained() and not core.disk.suspended else "",
+            "held": f"{core.site.peer} is silent but still serves ({service_sign(core)}): no takeover"
+            if core.phase is Phase.PASSIVE and quiet >= t.deadtime and core.rules.served_lately()
+            else "",
+            "two-actives": f"{core.site.peer} is active too, in epoch {m.peer.epoch}"
+            if m.peer is not None and quiet < t.deadtime and core.rules.rival()
+            else "",
+        }
+        | links(core)
+        | backing(core)
+    )
+
+
+def service_sign(core: Server) -> str:
+    """What shows that a silent peer serves."""
+    return core.signs.fresh(VIP) or core.facts.sign or "it did a moment ago"
+
+
+def backing(core: Server) -> dict[str, str]:
+    """Alarms of what a decision by silence needs besides the silence."""
+    site, p = core.site, core.members.peer
+    stranger = core.signs.fresh(STRANGER)
+    alone = not core.members.in_contact()
     return {
-        "peer-silent": f"{core.site.peer} is not heard on any link" if quiet >= t.deadtime else "",
-        "not-connected": unanswered(core) if m.run - core.started_run > t.ping_dead else "",
-        "solo": "every write is on this server only: the passive is not in sync"
-        if core.phase in SERVING and core.disk.solo and started > t.deadtime and core.site.synchronous
+        "stranger": f"{stranger}: neither server of the pair; find out whose it is" if stranger else "",
+        "arp-check": f"{core.arp.unusable}: decisions by silence are taken without asking the ping node's ARP table"
+        if site.arp_check and core.arp.unusable
         else "",
-        "stalled": f"no write is acknowledged: commits wait for {core.site.peer}"
-        + (", until it is back (solo=release)" if core.site.solo == "release" else "")
-        if core.phase is Phase.ACTIVE and core.facts.stalled >= t.deadtime
+        "fence": f"{site.peer} could not be fenced: {core.unfenced}; it is tried again" if core.unfenced and alone else "",
+        "fence-one-sided": f"a fence agent is configured here but not on {site.peer}: one that takes longer than"
+        f" {core.timing.stale - core.timing.deadtime:g} s helps nobody"
+        if site.fence and p is not None and not p.fences
         else "",
-        "unhealthy": core.facts.because if core.now - core.unhealthy_since >= t.deadtime else "",
-        "ha-manager": f"ha_manager is gone: {core.manager_lost}" if core.manager_lost and started > t.deadtime else "",
-        "suspended": "automatic changes are suspended by an operator; `ha resume` ends that" if core.disk.suspended else "",
-        "held": f"the active is silent but still serves ({core.facts.sign}): no takeover"
-        if core.phase is Phase.PASSIVE and quiet >= t.deadtime and m.run - core.rules.sign_of_service() < t.deadtime
-        else "",
-        "two-actives": f"{core.site.peer} is active too, in epoch {m.peer.epoch}"
-        if m.peer is not None and quiet < t.deadtime and core.rules.rival()
-        else "",
-    } | links(core)
+        "witnesses": f"the witnesses did not agree: {core.refused}" if core.refused and alone else "",
+    }
 
 
 def links(core: Server) -> dict[str, str]:

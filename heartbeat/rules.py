@@ -10,7 +10,9 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from heartbeat import report
+from heartbeat.arpcheck import ANNOUNCED
 from heartbeat.model import SERVING, Database, Epoch, Message, Phase
+from heartbeat.signs import VIP
 
 if TYPE_CHECKING:
     from heartbeat.state import Server
@@ -34,9 +36,14 @@ class Rules:
     # --- rule 1: evidence before death ----------------------------------------------------------------------------------
 
     def sign_of_service(self) -> float:
-        """Running clock: the last sign that the peer serves; -inf without any."""
+        """Running clock: the last sign that the peer serves; -inf without any. A living host, or a stranger, is none."""
         c = self.core
-        return self.members.run - (c.now - c.facts_at) - c.facts.sign_age if c.facts.sign_age < inf else -inf
+        reported = self.members.run - (c.now - c.facts_at) - c.facts.sign_age if c.facts.sign_age < inf else -inf
+        return max(reported, c.signs.at(VIP))
+
+    def served_lately(self) -> bool:
+        """There was a sign of service within deadtime."""
+        return self.members.run - self.sign_of_service() < self.timing.deadtime
 
     def silence_since(self) -> float:
         """Running clock: since when nothing at all was heard of the peer, this (passive) node being connected throughout."""
@@ -58,8 +65,14 @@ class Rules:
         return self.core.highest > self.core.disk.epoch.number
 
     def fitness_fresh(self) -> bool:
-        """Less than stale time since this node sent the latest message echoed by an active that calls it in sync (H8, H9)."""
-        return self.core.now - self.members.called_at < self.timing.stale
+        """Less than stale time since this node sent the latest message echoed by an active that calls it in sync (H8, H9).
+
+        Where both servers fence, the active goes solo by silence only when this server is off: then nothing gets stale while it
+        runs, however long an agent takes.
+        """
+        c, p = self.core, self.members.peer
+        both_fence = c.site.fence and p is not None and p.fences and self.members.called_at > -inf
+        return both_fence or c.now - self.members.called_at < self.timing.stale
 
     def unfit(self) -> str:
         """Why this passive could not take over now; "" when it is fit."""
@@ -92,17 +105,60 @@ class Rules:
             return f"the active is silent on every link for {silent * 1000:.0f} ms, and a ping node answers"
         return ""
 
+    def fenced(self) -> bool:
+        """What is decided by silence needs the fence agent's success, if there is one."""
+        attempt = self.core.attempt
+        return not self.core.site.fence or (attempt is not None and attempt.fenced)
+
+    def granted(self, new: Epoch) -> bool:
+        """What is decided by silence needs a majority of the witnesses for just this epoch, if there are any."""
+        attempt = self.core.attempt
+        return not self.core.site.witnesses or (attempt is not None and attempt.granted == new != Epoch())
+
+    # --- the ping node's ARP table (rules 2, 4, 6b) ---------------------------------------------------------------------
+
+    def asks_entry(self) -> bool:
+        """The ping node's ARP entry has a say: it answers the VIP (the active found so, and told), and nobody is fenced."""
+        c, p = self.core, self.members.peer
+        if not c.site.arp_check or c.site.fence:
+            return False
+        return bool(p and p.arp) if c.phase is Phase.OPENING else not c.arp.unusable
+
+    def entry_taken(self) -> bool:
+        """Taking over by silence: the ping node answered what was sent from the VIP after it was taken and announced here."""
+        return not self.asks_entry() or self.core.arp.answered_at >= self.core.vip_taken_run
+
+    def entry_kept(self, silent_since: float) -> bool:
+        """Going solo by silence: the entry still points here, later than the passive could have taken it.
+
+        An announcement of this server's own since then, or its repeats, would have taken it back: then the entry says nothing.
+        """
+        arp = self.core.arp
+        said_nothing_since = arp.announced_at + ANNOUNCED < silent_since
+        return not self.asks_entry() or (arp.answered_at >= silent_since + self.timing.solo and said_nothing_since)
+
+    def lost_vip(self) -> str:
+        """The ping node answers this active, but no longer the VIP, and the peer is silent: that one has taken it."""
+        c = self.core
+        if c.phase is not Phase.ACTIVE or not c.site.arp_check or not c.arp.usable or not self.peer_may_be_fit():
+            return ""
+        if self.members.silent_for() < self.timing.warntime or not self.members.connected():
+            return ""
+        if c.arp.unanswered_for() < self.timing.deadtime:
+            return ""
+        return "the ping node answers this server, but no longer the virtual IP, and the peer is silent: it has taken over"
+
     # --- rule 3: yield --------------------------------------------------------------------------------------------------
 
     def wants_to_yield(self) -> str:
         """Why this active should hand over if the passive can; "" if it has no reason."""
         c = self.core
-        if c.disk.suspended:
+        if c.disk.suspended or self.restrained():
             return ""
         if not self.members.connected():
             return f"{report.unanswered(c)} here"
-        if c.vip_link_down:
-            return f"the interface of the virtual IP lost its link ({c.vip_link_down})"
+        if c.vip_links_down:
+            return f"the interface of the virtual IP lost its link ({', '.join(sorted(c.vip_links_down))})"
         if c.manager_lost and c.now - c.facts_at >= self.timing.allowance:
             return f"ha_manager is gone: {c.manager_lost}"
         if c.unhealthy_since < inf and c.now - c.unhealthy_since >= self.timing.deadtime:
@@ -165,11 +221,20 @@ class Rules:
             return "the passive is leaving"
         if p.phase in IDLE and not p.in_sync and c.called_seq and self.members.echoes(c.called_seq) and c.peer_was_in_sync:
             return "the passive says that it is no longer in sync"
+        if self.epoch_wasted():
+            return "an epoch above this one was opened and came to nothing: a new one is needed"
         if c.facts.stalled >= self.timing.stall and self.pinged_since_stall():
             return f"commits have waited for the passive for {c.facts.stalled * 1000:.0f} ms"
         if c.leaving == "off":
             return "high availability is being turned off here"
         return ""
+
+    def epoch_wasted(self) -> bool:
+        """A higher number was announced, or granted to the peer, and given up: while it stands nobody could take over."""
+        c, p = self.core, self.members.peer
+        if p is None or p.phase is not Phase.PASSIVE or p.epoch != c.disk.epoch or not p.in_sync or not c.called_seq:
+            return False
+        return self.higher_epoch_known() or (bool(c.refused) and self.members.in_fresh_contact())
 
     def pinged_since_stall(self) -> bool:
         """An answered ping was sent after the stall began (H6)."""
@@ -186,8 +251,13 @@ class Rules:
         c = self.core
         if c.site.solo == "release" or c.disk.solo or c.saving_solo:
             return False
-        since = max(self.members.heard_at, self.sign_of_service(), self.members.broken_at, c.started_run)
+        since = self.solo_silence_since()
         return self.members.run - since >= self.timing.solo and self.members.connected()
+
+    def solo_silence_since(self) -> float:
+        """Running clock: since when nothing was heard of the passive, this node running and connected."""
+        m = self.members
+        return max(m.heard_at, self.sign_of_service(), m.broken_at, self.core.started_run)
 
     # --- rule 7: back in sync -------------------------------------------------------------------------------------------
 
@@ -280,6 +350,12 @@ class Rules:
         """The loser persisted that it will not take over, for this run of the winner."""
         p = self.members.peer
         return p is not None and p.pledged_to == self.core.boot and p.phase in ELECTABLE and not p.in_sync
+
+    # --- rule 12: restraint ---------------------------------------------------------------------------------------------
+
+    def restrained(self) -> bool:
+        """Too many takeovers lately: no yields and no planned failovers. Says nothing against a takeover."""
+        return self.core.restraint.suspended
 
     # --- rule 11: boot --------------------------------------------------------------------------------------------------
 

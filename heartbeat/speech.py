@@ -56,6 +56,9 @@ def message(core: Server) -> Message:
         suspended=core.disk.suspended,
         suspend_version=core.disk.suspend_version,
         leaving=core.leaving,
+        arp=reigns and core.site.arp_check and core.arp.usable,
+        fences=core.site.fence,
+        changes=core.restraint.count(core.now),
     )
 
 

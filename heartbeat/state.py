@@ -7,11 +7,12 @@ is on disk is named together with it; one function says what ha_manager is to ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
 from operator import attrgetter
 
 from heartbeat import speech
+from heartbeat.arpcheck import ArpCheck
 from heartbeat.membership import Membership
 from heartbeat.model import (
     SERVING,
@@ -28,6 +29,8 @@ from heartbeat.model import (
     Persist,
     Phase,
     Ping,
+    PingFromVip,
+    Probe,
     Record,
     Reply,
     Resume,
@@ -38,7 +41,9 @@ from heartbeat.model import (
     Stop,
     Want,
 )
+from heartbeat.restraint import Restraint
 from heartbeat.rules import Rules
+from heartbeat.signs import Signs
 from heartbeat.timing import Timing
 
 #: what makes one want differ from another
@@ -46,6 +51,20 @@ _level = attrgetter(*(f.name for f in fields(Want) if f.name not in {"serial", "
 
 #: least time between two messages that are not announcements (seconds): two servers that answer each other never flood
 SPACING = 0.004
+
+
+@dataclass
+class Attempt:
+    """What a decision by silence asked for (``backing``); times are boottime."""
+
+    fence_asked: float = inf
+    fenced: bool = False
+    #: the epoch asked for, when, and the one granted
+    asked: Epoch = Epoch()
+    asked_at: float = inf
+    granted: Epoch = Epoch()
+    #: why this attempt can't succeed any more
+    failed: str = ""
 
 
 class Server:
@@ -61,6 +80,9 @@ class Server:
         self.resume = resume
         self.now = now
         self.members = Membership(site, timing, boot, now)
+        self.signs = Signs(self.members)
+        self.arp = ArpCheck(self.members)
+        self.restraint = Restraint(site, record.changes, now)
         self.started_run = self.members.run
         self.phase = Phase.WAITING
         self.because = "heartbeat has just started"
@@ -97,11 +119,24 @@ class Server:
         #: the first message without a pledge that was taken back; 0: none was
         self._withdrawn_seq = 0
         self.lease_at = now
-        self.vip_link_down = ""
+        #: interfaces of virtual addresses without a link
+        self.vip_links_down: set[str] = set()
         self.leaving = ""
         self.forced = ""
         self._takeover_because = ""
-        self._takeover_valid: Callable[[], bool] = lambda: False
+        #: what stands against the takeover under way, "" if nothing
+        self._takeover_against: Callable[[], str] = str
+        #: it rests on silence, not on a word of the peer: it needs what ``backing`` asks for
+        self.by_silence = False
+        self.attempt: Attempt | None = None
+        self._attempt_wait = -inf
+        #: why the peer could not be fenced, why the witnesses refused; "" if they didn't
+        self.unfenced = self.refused = ""
+        #: running clock: when a takeover took the VIP
+        self.vip_taken_run = inf
+        self._announced_at = -inf
+        #: the peer is handing over because somebody asked it to; so is the takeover under way
+        self._peer_was_asked = self._takeover_asked = False
         self._stop = Stop.IMMEDIATE
         self._proving_since = inf
         self._proof_wait = -inf
@@ -212,7 +247,7 @@ class Server:
                 postgres = Database.STANDBY
                 if p and p.phase in {Phase.ACTIVE, Phase.PREPARING} and p.epoch.number > 0:
                     follow = p.epoch
-                if self.members.silent_for() >= self.timing.warntime and self.facts.sign_age < self.timing.deadtime:
+                if self.members.silent_for() >= self.timing.warntime and self.rules.served_lately():
                     ask = "no heartbeat is heard on any link, but it still serves"
             case Phase.DETACHING | Phase.OPENING:
                 postgres = Database.DETACHED
@@ -241,13 +276,27 @@ class Server:
         elif not text and name in self.alarms:
             self._out.append(Alarm(name, False, self.alarms.pop(name)))
 
-    def _speak(self) -> None:
-        if self.phase is Phase.LEFT or self._mute:
+    @property
+    def asks_arp(self) -> bool:
+        """Pings from the VIP are due now and then: it is here, and the passive could take it."""
+        return self.site.arp_check and self.phase in SERVING and not self.disk.solo
+
+    def _look_around(self) -> None:
+        """Ask whoever can tell: the ping nodes, the ping node's ARP table, and whatever shows whether a silent peer lives."""
+        if self.phase is Phase.LEFT:
             return
         if self.site.ping_nodes and self.now - self._pinged_at >= self.timing.ping_period:
             self._ping_seq += 1
             self._pinged_at = self.now
             self._out.append(Ping(self._ping_seq))
+        if self.signs.wanted():
+            self._out.append(Probe())
+        if self.asks_arp and (seq := self.arp.next()):
+            self._out.append(PingFromVip(seq))
+
+    def _speak(self) -> None:
+        if self.phase is Phase.LEFT or self._mute:
+            return
         self._answer_now = self._answer_now or speech.changed(self)
         quiet = self.now - self._said_at
         if quiet >= self.timing.keepalive or (self._answer_now and quiet >= SPACING):
