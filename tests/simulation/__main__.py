@@ -12,12 +12,13 @@ import sys
 import time
 
 from .campaign import Tally, Variant, results
-from .schedules import WAYS
 
 
 def main() -> int:
     options = _options()
-    variant = Variant(options.most, options.way, options.symmetric, options.solo)
+    variant = Variant(
+        options.most, options.symmetric, options.solo, arp_check=options.arp, fence=options.fence, witnesses=options.witnesses
+    )
     if options.seed is not None:
         return _replay(variant, options.seed, options.shrink)
     return _search(variant, options.first, options.runs)
@@ -30,11 +31,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=1000, help="how many seeds to search (default: 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--most", type=int, default=6, help="faults in a schedule at the most")
-    parser.add_argument("--way", choices=("all", *WAYS), default="all", help="how schedules are chosen (default: by the seed)")
     parser.add_argument(
         "--symmetric", action="store_true", help="with a cut of every path between the servers in each schedule"
     )
     parser.add_argument("--solo", choices=("silence", "release"), default="silence", help="rule 6b permitted or not")
+    parser.add_argument("--arp", action="store_true", help="with the check of the ping node's ARP entry")
+    parser.add_argument("--fence", action="store_true", help="with fence devices")
+    parser.add_argument("--witnesses", type=int, default=0, help="with so many witnesses")
     return parser.parse_args()
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import Pool, cpu_count
 
+from heartbeat.arpcheck import ANNOUNCED
 from heartbeat.election import Core
 from heartbeat.rules import Rules
 from heartbeat.timing import PROFILES, Timing
 
 from .faults import Schedule
-from .schedules import schedule_of
 from .shrink import shrink
-from .world import COARSE, RECOMMENDED, Result, Setting, play
+from .world import COARSE, RECOMMENDED, Result, Setting, play, schedule_of
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,21 @@ class Variant:
     """How the seeds of a campaign are played."""
 
     most: int = 6
-    #: how schedules are chosen (``schedules``); "all": the seed decides
-    way: str = "mixed"
     symmetric: bool = False
     solo: str = "silence"
     strict: bool = False
+    arp_check: bool = False
+    fence: bool = False
+    witnesses: int = 0
     rules: type[Rules] = Rules
     core: type[Core] = Core
 
     def schedule(self, seed: int) -> Schedule:
-        return schedule_of(seed, self.way, self.most, self.symmetric)
+        schedule = schedule_of(seed, self.most, self.symmetric)
+        if self.arp_check:
+            # the entry says nothing until the start's announcements are over
+            schedule = tuple(replace(fault, at=round(fault.at + ANNOUNCED, 2)) for fault in schedule)
+        return schedule
 
     def timing(self, seed: int) -> Timing:
         return RECOMMENDED if seed % 20 == 7 else PROFILES["aggressive"] if seed % 20 == 13 else COARSE
@@ -44,8 +49,9 @@ class Variant:
     def play(self, seed: int, schedule: Schedule | None = None, tracing: bool = False) -> Result:
         chosen = self.schedule(seed) if schedule is None else schedule
         setting = Setting(
-            self.solo, self.timing(seed), cold=seed % 10 == 9, strict=self.strict, rules=self.rules, core=self.core
-        )
+            self.solo, self.timing(seed), cold=seed % 10 == 9, strict=self.strict, rules=self.rules, core=self.core,
+            arp_check=self.arp_check, fence=self.fence, witnesses=self.witnesses,
+        )  # fmt: skip
         return play(seed, chosen, setting, tracing)
 
     def shrunk(self, result: Result) -> Schedule:

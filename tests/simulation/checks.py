@@ -11,7 +11,8 @@
 
 Exception (design §4, "What stays impossible"): while both servers run, both see the ping node (again and again, at least),
 and no path at all is open between them, for ``BLIND`` or more, both may answer for the VIP, and with ``solo="silence"`` 1 and
-2 can't hold either; with ``solo="release"`` those hold in every schedule.
+2 can't hold either; with ``solo="release"``, the ARP check, fence devices or witnesses those hold in every schedule. (A silent
+active whose VIP went elsewhere is told by the ARP check alone; that takes it a deadtime.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from heartbeat.model import Epoch, Phase, RoleChanged
+from heartbeat.model import Phase, RoleChanged
 
 from .network import other
 from .postgres import PRIMARY
@@ -47,14 +48,15 @@ class Checks:
         self.activations = 0
         self.copies = 0
         self._given_up = False
-        self._forced_epoch = 0
         self._reign = 0
         self._closed: set[int] = set()
         self._overlap = self._settled = self._pinged_at = 0.0
         self._blind_since = inf
 
     def fail(self, kind: str, text: str) -> None:
-        if (kind in ("lost", "double") and self.waived) or (kind == "vip" and self.blind):
+        setting = self.world.setting
+        told = setting.arp_check and setting.strict
+        if (kind in ("lost", "double") and self.waived) or (kind == "vip" and self.blind and not told):
             return
         now = self.world.engine.now
         self.world.note("check", f"FAILED {kind}: {text}")
@@ -65,7 +67,9 @@ class Checks:
         """The schedule is one of those in which safety is impossible: without solo="release", or by an operator's word."""
         if self._given_up:
             return True
-        return self.blind and self.world.setting.solo == "silence" and not self.world.setting.strict
+        setting = self.world.setting
+        backed = setting.arp_check or setting.fence or setting.witnesses
+        return self.blind and setting.solo == "silence" and not setting.strict and not backed
 
     @property
     def kind(self) -> str:
@@ -113,19 +117,15 @@ class Checks:
         if missing:
             self.fail("lost", f"{server.name} {does} without {len(missing)} acknowledged writes, e.g. {min(missing)}")
 
-    def _forced(self, server: Server, epoch: Epoch) -> None:
+    def _forced(self, server: Server) -> None:
         """An operator gave up what only the other server holds; with both serving there is nothing left to check."""
-        self._forced_epoch = epoch.number
         self.acked = [entry for entry in self.acked if entry in set(server.postgres.log)]
         self._given_up = self._given_up or server.peer.postgres.mode == PRIMARY
 
     def role_changed(self, server: Server, change: RoleChanged) -> None:
         if change.after is Phase.ACTIVE and change.before is Phase.PROMOTING:
             if "forced by" in change.because:
-                self._forced(server, change.epoch)
-            elif "running solo when it stopped" in change.because and change.epoch.number <= self._forced_epoch:
-                # it never heard of the operator's decision, and its own disk says that nobody else could be active
-                self._given_up = True
+                self._forced(server)
             self.activations += 1
             if self.activations > 2 * len(self.world.schedule) + 4:
                 self.fail("flap", f"{self.activations} activations for {len(self.world.schedule)} faults")
@@ -136,7 +136,7 @@ class Checks:
         a, b = self.world.servers.values()
         self._overlap = self._overlap + period if a.answers() and b.answers() else 0.0
         self._look_for_blindness(a, b)
-        if self._overlap > OVERLAP:
+        if self._overlap > OVERLAP + (self.world.timing.deadtime if self.world.setting.arp_check else 0.0):
             self.fail("vip", f"both servers have answered for the VIP for {self._overlap:.2f} s")
 
     def _look_for_blindness(self, a: Server, b: Server) -> None:

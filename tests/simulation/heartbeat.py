@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from heartbeat.model import (
+    AskGrant,
     Boot,
     DropVip,
     Effect,
@@ -19,6 +20,7 @@ from heartbeat.model import (
     Event,
     Exit,
     Facts,
+    Fence,
     ForceStop,
     ForceStopped,
     Garp,
@@ -30,8 +32,10 @@ from heartbeat.model import (
     Persisted,
     PersistFailed,
     Ping,
+    PingFromVip,
     PingReply,
     PingSent,
+    Probe,
     RefreshLease,
     Resume,
     RoleChanged,
@@ -244,7 +248,7 @@ class Heartbeat:
                 server.take_vip()
                 server.refresh_lease(self._epoch())
             case Garp():
-                server.world.network.announce(server.name)
+                server.announce()
             case DropVip():
                 server.drop_vip()
             case Gate(is_open):
@@ -253,6 +257,8 @@ class Heartbeat:
                 server.world.checks.role_changed(server, effect)
             case ForceStop(because):
                 self._force_stop(because)
+            case Probe() | PingFromVip() | Fence() | AskGrant():
+                server.world.backing.carry_out(server, effect)
             case Exit():
                 self._leave()
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from math import inf
 
 from heartbeat.election import Core
-from heartbeat.model import Database, Epoch, Message, Phase, Record, TakeVip
+from heartbeat.model import Database, Epoch, Heard, Message, Phase, Record, TakeVip
 from heartbeat.rules import Rules
+from heartbeat.signs import HOST, STRANGER, VIP
 
 
 class HastyDeath(Rules):
@@ -208,6 +209,98 @@ class BootsAlone(Rules):
         return "alone" if waited >= self.timing.initdead and ready and self.members.connected() else ""
 
 
+class NoVipSign(Rules):
+    """Rule 1: that the peer's own MAC answers for the VIP is no sign."""
+
+    def sign_of_service(self) -> float:
+        self.core.signs.forget(VIP)
+        return super().sign_of_service()
+
+
+class StrangersSign(Rules):
+    """Rule 1: whoever answers for the VIP shows that the peer serves."""
+
+    def sign_of_service(self) -> float:
+        return max(super().sign_of_service(), self.core.signs.at(STRANGER))
+
+
+class HostsSign(Rules):
+    """Rule 1: a host that answers holds a takeover."""
+
+    def sign_of_service(self) -> float:
+        return max(super().sign_of_service(), self.core.signs.at(HOST))
+
+
+class Unfenced(Rules):
+    """Rules 2 and 6b: what is decided by silence doesn't wait for the fence agent."""
+
+    def fenced(self) -> bool:
+        return True
+
+
+class FencedLate(Rules):
+    """Rule 2: a slow fence agent outlives the passive's fitness."""
+
+    def fitness_fresh(self) -> bool:
+        return self.core.now - self.members.called_at < self.timing.stale
+
+
+class Ungranted(Rules):
+    """Rules 2 and 6b: what is decided by silence doesn't wait for the witnesses."""
+
+    def granted(self, new: Epoch) -> bool:
+        return True
+
+
+class EntryUnasked(Rules):
+    """ARP check: a takeover by silence doesn't wait until the ping node's entry points to it."""
+
+    def entry_taken(self) -> bool:
+        return True
+
+
+class EntryIgnored(Rules):
+    """ARP check: solo by silence wherever the ping node's entry points."""
+
+    def entry_kept(self, silent_since: float) -> bool:
+        return True
+
+
+class EntryAnnounced(Rules):
+    """ARP check: an entry that this server's own announcement took back counts."""
+
+    def entry_kept(self, silent_since: float) -> bool:
+        return self.core.arp.answered_at >= silent_since + self.timing.solo
+
+
+class KeepsLostVip(Rules):
+    """ARP check: an active whose VIP went elsewhere stays."""
+
+    def lost_vip(self) -> str:
+        return ""
+
+
+class EpochsWasted(Rules):
+    """Rule 2: an epoch that came to nothing is not replaced."""
+
+    def epoch_wasted(self) -> bool:
+        return False
+
+
+class NeverRestrained(Rules):
+    """Rule 12: flapping goes on."""
+
+    def restrained(self) -> bool:
+        return False
+
+
+class RestrainedDead(Rules):
+    """Rule 12: restraint speaks against a takeover, too."""
+
+    def may_take_over(self) -> str:
+        return "" if self.restrained() else super().may_take_over()
+
+
 class EpochByHearing(Core):
     """Epoch, H10: an epoch becomes one's own by hearing it, its data taken for granted."""
 
@@ -277,6 +370,13 @@ class StandsDownInSync(Core):
 
     def _save(self, record: Record, then: Callable[[], None] | None = None) -> None:
         super()._save(replace(record, in_sync=record.in_sync or record.stood_down), then)
+
+
+class TakesWithoutCounting(Core):
+    """Rule 12: what the peer counted is not added."""
+
+    def _heard(self, event: Heard) -> None:
+        super()._heard(replace(event, message=replace(event.message, changes=0)))
 
 
 RULES: tuple[type[Rules], ...] = tuple(value for value in list(globals().values()) if isinstance(value, type)

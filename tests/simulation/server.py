@@ -173,7 +173,18 @@ class Server:
     def take_vip(self) -> None:
         self.vip = True
         self.world.checks.vip_taken(self)
+        self.announce()
+
+    def announce(self) -> None:
+        """Gratuitous ARP, with the edge's repeats where it matters who said it last."""
         self.world.network.announce(self.name)
+        if self.world.setting.arp_check:
+            for delay in (0.1, 1.0, 5.0):
+                self.later(delay, self._announce_again, self.heartbeat.life)
+
+    def _announce_again(self, life: int) -> None:
+        if self.vip and life == self.heartbeat.life:
+            self.world.network.announce(self.name)
 
     def drop_vip(self) -> None:
         self.vip = False

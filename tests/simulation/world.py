@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from random import Random
 
 from heartbeat.election import Core
 from heartbeat.model import (
+    ArpAnswer,
     Boot,
     Effect,
     Epoch,
@@ -20,22 +22,26 @@ from heartbeat.model import (
     Facts,
     Heard,
     Ping,
+    PingFromVip,
     PingReply,
     PingSent,
+    Probe,
     Record,
     RefreshLease,
     Resume,
     Send,
+    Sign,
     Site,
     Tick,
 )
 from heartbeat.rules import Rules
 from heartbeat.timing import PROFILES, Timing
 
+from .backing import Backing
 from .checks import RECOVERY, Checks
 from .clients import LocalClient, VipClient
 from .engine import Engine, Spin
-from .faults import Schedule, begin
+from .faults import Schedule, begin, random_schedule
 from .network import CLIENT, GATEWAY, LINKS, NODES, Network, other
 from .postgres import PRIMARY, STANDBY
 from .server import Server
@@ -62,6 +68,12 @@ class Setting:
     links: tuple[str, str] | None = None
     #: ha_manager calls names proven as soon as they are applied, without having seen a commit wait for the standby
     hasty: bool = False
+    #: what a decision by silence needs besides (``backing``): the ping node's ARP entry, a fenced peer, a majority of witnesses
+    arp_check: bool = False
+    fence: bool = False
+    witnesses: int = 0
+    #: takeovers in ten minutes that suspend yields and planned failovers (rule 12)
+    most_changes: int = 99
     rules: type[Rules] = Rules
     core: type[Core] = Core
 
@@ -85,7 +97,15 @@ class World:
         self.replication_link, self.session_link = setting.links or chosen
         drift = self.engine.between(-0.005, 0.005)
         self.checks = Checks(self)
-        self.sites = {name: Site(name, other(name), "A", ("gw",), LINKS, setting.solo) for name in NODES}
+        self.sites = {
+            name: Site(
+                name, other(name), "A", ("gw",), LINKS, setting.solo,
+                arp_check=setting.arp_check, fence=setting.fence, witnesses=setting.witnesses,
+                most_changes=setting.most_changes,
+            )
+            for name in NODES
+        }  # fmt: skip
+        self.backing = Backing(self)
         self.servers = {"A": Server(self, "A", 1 + drift), "B": Server(self, "B", 1 - drift)}
         for name, server in self.servers.items():
             server.peer = self.servers[other(name)]
@@ -138,8 +158,9 @@ class World:
             self.lines.append(f"{self.engine.now:8.3f} {who:5} {text}")
 
     def note_step(self, who: str, event: Event, effects: list[Effect]) -> None:
-        quiet = isinstance(event, Tick | Heard | PingSent | PingReply | Facts)
-        shown = [e for e in effects if self.verbose or not isinstance(e, Send | Ping | RefreshLease)]
+        quiet = isinstance(event, Tick | Heard | PingSent | PingReply | Facts | ArpAnswer | Sign)
+        often = Send | Ping | Probe | PingFromVip | RefreshLease
+        shown = [e for e in effects if self.verbose or not isinstance(e, often)]
         if shown or not quiet or self.verbose:
             self.note(who, f"{type(event).__name__ if quiet and not self.verbose else brief(event)}:")
             self.lines.extend(f"{'':14} → {brief(effect)}" for effect in shown)
@@ -209,3 +230,8 @@ def play(seed: int, schedule: Schedule, setting: Setting = PLAIN, tracing: bool 
         seed, schedule, checks.failures, checks.kind, checks.blind, len(checks.acked), checks.activations, checks.outages,
         checks.copies, world.engine.now, world.lines,
     )  # fmt: skip
+
+
+def schedule_of(seed: int, most: int = 6, symmetric: bool = False) -> Schedule:
+    """The schedule that belongs to a seed."""
+    return random_schedule(Random(f"schedule {seed}"), most, symmetric)

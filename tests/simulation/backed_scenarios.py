@@ -1,0 +1,54 @@
+"""Schedules for what a decision by silence needs besides the silence, and for restraint: each with its mutant in ``mutants``.
+
+Promise: as ``scenarios``. In those with a cut both servers live and see the ping node while nothing passes between them, so
+that without the ARP check, a fence device or a witness a write would be lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from heartbeat.timing import PROFILES
+
+from .faults import Fault, Schedule
+from .scenarios import LAN, Scenario, _s
+from .world import COARSE
+
+F = Fault
+CUT = F(1.5, "cut", "A", 8, "*:both")
+#: later than the announcements of the start, and their repeats
+LATE = F(8, "cut", "A", 8, "*:both")
+
+
+def _talk(at: float) -> Schedule:
+    """Neither heartbeats nor the session nor the replication pass; the LAN itself does."""
+    return tuple(F(at, "cut", "A", 8, f"{what}:both") for what in ("hb", "session", "repl"))
+
+
+def _flapping(times: int) -> Schedule:
+    return tuple(F(1.5 + 3 * n, "ping", "AB"[n % 2], 2.0) for n in range(times))
+
+
+BACKED: tuple[Scenario, ...] = (
+    _s("E1 the VIP is answered, nothing else passes", *_talk(1.5), strict=True, activations=0, outage=4.5),
+    _s("E2 the active dies, a stranger answers for the VIP", F(1, "stranger", "B", 20), F(1.5, "power", "A", 12), outage=3),
+    _s("E3 the active's heartbeat dies, its host lives", F(1.5, "heartbeat-kill", "A", 12), outage=3),
+    _s("R1 nothing passes, the gateway is seen", LATE, arp_check=True, activations=1, outage=4, strict=True),
+    _s("R2 the passive dies", F(8, "power", "B", 12), arp_check=True, activations=0, outage=4.5),
+    _s("R3 the VIP moves late", *_talk(8), F(8.25, "cut", "A", 8, "*:both"), arp_check=True, timing=PROFILES["aggressive"]),
+    _s("R4 the takeover's announcement is lost", LATE, F(8.9, "ping", "B", 1.9), arp_check=True, outage=6),
+    _s("R4 the same, and nobody goes on alone", LATE, F(8.9, "ping", "B", 1.9), arp_check=True, solo="release",
+       timing=replace(COARSE, stall=60.0)),
+    _s("R5 the old active's link comes up, and that is announced", LATE, F(9.4, "port", "A", 0.15, "carrier"), arp_check=True),
+    _s("F1 nothing passes, fence devices", CUT, fence=True, outage=7),
+    _s("F2 the active dies and can't be fenced", F(1.5, "power", "A", 15), F(1, "unfenced", "A", 8), fence=True, outage=19),
+    _s("F3 a planned failover, no fence device works", F(1, "unfenced", "A", 20), F(1.5, "failover", "A"), fence=True,
+       outage=1, activations=1),
+    _s("W1 nothing passes, one witness", CUT, witnesses=1, outage=4.5),
+    _s("W2 nothing passes, two of three witnesses", CUT, F(1, "witness", "A", 12, "1"), witnesses=3, outage=4.5),
+    _s("W3 the active dies, no witness", F(1.5, "power", "A", 4), F(1, "witness", "A", 20, "0"), witnesses=1, outage=9),
+    _s("W4 a planned failover, no witness", F(1, "witness", "A", 20, "0"), F(1.5, "failover", "A"), witnesses=1, outage=1,
+       activations=1),
+    _s("S1 the ping node comes and goes for one after the other", *_flapping(8), most_changes=2, activations=3, links=LAN),
+    _s("S2 the same, then the active dies", *_flapping(5), F(18, "power", "B", 12), most_changes=2, activations=5, outage=3),
+)  # fmt: skip
