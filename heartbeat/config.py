@@ -9,13 +9,14 @@ house style, 6.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from heartbeat import authkeys, hacf, haresources, linuxha_config
 from heartbeat.frames import Keyring
-from heartbeat.hacf import HaCf, Medium
+from heartbeat.hacf import HaCf
 from heartbeat.haresources import Resource, VirtualAddress
+from heartbeat.media import LinkLine, links_of
 from heartbeat.model import Site
 from heartbeat.scripts import SCRIPT_FOLDERS, script_of
 from runtime.address import Assigned, choose
@@ -39,7 +40,7 @@ class Vip:
 class Config:
     site: Site
     timing: Timing
-    media: tuple[Medium, ...]
+    links: tuple[LinkLine, ...]
     ping_groups: dict[str, tuple[str, ...]]
     #: all of them move together; empty: a pair without a virtual address
     vips: tuple[Vip, ...]
@@ -64,7 +65,8 @@ class Config:
 
     @property
     def peer_addresses(self) -> tuple[str, ...]:
-        return tuple(medium.address for medium in self.media)
+        """As far as ha.cf names them: those of the ucast lines."""
+        return tuple(medium.address for link in self.links for medium in link.media if medium.kind == "ucast")
 
 
 def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
@@ -75,7 +77,9 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
     resources_file = os.path.join(folder, "haresources")
     groups = haresources.parse(_read(resources_file), resources_file)
     preferred, addresses, others = _service(groups, resources_file, site_nodes)
-    media = _media(cf, assigned)
+    own = {each.address for each in assigned}
+    links = _links(cf, assigned, own)
+    _check_ping_nodes(cf, links, own)
     if cf.compatible:
         linuxha_config.check(cf)
     timing = linuxha_config.timing(cf) if cf.compatible else _timing(cf)
@@ -91,13 +95,14 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
             peer,
             preferred,
             tuple(cf.ping_groups),
-            tuple(m.device for m in media),
+            tuple(link.name for link in links),
             cf.solo,
             cf.boot_alone,
             synchronous=cf.synchronous,
+            ping_quorum=cf.ping_quorum,
         ),
         timing=timing,
-        media=media,
+        links=links,
         ping_groups=dict(cf.ping_groups),
         vips=tuple(Vip(each.address, _device(each, assigned, resources_file), cf.vip_port) for each in addresses),
         resources=tuple(others),
@@ -152,33 +157,35 @@ def _nodes(cf: HaCf, node: str) -> tuple[str, str]:
     return first, second
 
 
-def _media(cf: HaCf, assigned: Sequence[Assigned]) -> tuple[Medium, ...]:
+def _links(cf: HaCf, assigned: Sequence[Assigned], own: Collection[str]) -> tuple[LinkLine, ...]:
     """The links to the peer: a ucast to an address of this host is the other server's line, and left out (as Linux-HA does)."""
-    own = {each.address for each in assigned}
-    there = {each.interface for each in assigned}
-    found: list[Medium] = []
-    for medium in cf.media:
-        if medium.kind != "ucast":
-            raise cf.error(
-                f"{medium.kind} {medium.device}: the pair speaks to known addresses only", medium.line,
-                f"write: ucast {medium.device} ADDRESS OF THE OTHER SERVER",
-            )  # fmt: skip
-        if medium.address in own:
-            continue
-        if any(medium.device == other.device for other in found):
-            raise cf.error(
-                f"a second address of the other server on {medium.device}",
-                medium.line,
-                "keep one ucast line for each interface",
-            )
-        if medium.device not in there:
-            cf.warnings.append(
-                f"{cf.file}:{medium.line}: {medium.device} has no address now; the link is dead until it has one"
-            )
-        found.append(medium)
-    if not found:
+    links = links_of(medium for medium in cf.media if not (medium.kind == "ucast" and medium.address in own))
+    if not links:
         raise cf.error("no link to the other server", None, "add: ucast INTERFACE ADDRESS OF THE OTHER SERVER (two are better)")
-    return tuple(found)
+    there = {each.interface for each in assigned if ":" not in each.address}
+    for link in links:
+        line = link.media[0].line
+        if link.family == 4 and link.device not in there:
+            cf.warnings.append(f"{cf.file}:{line}: {link.device} has no address now; the link is dead until it has one")
+        if len(link.peers) > 1:
+            also = " and ".join(sorted(link.peers))
+            cf.warnings.append(f"{cf.file}:{line}: {also} on {link.device} are both taken for addresses of the other server")
+    return links
+
+
+def _check_ping_nodes(cf: HaCf, links: Sequence[LinkLine], own: Collection[str]) -> None:
+    """Ping nodes tell a server's own failure from the peer's: neither of the two can be one."""
+    line = cf.lines.get("ping_quorum")
+    if cf.ping_quorum > max(1, len(cf.ping_groups)):
+        remedy = "lower it, or add ping nodes (a ping_group counts as one)"
+        raise cf.error(f"ping_quorum {cf.ping_quorum}: there are {len(cf.ping_groups)} ping nodes", line, remedy)
+    peers = {address for link in links for address in link.peers}
+    for group, addresses in cf.ping_groups.items():
+        for address in addresses:
+            whose = "this server's own address" if address in own else "the other server" if address in peers else ""
+            if whose:
+                remedy = "name a third machine that lives on when either server dies, as the default gateway"
+                raise cf.error(f"ping node {address} is {whose}", cf.ping_lines[group], remedy)
 
 
 # --- the virtual addresses and what moves with them -------------------------------------------------------------------------

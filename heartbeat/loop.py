@@ -23,7 +23,7 @@ from heartbeat.config import Config
 from heartbeat.edge import Edge, Hands
 from heartbeat.election import Core
 from heartbeat.enforcer import Enforcer
-from heartbeat.links import Links, Ucast
+from heartbeat.links import Links
 from heartbeat.manager_link import ManagerLink
 from heartbeat.model import Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Tick
 from heartbeat.ping import Pinger
@@ -84,7 +84,7 @@ class Daemon:
         boot = Boot(generation, int.from_bytes(os.urandom(8)))
         self._store = store
         self.core = self._decide(boot, record, now)
-        self._links = Links([Ucast(medium.device, medium.address) for medium in config.media], config.media[0].port)
+        self._links = Links(config.links)
         self._radio = self._speak()
         self._pinger = Pinger([address for group in config.ping_groups.values() for address in group])
         self._pings = PingGroups(self._pinger, config.ping_groups)
@@ -114,7 +114,7 @@ class Daemon:
     def _speak(self) -> Radio:
         config = self._config
         nodes = 2 + len(config.ping_groups)
-        return Radio(self._links, config.keyring, config.site.node, config.timing.deadtime, nodes, boottime)
+        return Radio(self._links, config.keyring, config.site.node, config.timing, nodes, boottime)
 
     def _act(self, hands: Hands) -> Edge:
         return Edge(self.core, hands, self._config.timing.role_expiry, boottime)
@@ -226,7 +226,7 @@ class Daemon:
 
     def _link_events(self) -> None:
         """Carrier of the links and of the virtual address's interface; only changes are events."""
-        relevant = {link.name for link in self._links} | self._vip_devices
+        relevant = {link.device for link in self._links} | self._vip_devices
         for state in self._watch.read():
             up = state.up and not state.gone
             if state.interface not in relevant or self._carrier.get(state.interface) == up:
@@ -271,7 +271,7 @@ class Daemon:
         old = self._config
         changed = [
             name
-            for name in ("site", "timing", "media", "ping_groups", "vips", "resources", "facility", "realtime", "priority")
+            for name in ("site", "timing", "links", "ping_groups", "vips", "resources", "facility", "realtime", "priority")
             if getattr(new, name) != getattr(old, name)
         ]
         self._config = replace(old, keyring=new.keyring, debug=new.debug, warnings=new.warnings)
@@ -311,8 +311,7 @@ class Daemon:
                     "open": address.open},
             "vips": [{"address": vip.address, "device": vip.device} for vip in config.vips],
             "resources": self._services.describe(),
-            "link_states": {name: {"up": s.up, "error": s.error, "sent": s.sent, "received": s.received, "dropped": s.dropped}
-                            for name, s in self._links.states().items()},
+            "link_states": self._links.states(),
             "refused": self._radio.counters(),
             "ping_groups": {name: list(addresses) for name, addresses in config.ping_groups.items()},
             "default_active": config.site.default_active,

@@ -101,12 +101,12 @@ class VipLease:
     """The lease, gate and block of all virtual addresses. Every call is one transaction of 0.1 ms; none waits."""
 
     def __init__(self, vips: Sequence[str], port: int, peers: Sequence[str], nft: Nftables | None = None) -> None:
-        """``peers``: the peer's addresses, the only ones that reach the port while it is blocked."""
+        """``peers``: the peer's addresses, the only ones that reach the port while it is blocked; none if they aren't known."""
         self.vips = tuple(dict.fromkeys(ip(each, "virtual address") for each in vips))
         self.port = port
         self.peers = tuple(dict.fromkeys(ip(p, "address of the peer") for p in peers))
-        if not self.vips or not self.peers:
-            raise ValueError("no virtual address" if not self.vips else "no address of the peer")
+        if not self.vips:
+            raise ValueError("no virtual address")
         #: CLOCK_BOOTTIME until which the lease is good for certain; 0: none was taken by this process
         self.expires = 0.0
         self._nft = nft or Nftables()

@@ -48,7 +48,7 @@ def test_a_pair(tmp_path: Path) -> None:
     config = loaded(folder(tmp_path))
     site = config.site
     assert (site.node, site.peer, site.default_active) == ("vs-166", "vs-28", "vs-166")
-    assert [(m.device, m.address, m.port) for m in config.media] == [
+    assert [(m.device, m.address, m.port) for link in config.links for m in link.media] == [
         ("eth0", "192.168.120.28", 694),
         ("eth1", "10.0.0.28", 694),
     ]
@@ -163,11 +163,9 @@ def test_debians_untouched_example_reads_but_names_no_nodes(tmp_path: Path) -> N
         (HA_CF + "node -x\n", 7, "can't be a host's name", "uname -n"),
         ("ucast eth0\n" + HA_CF, 1, "ucast takes an interface and an address", "ucast eth0"),
         ("ucast eth0 vs-28\n" + HA_CF, 1, "no IPv4 address", "192.168"),
-        ("ucast eth0 192.168.120.29\n" + HA_CF, 2, "a second address", "one ucast line"),
-        (HA_CF + "bcast eth0\n", 7, "known addresses only", "ucast eth0"),
         ("ucast eth0 192.168.120.166\nnode vs-166 vs-28\n", None, "no link to the other server", "ucast"),
-        (HA_CF + "mcast eth0 10.0.0.1 694 1 0\n", 7, "no multicast group", "224"),
-        (HA_CF + "ping gateway\n", 7, "no IPv4 address", "192.168"),
+        (HA_CF + "mcast eth0 10.0.0.1 694 1 0\n", 7, "no multicast group", "239"),
+        (HA_CF + "ping gateway\n", 7, "no IP address", "192.168"),
         (HA_CF + "ping_group g\n", 7, "name and addresses", "ping_group"),
         (HA_CF + "auto_failback maybe\n", 7, "neither on nor off", "auto_failback on"),
         (HA_CF + "crm respawn\n", 7, "cluster resource manager", "crm off"),
@@ -353,7 +351,7 @@ def test_heartbeat_reads_what_ha_start_writes(tmp_path: Path) -> None:
     site = config.site
     assert (site.default_active, site.solo, site.boot_alone, site.synchronous) == ("vs-166", "release", "after_initdead", False)
     assert site.ping_nodes == ("192.168.120.1", "192.168.120.2")
-    assert [(m.device, m.address, m.port) for m in config.media] == [
+    assert [(m.device, m.address, m.port) for link in config.links for m in link.media] == [
         ("eth0", "192.168.120.28", 6940),
         ("eth1", "10.0.0.28", 6940),
     ]
