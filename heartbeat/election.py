@@ -66,12 +66,12 @@ class Core(Passive, Active):
         """Boottime at which ``handle(Tick(), …)`` must be called at the latest."""
         if self.phase is Phase.LEFT:
             return None
-        pings = self._pinged_at + self.timing.ping_period if self.site.ping_nodes else inf
         said = self._said_at + (SPACING if self._answer_now else self.timing.keepalive)
         if self._mute:
             said = inf
         vip_pings = self.arp.due if self.asks_arp else inf
-        return min(said, pings, self.signs.due, vip_pings, self.now + self.timing.keepalive / 4)
+        look = self.timing.keepalive / (2 if self.calm else 4)
+        return min(said, self._ping_due, self.signs.due, vip_pings, self.now + look)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at boottime ``now``; return what to do about it, in order."""
@@ -80,7 +80,8 @@ class Core(Passive, Active):
         if self.phase in SERVING and self.rules.lost_by_pause(gap):
             self._stand_down(f"this server did not run for {max(gap, now - self.lease_at) * 1000:.0f} ms: its lease is gone")
         self._take(event)
-        self._settle()
+        if not isinstance(event, PingSent):  # a question that has just left changes nothing yet
+            self._settle()
         out, self._out = self._out, []
         if any(isinstance(effect, TakeVip | Garp) for effect in out):
             self.arp.announced_at, self._announced_at = self.members.run, now

@@ -18,6 +18,9 @@ from heartbeat.wants import facts_from_json, want_to_json
 log = logging.getLogger(__name__)
 
 
+_ALMOST = 0.95
+
+
 class Connection(Protocol):
     """``runtime.channel.Channel``."""
 
@@ -85,8 +88,8 @@ class ManagerLink:
         return min(self._sent_at + self._keepalive if speaks else inf, self._facts_at + self._allowance)
 
     def tick(self, now: float) -> ManagerLost | None:
-        # The same sums as in ``due``: a difference could round to "not yet" for ever.
-        if now >= self._sent_at + self._keepalive:
+        # The same sums as in ``due``: a difference could round to "not yet" for ever. What is almost due goes with the rest.
+        if now >= self._sent_at + self._keepalive * _ALMOST:
             self._send(now)
         if now < self._facts_at + self._allowance:
             return None

@@ -44,6 +44,7 @@ class Membership:
         self._sent: dict[int, float] = {}
         # ping: running clock
         self.replied_at: dict[str, float] = {}
+        self._asked_at = -inf
         self._ping_sent: dict[tuple[str, int], float] = {}
         self._ping_heard: dict[tuple[str, int], int] = {}
         #: by ping node: when its newest answered ping was *sent* (running clock), and the peer's seq heard until then
@@ -134,6 +135,7 @@ class Membership:
     # --- ping nodes ---------------------------------------------------------------------------------------------------
 
     def ping_sent(self, node: str, seq: int) -> None:
+        self._asked_at = self.run
         self._ping_sent[node, seq] = self.run
         self._ping_heard[node, seq] = self.peer.seq if self.peer else 0
         for table in (self._ping_sent, self._ping_heard):
@@ -153,6 +155,11 @@ class Membership:
             newest = sorted(self._answered.values(), reverse=True)[:quorum]
             self.answered_sent_at = newest[-1][0]
             self.ping_after = min(heard for _, heard in newest)
+
+    def all_answered(self) -> bool:
+        """Every ping node has answered the newest ping."""
+        answered = self._answered
+        return len(answered) == len(self.site.ping_nodes) and all(sent >= self._asked_at for sent, _ in answered.values())
 
     def connected(self) -> bool:
         """Enough ping nodes answered within ping-dead. Without any ping node nothing can be said against it."""

@@ -281,11 +281,27 @@ class Server:
         """Pings from the VIP are due now and then: it is here, and the passive could take it."""
         return self.site.arp_check and self.phase in SERVING and not self.disk.solo
 
+    @property
+    def calm(self) -> bool:
+        """The peer and every ping node answer, and no decision waits for another answer."""
+        m, p = self.members, self.members.peer
+        asking = self.ask_ping_seq or self.ask_release_seq or p is None or p.asks_ping or p.asks_release
+        troubled = self.saving or self.leaving or self.facts.stalled or self.vip_links_down
+        steady = self.phase in {Phase.ACTIVE, Phase.PASSIVE} and m.silent_for() < self.timing.warntime
+        return steady and not asking and not troubled and m.in_contact() and m.all_answered()
+
+    @property
+    def _ping_due(self) -> float:
+        """Boottime of the next ping; one that is almost due goes out with what has to be done now."""
+        if not self.site.ping_nodes:
+            return inf
+        return self._pinged_at + (self.timing.calm_ping_period if self.calm else self.timing.ping_period)
+
     def _look_around(self) -> None:
         """Ask whoever can tell: the ping nodes, the ping node's ARP table, and whatever shows whether a silent peer lives."""
         if self.phase is Phase.LEFT:
             return
-        if self.site.ping_nodes and self.now - self._pinged_at >= self.timing.ping_period:
+        if self.site.ping_nodes and self.now >= self._ping_due - self.timing.ping_period / 4:
             self._ping_seq += 1
             self._pinged_at = self.now
             self._out.append(Ping(self._ping_seq))

@@ -36,6 +36,11 @@ class Timing:
         """ha_manager reports at least so often (seconds): two reports may be late before its allowance is over."""
         return min(0.1, self.allowance / 3)
 
+    @property
+    def calm_ping_period(self) -> float:
+        """Pings are sent so often (seconds) while the newest one was answered and nothing waits for another answer."""
+        return max(self.ping_period, min(self.keepalive / 2, self.ping_dead / 6))
+
 
 PROFILES = {
     "recommended": Timing(),

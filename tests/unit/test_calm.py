@@ -1,0 +1,77 @@
+"""How often a server asks its ping node: seldom while all is well, at the ping period when an answer may decide something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from heartbeat.model import Facts, Ping, Tick
+from runtime.timing import PROFILES, Timing
+from tests.unit.server import TIMING, Server, active_in_sync, passive_in_sync
+
+
+def pings(server: Server, seconds: float) -> int:
+    server.did.clear()
+    server.run(seconds)
+    return sum(isinstance(effect, Ping) for effect in server.did)
+
+
+def _silent(server: Server) -> None:
+    server.peer_speaks = False
+    server.run(TIMING.warntime)
+
+
+def _unanswered(server: Server) -> None:
+    server.pings = False
+
+
+def _asked(server: Server) -> None:
+    server.hear(asks_ping=True)
+
+
+def _stalled(server: Server) -> None:
+    server.facts = replace(server.facts, stalled=0.2)
+
+
+@pytest.mark.parametrize("make", [active_in_sync, passive_in_sync])
+def test_calm(make: Callable[[], Server]) -> None:
+    server = make()
+    assert 9 <= pings(server, 1.0) <= 11
+    assert server.core.deadline() is not None and server.core.calm
+
+
+@pytest.mark.parametrize("make", [active_in_sync, passive_in_sync])
+@pytest.mark.parametrize("what", [_silent, _unanswered, _asked, _stalled])
+def test_not_calm(make: Callable[[], Server], what: Callable[[Server], None]) -> None:
+    server = make()
+    what(server)
+    assert pings(server, 0.4) >= 8
+    assert not server.core.calm
+
+
+def test_the_next_ping_after_one_without_answer_comes_at_the_ping_period() -> None:
+    server = active_in_sync()
+    server.run(0.3)
+    server.pings = False
+    while not any(isinstance(effect, Ping) for effect in server.give(Tick())):
+        server.now += 0.001
+    asked = server.now
+    while not any(isinstance(effect, Ping) for effect in server.give(Tick())):
+        server.now += 0.001
+    assert server.now - asked <= TIMING.ping_period + 0.001
+
+
+@pytest.mark.parametrize("timing", PROFILES.values())
+def test_calm_pings_are_many_within_ping_dead(timing: Timing) -> None:
+    assert timing.ping_period <= timing.calm_ping_period <= timing.ping_dead / 6
+    assert timing.calm_ping_period <= timing.keepalive / 2
+
+
+def test_a_solo_active_without_its_peer_is_not_calm() -> None:
+    server = active_in_sync()
+    server.facts = Facts()
+    server.peer_speaks = False
+    server.run(1.0)
+    assert not server.core.calm
