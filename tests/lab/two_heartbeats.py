@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bench.scripted import ScriptedManager
 from heartbeat.ping import Pinger
 from runtime.clock import boottime
-from runtime.control import Client, LoopClient
+from runtime.control import Client
 from runtime.errors import HaError
 
 VIP = "192.168.120.187"
@@ -43,60 +42,6 @@ def wait_for(what: str, holds: Callable[[], bool], limit: float = 10.0) -> float
             raise AssertionError(f"not within {limit:g} s: {what}")
         time.sleep(0.002)
     return time.monotonic() - began
-
-
-class ScriptedManager(threading.Thread):
-    """Connects again whenever heartbeat comes back; ``silent`` makes it hang."""
-
-    def __init__(self, control: Path) -> None:
-        super().__init__(daemon=True)
-        self._control = control
-        self._state: dict[str, Any] = {
-            "serial": 0, "postgres": "standby", "healthy": True, "because": "", "data": "ready", "timeline": 1, "lsn": 1000,
-            "caught_up": True,
-        }  # fmt: skip
-        self.silent = False
-        self.stopping = False
-        self.wants: list[dict[str, Any]] = []
-
-    def run(self) -> None:
-        while not self.stopping:
-            with contextlib.suppress(HaError, OSError):
-                self._session()
-            time.sleep(0.005)
-
-    def _session(self) -> None:
-        selector = selectors.DefaultSelector()
-        client = LoopClient(self._control, selector, on_push=self._push, on_close=lambda why: None)
-        self._client = client
-        client.request("manager")
-        while not client.closed and not self.stopping:
-            for key, mask in selector.select(0.05):
-                key.data(mask)
-            self._report()
-        selector.close()
-
-    def _push(self, message: dict[str, Any]) -> None:
-        want = message["want"]
-        if not self.wants or self.wants[-1] != want:
-            self.wants.append(want)
-        state = self._state
-        if want["postgres"] != "keep":
-            state["postgres"] = want["postgres"]
-        if want["phase"] == "promoting":
-            state["timeline"] += 1
-        follows = want["postgres"] == "standby" and want["follow"][0] > 0
-        enforced = want["postgres"] == "primary" and want["names"] == "enforced"
-        state |= {
-            "serial": want["serial"], "following": want["follow"] if follows else [0, ""], "names": want["names"],
-            "proven": 1000 if enforced else -1, "prepared": want["prepare"],
-            "shutdown_lsn": 1000 if want["postgres"] == "stopped" else -1,
-        }  # fmt: skip
-        self._report()
-
-    def _report(self) -> None:
-        if not self.silent and not self._client.closed:
-            self._client.request("facts", {"facts": self._state})
 
 
 class Node:
