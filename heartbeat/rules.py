@@ -222,7 +222,7 @@ class Rules:
         if p.phase in IDLE and not p.in_sync and c.called_seq and self.members.echoes(c.called_seq) and c.peer_was_in_sync:
             return "the passive says that it is no longer in sync"
         if self.epoch_wasted():
-            return "an epoch above this one was opened and came to nothing: a new one is needed"
+            return "an epoch was granted by the witnesses and came to nothing: a new one is needed"
         if c.facts.stalled >= self.timing.stall and self.pinged_since_stall():
             return f"commits have waited for the passive for {c.facts.stalled * 1000:.0f} ms"
         if c.leaving == "off":
@@ -230,11 +230,11 @@ class Rules:
         return ""
 
     def epoch_wasted(self) -> bool:
-        """A higher number was announced, or granted to the peer, and given up: while it stands nobody could take over."""
+        """A higher number was granted and came to nothing: the witnesses grant no other one to data of this epoch any more."""
         c, p = self.core, self.members.peer
-        if p is None or p.phase is not Phase.PASSIVE or p.epoch != c.disk.epoch or not p.in_sync or not c.called_seq:
+        if not c.site.witnesses or p is None or p.phase is not Phase.PASSIVE or not p.in_sync or not c.called_seq:
             return False
-        return self.higher_epoch_known() or (bool(c.refused) and self.members.in_fresh_contact())
+        return p.epoch == c.disk.epoch and (c.highest > c.disk.epoch.number or bool(c.refused))
 
     def pinged_since_stall(self) -> bool:
         """An answered ping was sent after the stall began (H6)."""

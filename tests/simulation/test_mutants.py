@@ -64,7 +64,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.EntryIgnored, "R3", 6),
     (mutants.EntryAnnounced, "R5", 3),
     (mutants.KeepsLostVip, "R1", 3),
-    (mutants.EpochsWasted, "R4 the same", 3),
+    (mutants.EpochsWasted, "W3 a granted", 3),
     (mutants.NeverRestrained, "S1", 3),
     (mutants.RestrainedDead, "S2", 3),
     (mutants.TakesWithoutCounting, "S1", 3),

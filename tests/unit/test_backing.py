@@ -371,8 +371,8 @@ def test_solo_by_silence_needs_the_witnesses_grant() -> None:
 
 
 def test_an_idle_active_opens_an_epoch_that_takes_the_place_of_one_that_came_to_nothing() -> None:
-    """Nothing stalls where nothing is written; but while the passive knows a higher number it could not take over."""
-    server = active()
+    """Nothing stalls where nothing is written; but the witnesses would grant nothing to data of this epoch."""
+    server = active(witnesses=1)
     server.hear()
     server.hear(highest=5, fit=False)
     server.run(0.1)
