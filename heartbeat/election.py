@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf
 
+from heartbeat import explain as explanation
 from heartbeat import report
 from heartbeat.active import Active
 from heartbeat.model import (
@@ -326,5 +327,5 @@ class Core(Passive, Active):
         return report.status(self, now)
 
     def explain(self, now: float) -> list[str]:
-        """Sentences: why this server is what it is, and what it would do if the peer died now."""
-        return report.explain(self, now)
+        """Sentences: why this server is what it is, and what would happen, and be lost, if one of the two died now."""
+        return explanation.explain(self)

@@ -176,29 +176,3 @@ def status(core: Server, now: float) -> dict[str, object]:
         "alarms": dict(core.alarms),
         "expires": round(core.lease_at + core.timing.role_expiry, 2),
     }
-
-
-def explain(core: Server, now: float) -> list[str]:
-    disk, p = core.disk, core.members.peer
-    lines = [f"{core.site.node} is {core.phase} in epoch {disk.epoch}. What happened last: {core.because}."]
-    if core.phase in SERVING:
-        if disk.solo:
-            lines.append("It runs solo: writes are on this server only. If it died now, service would wait for its return.")
-        else:
-            lines.append(f"Every commit waits for {core.site.peer}.")
-        fit = p is not None and p.fit and core.members.in_contact()
-        lines.append(
-            f"If it died now, {core.site.peer} would take over after {core.timing.deadtime:g} s, and nothing would be lost."
-            if fit
-            else f"{core.site.peer} can't take over: {why_peer_unfit(core)}."
-        )
-    else:
-        unfit = core.rules.unfit()
-        lines.append(f"It could not take over now: {unfit}." if unfit else "It is fit: it would take over if the active died.")
-        if core.phase in {Phase.PASSIVE, Phase.WAITING} and not core.members.in_contact():
-            lines.append(f"The peer is not in contact: {what_activation_risks(core)}.")
-        elif p is not None and p.phase is Phase.PASSIVE and (p.data != "ready" or core.rules.elect() == "nobody"):
-            why = f"{core.site.peer}'s database is {p.data} and of epoch {p.epoch}, the one here is {core.rules.data()}"
-            lines.append(f"Neither server is active: {why}. Here, {what_activation_risks(core)}.")
-    lines += [f"Alarm: {text}." for text in core.alarms.values()]
-    return lines

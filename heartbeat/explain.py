@@ -1,0 +1,187 @@
+"""Why this server is what it is, what would happen if one of the two died now, and what would be lost: for people.
+
+Promise: reads, never changes; complete sentences, each true of this moment and taken from the very rules that would decide.
+Source: issue 3, "explain"; design §4.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heartbeat import report
+from heartbeat.model import SERVING, Phase
+from heartbeat.signs import HOST
+
+if TYPE_CHECKING:
+    from heartbeat.state import Server
+
+_IS = {
+    Phase.WAITING: "has just started and waits to hear its peer",
+    Phase.RESUMING: "was restarted as the active and waits for a word of its peer",
+    Phase.PASSIVE: "is passive",
+    Phase.DETACHING: "is about to take over (it can still be given up)",
+    Phase.OPENING: "takes over: the virtual IP is here, its epoch is on its way to the disk",
+    Phase.PROMOTING: "takes over: Postgres is being promoted",
+    Phase.ACTIVE: "is active",
+    Phase.PREPARING: "is active and about to hand over (a checkpoint comes first)",
+    Phase.STANDING_DOWN: "lets go: the virtual IP is dropped, Postgres is being stopped",
+    Phase.LEFT: "has left",
+}
+
+
+def explain(core: Server) -> list[str]:
+    """The sentences, in the order in which they matter."""
+    since = f"for {core.now - core.phase_since:.0f} s"
+    lines = [f"{core.site.node} {_IS[core.phase]}, in epoch {core.disk.epoch}, {since}: {core.because}."]
+    lines += _of_silence(core)
+    if core.phase in SERVING:
+        lines += _serving(core)
+    elif core.phase in {Phase.WAITING, Phase.PASSIVE}:
+        lines += _passive(core)
+    if suspended := report.why_suspended(core):
+        lines.append(f"Mind that {suspended}.")
+    return lines + [f"Alarm: {text}." for text in core.alarms.values()]
+
+
+def _of_silence(core: Server) -> list[str]:
+    """What is known of a peer that is not heard."""
+    m, peer = core.members, core.site.peer
+    if m.silent_for() < core.timing.deadtime:
+        return [] if m.in_contact() or m.peer is None else [f"{peer} is heard, but does not hear this server."]
+    heard = (
+        f"{peer} has not been heard for {m.silent_for():.1f} s" if m.peer else f"{peer} has never been heard since the start"
+    )
+    if core.rules.served_lately():
+        return [f"{heard}, but it still serves: {report.service_sign(core)}."]
+    if host := core.signs.fresh(HOST):
+        return [f"{heard} and shows no sign of service; its host lives ({host}), which holds no takeover."]
+    return [f"{heard} and shows no sign of life."]
+
+
+# --- the active -------------------------------------------------------------------------------------------------------------
+
+
+def _serving(core: Server) -> list[str]:
+    peer = core.site.peer
+    if core.disk.solo:
+        return [
+            f"It runs solo: writes are on this server only. If {peer} died now, nothing would change here.",
+            f"If this server died now, nobody would take over: {peer} does not hold everything. Service would wait for this"
+            " server's return; nothing would be lost as long as its disk is not.",
+        ]
+    silent = core.members.silent_for() >= core.timing.deadtime
+    return [_waits_for_passive(core) if silent else _if_passive_died(core), _if_active_died(core)]
+
+
+def _if_passive_died(core: Server) -> str:
+    peer, site = core.site.peer, core.site
+    if not site.synchronous:
+        return f"Commits don't wait for {peer} (asynchronous replication): if it died now, nothing would change here."
+    begin = f"Every commit waits for {peer}. If it died now, nothing would be lost; no write would be acknowledged"
+    if site.solo == "release":
+        return f"{begin} until it is back (solo=release)."
+    return f"{begin} for {core.timing.solo:g} s; then this server would go on alone{_backed(core, peer)}."
+
+
+def _waits_for_passive(core: Server) -> str:
+    """An active whose passive is silent: until when, or why it does not go on alone."""
+    peer, site = core.site.peer, core.site
+    if not site.synchronous:
+        return f"Commits don't wait for {peer} (asynchronous replication)."
+    waits = f"No write is acknowledged: every commit waits for {peer}"
+    if site.solo == "release":
+        return f"{waits}, until it is back (solo=release)."
+    if missing := report.unanswered(core):
+        return f"{waits}; going on alone is out of the question while {missing} here."
+    if core.unfenced:
+        return f"{waits}; it could not be fenced ({core.unfenced}), which is tried again."
+    if core.refused:
+        return f"{waits}; the witnesses did not agree ({core.refused}) and are asked again."
+    if core.rules.solo_by_silence() and not core.rules.entry_kept(core.rules.solo_silence_since()):
+        return f"{waits}; the ping node's ARP entry of the virtual IP does not prove that it still points here."
+    return f"{waits}; after {core.timing.solo:g} s of silence this server goes on alone{_backed(core, peer)}."
+
+
+def _if_active_died(core: Server) -> str:
+    peer, p = core.site.peer, core.members.peer
+    if not (p is not None and p.fit and core.members.in_contact()):
+        return (
+            f"If this server died now, service would wait for its return: {peer} can't take over, because"
+            f" {report.why_peer_unfit(core)}. Nothing would be lost as long as the disk here is not."
+        )
+    lost = "nothing acknowledged" if core.site.synchronous else "what had not reached it yet"
+    return f"If this server died now, {peer} would take over after {core.timing.deadtime:g} s; {lost} would be lost."
+
+
+# --- the passive ------------------------------------------------------------------------------------------------------------
+
+
+def _passive(core: Server) -> list[str]:
+    m, p = core.members, core.members.peer
+    if p is not None and m.in_contact() and p.phase not in SERVING:
+        return _nobody_active(core)
+    unfit = core.rules.unfit()
+    if not m.in_contact():
+        risks = report.what_activation_risks(core)
+        return [f"It does not take over: {_held(core, unfit)}.", f"An operator may decide: {risks}."]
+    peer = core.site.peer
+    if unfit:
+        return [
+            f"If {peer} died now, this server could not take over: {unfit}. Service would wait for {peer}'s return.",
+            f"An operator could decide otherwise then: {report.what_activation_risks(core)}.",
+        ]
+    asks = _backed(core, peer)
+    line = f"If {peer} died now, this server would take over after {core.timing.deadtime:g} s of silence on every link{asks}"
+    line += "; nothing acknowledged would be lost." if core.site.synchronous else "; what has not reached it yet would be lost."
+    if missing := report.unanswered(core):
+        line += f" But not at this moment: {missing} here."
+    return [line]
+
+
+def _held(core: Server, unfit: str) -> str:
+    """Why a passive whose peer is not in contact is passive still."""
+    if core.phase is Phase.WAITING:
+        return f"it waits {core.timing.initdead:g} s from its start for a word of {core.site.peer}"
+    if unfit:
+        return unfit
+    if missing := report.unanswered(core):
+        return f"{missing} here"
+    if core.rules.served_lately():
+        return f"{core.site.peer} still serves"
+    if core.unfenced:
+        return f"{core.site.peer} could not be fenced ({core.unfenced}); it is tried again"
+    if core.refused:
+        return f"the witnesses did not agree ({core.refused}); they are asked again"
+    return f"the silence has not lasted {core.timing.deadtime:g} s yet, or no ping was answered since"
+
+
+def _nobody_active(core: Server) -> list[str]:
+    p, peer = core.members.peer, core.site.peer
+    assert p is not None
+    outcome = core.rules.elect()
+    if core.rules.peer_stood_down() and not core.rules.unfit():
+        return [f"Neither server is active: {peer} stood down, and this one takes over as soon as a ping node has answered."]
+    if outcome == "mine":
+        return [f"Neither server is active: this one is to serve, once {peer} has given way and Postgres here is healthy."]
+    if outcome == "theirs":
+        return [f"Neither server is active: {peer} is to serve, its database is the one that holds everything."]
+    why = f"{peer} is {p.phase}, its database is {p.data} and of epoch {p.epoch}, the one here is {core.rules.data()}"
+    if outcome == "":
+        return [f"Neither server is active, and it is not decided yet who is to be: {why}."]
+    return [f"Neither server is active: {why}. An operator has to decide: {report.what_activation_risks(core)}."]
+
+
+# --- both -------------------------------------------------------------------------------------------------------------------
+
+
+def _backed(core: Server, peer: str) -> str:
+    """What a decision by silence needs besides, as the end of a clause."""
+    site = core.site
+    needs = []
+    if site.fence:
+        needs.append(f"the fence agent has switched {peer} off")
+    if site.witnesses:
+        needs.append(f"{site.witnesses // 2 + 1} of {site.witnesses} witnesses grant it")
+    if core.rules.asks_entry() and (core.phase in SERVING or (core.members.peer is not None and core.members.peer.arp)):
+        needs.append("the ping node's ARP entry of the virtual IP points here")
+    return f", if {' and '.join(needs)}" if needs else ""

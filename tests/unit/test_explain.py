@@ -1,0 +1,165 @@
+"""What `ha explain` says: complete sentences, each true of the state it is asked in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from heartbeat.model import Epoch, Fenced, Phase, Record, Sign, Suspend
+from tests.unit.server import PEER_PASSIVE, SITE, Server, active_in_sync, passive_in_sync
+from tests.unit.test_backing import active, passive
+
+
+def solo() -> Server:
+    server = active_in_sync()
+    server.facts = replace(server.facts, caught_up=False)
+    server.hear(in_sync=False, fit=False, data="copying")
+    server.run(0.1)
+    server.hear()
+    return server
+
+
+def silent(server: Server, seconds: float = 1.5, manager: bool = True) -> Server:
+    server.peer_speaks, server.manager = False, manager
+    server.run(seconds)
+    return server
+
+
+def hearing(server: Server, **fields: object) -> Server:
+    server.hear(**fields)
+    server.run(0.1)
+    return server
+
+
+def with_sign(kind: str, text: str) -> Server:
+    server = passive_in_sync()
+    server.hear(asks_release=True, calls_in_sync=-1)
+    silent(server, 1.2)
+    server.give(Sign(kind, "eth1", text))
+    return server
+
+
+def unfenced() -> Server:
+    server = passive(fence=True)
+    silent(hearing(server, fences=True), 2.0)
+    server.give(Fenced(False, "no route to the power switch"))
+    return server
+
+
+def suspended() -> Server:
+    server = active_in_sync()
+    server.give(Suspend("root", True))
+    return server
+
+
+def flapping() -> Server:
+    return hearing(active_in_sync(), changes=99)
+
+
+def electing(outcome: str) -> Server:
+    server = Server(Record(Epoch(4, "vs-28"), in_sync=True))
+    server.facts = replace(server.facts, lsn=100)
+    server.hear(**PEER_PASSIVE | {"epoch": Epoch(4, "vs-28"), "lsn": 90 if outcome == "mine" else 110})
+    server.disk = False
+    server.run(0.02)
+    server.hear()
+    server.core.saves.clear()
+    return server
+
+
+def unconnected() -> Server:
+    server = passive_in_sync()
+    server.pings = False
+    server.run(0.8)
+    return server
+
+
+FIT_PASSIVE = "If vs-28 died now, this server would take over after 1 s of silence on every link"
+NO_WRITE = "no write would be acknowledged"
+CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
+    ("in sync", active_in_sync, (
+        "vs-166 is active, in epoch 4/vs-166, for ",
+        f"Every commit waits for vs-28. If it died now, nothing would be lost; {NO_WRITE} for 3.5 s; then this server would",
+        "If this server died now, vs-28 would take over after 1 s; nothing acknowledged would be lost.")),
+    ("in sync, with witnesses and a fence", lambda: active(fence=True, witnesses=3), (
+        "then this server would go on alone, if the fence agent has switched vs-28 off and 2 of 3 witnesses grant it.",)),
+    ("in sync, with the ARP check", lambda: active(arp_check=True), (
+        "go on alone, if the ping node's ARP entry of the virtual IP points here.",)),
+    ("in sync, solo=release", lambda: active(solo="release"), (f"{NO_WRITE} until it is back (solo=release).",)),
+    ("asynchronous", lambda: active(synchronous=False), (
+        "Commits don't wait for vs-28 (asynchronous replication): if it died now, nothing would change here.",
+        "vs-28 would take over after 1 s; what had not reached it yet would be lost.")),
+    ("solo", solo, (
+        "It runs solo: writes are on this server only. If vs-28 died now, nothing would change here.",
+        "If this server died now, nobody would take over: vs-28 does not hold everything.")),
+    ("the passive unfit", lambda: hearing(active_in_sync(), fit=False), (
+        "If this server died now, service would wait for its return: vs-28 can't take over, because it says that it is not",)),
+    ("the passive silent", lambda: silent(active_in_sync()), (
+        "vs-28 has not been heard for 1.5 s and shows no sign of life.",
+        "No write is acknowledged: every commit waits for vs-28; after 3.5 s of silence this server goes on alone.",
+        "vs-28 can't take over, because it was last heard 1.5 s ago.")),
+    ("the passive silent, entry unknown", lambda: silent(active(arp_check=True), 4.5), (
+        "the ping node's ARP entry of the virtual IP does not prove that it still points here.",)),
+    ("fit", passive_in_sync, (
+        "vs-166 is passive, in epoch 4/vs-28, for ", f"{FIT_PASSIVE}; nothing acknowledged would be lost.")),
+    ("fit, with a fence", lambda: passive(fence=True), (
+        f"{FIT_PASSIVE}, if the fence agent has switched vs-28 off; nothing acknowledged would be lost.",)),
+    ("fit, unconnected", unconnected, (
+        f"{FIT_PASSIVE}; nothing acknowledged would be lost. But not at this moment: no ping node answers here.",)),
+    ("unfit", lambda: hearing(passive_in_sync(), asks_release=True, calls_in_sync=-1), (
+        "If vs-28 died now, this server could not take over: the active does not wait for this server's acknowledgement",
+        "Service would wait for vs-28's return.",
+        "everything that the other server acknowledged since is lost. If the other server is gone for good: `ha activate")),
+    ("heard by nobody", lambda: hearing_nothing(), ("vs-28 is heard, but does not hear this server.",)),
+    ("silent, serving", lambda: with_sign("vip", "vs-28's MAC answers for 192.168.120.187"), (
+        "but it still serves: vs-28's MAC answers for 192.168.120.187 (eth1).",)),
+    ("silent, its host lives", lambda: with_sign("host", "vs-28 answers ping"), (
+        "shows no sign of service; its host lives (vs-28 answers ping (eth1)), which holds no takeover.",
+        "It does not take over: the active does not wait for this server's acknowledgement (not in sync).")),
+    ("not fenced", unfenced, (
+        "It does not take over: vs-28 could not be fenced (no route to the power switch); it is tried again.",
+        "An operator may decide: ")),
+    ("taking over", lambda: silent(passive_in_sync(), 1.3, manager=False), (
+        "vs-166 is about to take over (it can still be given up), in epoch 4/vs-28",)),
+    ("just started", Server, (
+        "vs-166 has just started and waits to hear its peer, in epoch 0/-",
+        "It does not take over: it waits 3 s from its start for a word of vs-28.")),
+    ("electing, mine", lambda: electing("mine"), ("Neither server is active: this one is to serve, once vs-28 has given way",)),
+    ("electing, theirs", lambda: electing("theirs"), ("Neither server is active: vs-28 is to serve",)),
+    ("suspended", suspended, ("Mind that an operator suspended every takeover and failover; `ha resume` ends that.",)),
+    ("flapping", flapping, (
+        "Mind that more than 10 takeovers in 10 minutes suspended yields and planned failovers (not a takeover when nobody is"
+        " active); 600 s without another one, or `ha resume`, end that.",)),
+]  # fmt: skip
+
+
+def hearing_nothing() -> Server:
+    server = passive_in_sync()
+    server.peer_hears = False
+    for _ in range(14):
+        server.peer = replace(server.peer, echo_seq=0)  # type: ignore[type-var]
+        server.hear()
+        server.run(0.1)
+    return server
+
+
+@pytest.mark.parametrize("make,said", [pytest.param(make, said, id=name) for name, make, said in CASES])
+def test_it_is_said_in_complete_sentences(make: Callable[[], Server], said: tuple[str, ...]) -> None:
+    server = make()
+    lines = server.core.explain(server.now)
+    told = "\n".join(lines)
+    for sentence in said:
+        assert sentence in told, told
+    for line in lines:
+        assert line[0].isupper() or line.startswith((SITE.node, SITE.peer)), line
+        assert line.endswith((".", "--force`.", "`")) and ".." not in line.replace("…", ""), line
+        assert "None" not in line and "Phase." not in line and "Epoch(" not in line, line
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_every_phase_is_explained(phase: Phase) -> None:
+    server = passive_in_sync()
+    server.core.phase = phase
+    assert server.core.explain(server.now)[0].startswith("vs-166 ")
