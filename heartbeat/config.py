@@ -1,7 +1,7 @@
 """The pair as ha.cf, haresources and authkeys describe it together, checked before anything is done with it.
 
-Promise: a ``Config`` names two nodes of which this host is one, at least one link to the other, one virtual address inside a
-network of this host, keys that prove something, and times whose inequalities hold; whatever stands against that is a
+Promise: a ``Config`` names two nodes of which this host is one, at least one link to the other, virtual addresses inside
+networks of this host, keys that prove something, and times whose inequalities hold; whatever stands against that is a
 ConfigError with file, line and remedy, raised before anything was changed. Source: design §4 ("Timing is validated at start");
 house style, 6.
 """
@@ -9,15 +9,16 @@ house style, 6.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface
 
 from heartbeat import authkeys, hacf, haresources, linuxha_config
 from heartbeat.frames import Keyring
-from heartbeat.hacf import HaCf, Medium
+from heartbeat.hacf import HaCf
 from heartbeat.haresources import Resource, VirtualAddress
+from heartbeat.media import LinkLine, links_of
 from heartbeat.model import Site
+from heartbeat.scripts import SCRIPT_FOLDERS, script_of
 from runtime.address import Assigned, choose
 from runtime.errors import ConfigError
 from runtime.hafiles import TIMES
@@ -39,10 +40,12 @@ class Vip:
 class Config:
     site: Site
     timing: Timing
-    media: tuple[Medium, ...]
+    links: tuple[LinkLine, ...]
     ping_groups: dict[str, tuple[str, ...]]
-    #: None: a pair without a virtual address
-    vip: Vip | None
+    #: all of them move together; empty: a pair without a virtual address
+    vips: tuple[Vip, ...]
+    #: the scripts beside them, in the order in which they start
+    resources: tuple[Resource, ...]
     keyring: Keyring
     facility: str
     debug: int
@@ -56,8 +59,14 @@ class Config:
     linux_ha: bool = False
 
     @property
+    def vip(self) -> Vip | None:
+        """The first virtual address."""
+        return self.vips[0] if self.vips else None
+
+    @property
     def peer_addresses(self) -> tuple[str, ...]:
-        return tuple(medium.address for medium in self.media)
+        """As far as ha.cf names them: those of the ucast lines."""
+        return tuple(medium.address for link in self.links for medium in link.media if medium.kind == "ucast")
 
 
 def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
@@ -67,14 +76,18 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
     site_nodes = _nodes(cf, node)
     resources_file = os.path.join(folder, "haresources")
     groups = haresources.parse(_read(resources_file), resources_file)
-    preferred, address, others = _service(groups, resources_file, site_nodes, assigned)
-    media = _media(cf, assigned)
+    preferred, addresses, others = _service(groups, resources_file, site_nodes)
+    own = {each.address for each in assigned}
+    links = _links(cf, assigned, own)
+    _check_ping_nodes(cf, links, own)
     if cf.compatible:
         linuxha_config.check(cf)
     timing = linuxha_config.timing(cf) if cf.compatible else _timing(cf)
     peer = next(name for name in site_nodes if name != node)
     for resource in others:
-        cf.warnings.append(f"{resources_file}:{resource.line}: {resource} is not started: only the address is moved")
+        if not script_of(resource):
+            said = f"no script {resource.script} in {', '.join(SCRIPT_FOLDERS)}: {resource} can't be started"
+            cf.warnings.append(f"{resources_file}:{resource.line}: {said}")
     keys_file = os.path.join(folder, "authkeys")
     return Config(
         site=Site(
@@ -82,15 +95,17 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
             peer,
             preferred,
             tuple(cf.ping_groups),
-            tuple(m.device for m in media),
+            tuple(link.name for link in links),
             cf.solo,
             cf.boot_alone,
             synchronous=cf.synchronous,
+            ping_quorum=cf.ping_quorum,
         ),
         timing=timing,
-        media=media,
+        links=links,
         ping_groups=dict(cf.ping_groups),
-        vip=_vip(address, cf.vip_port, assigned, resources_file),
+        vips=tuple(Vip(each.address, _device(each, assigned, resources_file), cf.vip_port) for each in addresses),
+        resources=tuple(others),
         keyring=authkeys.load(keys_file, cf.compatible),
         facility=cf.facility,
         debug=cf.debug,
@@ -142,42 +157,44 @@ def _nodes(cf: HaCf, node: str) -> tuple[str, str]:
     return first, second
 
 
-def _media(cf: HaCf, assigned: Sequence[Assigned]) -> tuple[Medium, ...]:
+def _links(cf: HaCf, assigned: Sequence[Assigned], own: Collection[str]) -> tuple[LinkLine, ...]:
     """The links to the peer: a ucast to an address of this host is the other server's line, and left out (as Linux-HA does)."""
-    own = {each.address for each in assigned}
-    there = {each.interface for each in assigned}
-    found: list[Medium] = []
-    for medium in cf.media:
-        if medium.kind != "ucast":
-            raise cf.error(
-                f"{medium.kind} {medium.device}: the pair speaks to known addresses only", medium.line,
-                f"write: ucast {medium.device} ADDRESS OF THE OTHER SERVER",
-            )  # fmt: skip
-        if medium.address in own:
-            continue
-        if any(medium.device == other.device for other in found):
-            raise cf.error(
-                f"a second address of the other server on {medium.device}",
-                medium.line,
-                "keep one ucast line for each interface",
-            )
-        if medium.device not in there:
-            cf.warnings.append(
-                f"{cf.file}:{medium.line}: {medium.device} has no address now; the link is dead until it has one"
-            )
-        found.append(medium)
-    if not found:
+    links = links_of(medium for medium in cf.media if not (medium.kind == "ucast" and medium.address in own))
+    if not links:
         raise cf.error("no link to the other server", None, "add: ucast INTERFACE ADDRESS OF THE OTHER SERVER (two are better)")
-    return tuple(found)
+    there = {each.interface for each in assigned if ":" not in each.address}
+    for link in links:
+        line = link.media[0].line
+        if link.family == 4 and link.device not in there:
+            cf.warnings.append(f"{cf.file}:{line}: {link.device} has no address now; the link is dead until it has one")
+        if len(link.peers) > 1:
+            also = " and ".join(sorted(link.peers))
+            cf.warnings.append(f"{cf.file}:{line}: {also} on {link.device} are both taken for addresses of the other server")
+    return links
 
 
-# --- the virtual address --------------------------------------------------------------------------------------------------
+def _check_ping_nodes(cf: HaCf, links: Sequence[LinkLine], own: Collection[str]) -> None:
+    """Ping nodes tell a server's own failure from the peer's: neither of the two can be one."""
+    line = cf.lines.get("ping_quorum")
+    if cf.ping_quorum > max(1, len(cf.ping_groups)):
+        remedy = "lower it, or add ping nodes (a ping_group counts as one)"
+        raise cf.error(f"ping_quorum {cf.ping_quorum}: there are {len(cf.ping_groups)} ping nodes", line, remedy)
+    peers = {address for link in links for address in link.peers}
+    for group, addresses in cf.ping_groups.items():
+        for address in addresses:
+            whose = "this server's own address" if address in own else "the other server" if address in peers else ""
+            if whose:
+                remedy = "name a third machine that lives on when either server dies, as the default gateway"
+                raise cf.error(f"ping node {address} is {whose}", cf.ping_lines[group], remedy)
+
+
+# --- the virtual addresses and what moves with them -------------------------------------------------------------------------
 
 
 def _service(
-    groups: Sequence[haresources.Group], file: str, nodes: tuple[str, str], assigned: Sequence[Assigned]
-) -> tuple[str, VirtualAddress | None, list[Resource]]:
-    """The preferred node, the virtual address if there is one, and the resources besides."""
+    groups: Sequence[haresources.Group], file: str, nodes: tuple[str, str]
+) -> tuple[str, list[VirtualAddress], list[Resource]]:
+    """The preferred node, the virtual addresses, and the resources besides."""
     vips: list[VirtualAddress] = []
     others: list[Resource] = []
     for group in groups:
@@ -193,20 +210,18 @@ def _service(
             )  # fmt: skip
         for resource in group.resources:
             address = haresources.virtual_address(resource, file)
+            if address and any(address.address == known.address for known in vips):
+                raise ConfigError(
+                    f"virtual address {address.address} is there twice",
+                    file=file,
+                    line=address.line,
+                    remedy="remove one of them",
+                )
             vips += [address] if address else []
             others += [] if address else [resource]
     if not groups:
         raise ConfigError("names no node", file=file, remedy="write: NODE ADDRESS, as in: vs-166 192.168.120.187")
-    if len(vips) > 1:
-        raise ConfigError(
-            f"names {len(vips)} virtual addresses; the pair has one", file=file, line=vips[1].line,
-            remedy="keep the one that clients know",
-        )  # fmt: skip
-    return groups[0].node, vips[0] if vips else None, others
-
-
-def _vip(address: VirtualAddress | None, port: int, assigned: Sequence[Assigned], file: str) -> Vip | None:
-    return None if address is None else Vip(address.address, _device(address, assigned, file), port)
+    return groups[0].node, vips, others
 
 
 def _device(vip: VirtualAddress, assigned: Sequence[Assigned], file: str) -> str:
@@ -214,8 +229,7 @@ def _device(vip: VirtualAddress, assigned: Sequence[Assigned], file: str) -> str
     others = [each for each in assigned if each.address != vip.address]
     if vip.device:
         others = [each for each in others if each.interface == vip.device]
-        networks = [str(IPv4Interface(f"{each.address}/{each.prefix}").network) for each in others]
-        if not networks:
+        if not others:
             raise ConfigError(
                 f"interface {vip.device} of the virtual address has no address", file=file, line=vip.line,
                 remedy="correct its name, or leave it out: the network tells",

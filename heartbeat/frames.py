@@ -23,10 +23,12 @@ from types import MappingProxyType
 
 from runtime.errors import PeerError
 
-#: Larger datagrams are refused unread. UDP itself carries no more.
-MAX_FRAME = 65507
+#: Larger datagrams are refused unread; ours have less than 1 KiB, Linux-HA's too.
+MAX_FRAME = 16384
 HEAD = b"###\n"
 TAIL = b"%%%\n"
+#: how datagrams of ours, and Linux-HA's classic ones, begin
+HEADS = (HEAD, b">>>\n")
 STRING, BINARY = 0, 1
 
 Value = str | bytes

@@ -5,7 +5,7 @@ refused, so that an existing file can be used as it is; a directive that nobody 
 refused with its line and a remedy. Only the lines are judged here; whether they make a pair is ``config``'s question.
 Source: facts/linux-ha-heartbeat.md, "ha.cf"; ha.cf(5). Ours: ``profile``, ``ping_period``, ``isolation``, ``lease``,
 ``stale``, ``solo_time``, ``role_expiry``, ``allowance``, ``stall``, ``synchronous``, ``solo``, ``boot_alone``, ``vip_port``,
-``compatibility``.
+``compatibility``, ``ping_quorum``.
 """
 
 from __future__ import annotations
@@ -13,25 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from heartbeat.media import Medium
 from runtime.errors import ConfigError
 from runtime.hafiles import TIMES
 from runtime.timing import PROFILES
 
 UDP_PORT = 694
 VIP_PORT = 5432
-
-
-@dataclass(frozen=True)
-class Medium:
-    """One ucast, bcast or mcast directive (a bcast line with two devices is two). ``address`` is "" for bcast."""
-
-    kind: str
-    device: str
-    address: str
-    port: int
-    line: int
 
 
 @dataclass
@@ -43,6 +33,9 @@ class HaCf:
     media: list[Medium] = field(default_factory=list)
     #: name → addresses; a plain ping node is a group of one, named like its address
     ping_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    #: name → where it is named
+    ping_lines: dict[str, int] = field(default_factory=dict)
+    ping_quorum: int = 1
     times: dict[str, float] = field(default_factory=dict)
     profile: str = ""
     port: int = UDP_PORT
@@ -133,8 +126,28 @@ def _number(cf: HaCf, name: str, values: list[str], line: int, least: int, most:
 def _address(cf: HaCf, name: str, text: str, line: int) -> str:
     try:
         return str(IPv4Address(text))
-    except AddressValueError:
-        raise cf.error(f"{name}: {text!r} is no IPv4 address", line, "write it as in 192.168.120.1") from None
+    except ValueError:
+        remedy = f"write: {name}6 …" if ":" in text and name in ("ucast", "mcast") else "write it as in 192.168.120.1"
+        raise cf.error(f"{name}: {text!r} is no IPv4 address", line, remedy) from None
+
+
+def _address6(cf: HaCf, name: str, text: str, line: int) -> str:
+    """Without a zone: a link's device is that."""
+    try:
+        return str(IPv6Address(text.partition("%")[0]))
+    except ValueError:
+        raise cf.error(f"{name}: {text!r} is no IPv6 address", line, "write it as in fd00:120::1") from None
+
+
+def _ping_node(cf: HaCf, name: str, text: str, line: int) -> str:
+    """Of either family; a link-local address needs its zone, because nothing else says where it is."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise cf.error(f"{name}: {text!r} is no IP address", line, "write it as in 192.168.120.1 or fd00:120::1") from None
+    if isinstance(address, IPv6Address) and address.is_link_local and not address.scope_id:
+        raise cf.error(f"{name}: {text} is there on every link", line, f"name the interface, as in {text}%eth0")
+    return str(address)
 
 
 def _device(cf: HaCf, name: str, text: str, line: int) -> str:
@@ -155,30 +168,43 @@ def _read_node(cf: HaCf, name: str, values: list[str], line: int) -> None:
         cf.nodes.append(node)
 
 
+_EXAMPLES = {"ucast": "192.168.1.2", "ucast6": "fd00:1::2", "mcast": "239.0.0.1", "mcast6": "ff12::1:2:3:4"}
+
+
 def _read_ucast(cf: HaCf, name: str, values: list[str], line: int) -> None:
     if len(values) != 2:
-        raise cf.error("ucast takes an interface and an address", line, "write: ucast eth0 192.168.1.2 (the other server's)")
-    medium = Medium("ucast", _device(cf, name, values[0], line), _address(cf, name, values[1], line), cf.port, line)
-    if any((m.kind, m.device, m.address) == ("ucast", medium.device, medium.address) for m in cf.media):
-        raise cf.error(f"ucast {medium.device} {medium.address} is there twice", line, "remove one of the lines")
+        remedy = f"write: {name} eth0 {_EXAMPLES[name]} (the other server's)"
+        raise cf.error(f"{name} takes an interface and an address", line, remedy)
+    device, text = values
+    address = (_address6 if name == "ucast6" else _address)(cf, name, text, line)
+    _add_medium(cf, Medium("ucast", _device(cf, name, device, line), address, cf.port, line))
+
+
+def _add_medium(cf: HaCf, medium: Medium) -> None:
+    if medium in cf.media:
+        raise cf.error(f"{medium.kind} {medium.device} {medium.address}".strip() + " is there twice", medium.line,
+                       "remove one of the lines")  # fmt: skip
     cf.media.append(medium)
 
 
 def _read_bcast(cf: HaCf, name: str, values: list[str], line: int) -> None:
     if not values:
         raise cf.error("bcast takes at least one interface", line, "write: bcast eth0")
-    cf.media += [Medium("bcast", _device(cf, name, device, line), "", cf.port, line) for device in values]
+    for device in values:
+        _add_medium(cf, Medium("bcast", _device(cf, name, device, line), "", cf.port, line))
 
 
 def _read_mcast(cf: HaCf, name: str, values: list[str], line: int) -> None:
     if len(values) != 5:
-        raise cf.error("mcast takes interface, group, port, ttl and loop", line, "write: mcast eth0 225.0.0.1 694 1 0")
-    group = _address(cf, name, values[1], line)
-    if not IPv4Address(group).is_multicast:
-        raise cf.error(f"mcast: {group} is no multicast group", line, "give one from 224.0.0.0 to 239.255.255.255")
-    cf.media.append(
-        Medium("mcast", _device(cf, name, values[0], line), group, _number(cf, name, values[2:3], line, 1, 65535), line)
-    )
+        said = f"{name} takes interface, group, port, {'hops' if name == 'mcast6' else 'ttl'} and loop"
+        raise cf.error(said, line, f"write: {name} eth0 {_EXAMPLES[name]} 694 1 0")
+    device, text, *numbers = values
+    group = (_address6 if name == "mcast6" else _address)(cf, name, text, line)
+    if not ip_address(group).is_multicast:
+        raise cf.error(f"{name}: {group} is no multicast group", line, f"give one like {_EXAMPLES[name]}")
+    limits = ((1, 65535), (1, 255), (0, 1))
+    port, hops, loop = (_number(cf, name, [text], line, *limit) for text, limit in zip(numbers, limits, strict=True))
+    _add_medium(cf, Medium("mcast", _device(cf, name, device, line), group, port, line, hops, bool(loop)))
 
 
 def _read_udpport(cf: HaCf, name: str, values: list[str], line: int) -> None:
@@ -191,16 +217,27 @@ def _read_udpport(cf: HaCf, name: str, values: list[str], line: int) -> None:
 
 def _read_ping(cf: HaCf, name: str, values: list[str], line: int) -> None:
     if not values:
-        raise cf.error("ping takes at least one address", line, "write: ping 192.168.120.1 (usually the default gateway)")
+        raise cf.error(f"{name} takes at least one address", line, f"write: {name} 192.168.120.1 (usually the default gateway)")
     for text in values:
-        address = _address(cf, name, text, line)
-        cf.ping_groups[address] = (address,)
+        address = _ping_node(cf, name, text, line)
+        _add_group(cf, address, (address,), line)
 
 
 def _read_ping_group(cf: HaCf, name: str, values: list[str], line: int) -> None:
     if len(values) < 2:
         raise cf.error("ping_group takes a name and addresses", line, "write: ping_group routers 10.0.0.1 10.0.0.2")
-    cf.ping_groups[values[0]] = tuple(_address(cf, name, text, line) for text in values[1:])
+    _add_group(cf, values[0], tuple(dict.fromkeys(_ping_node(cf, name, text, line) for text in values[1:])), line)
+
+
+def _add_group(cf: HaCf, group: str, addresses: tuple[str, ...], line: int) -> None:
+    if group in cf.ping_groups:
+        raise cf.error(f"ping node {group} is there twice", line, "remove one: it would count twice")
+    cf.ping_groups[group] = addresses
+    cf.ping_lines[group] = line
+
+
+def _read_ping_quorum(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.ping_quorum = _number(cf, name, values, line, 1, 999)
 
 
 def _read_time(cf: HaCf, name: str, values: list[str], line: int) -> None:
@@ -286,8 +323,10 @@ _LOGGING = _unused("messages go to the system log")
 _PROCESSES = _unused("the Manager starts and watches processes")
 
 _DIRECTIVES: dict[str, Reader] = {
-    "node": _read_node, "ucast": _read_ucast, "bcast": _read_bcast, "mcast": _read_mcast, "udpport": _read_udpport,
-    "ping": _read_ping, "ping_group": _read_ping_group, "auto_failback": _read_auto_failback,
+    "node": _read_node, "udpport": _read_udpport, "bcast": _read_bcast,
+    "ucast": _read_ucast, "ucast6": _read_ucast, "mcast": _read_mcast, "mcast6": _read_mcast,
+    "ping": _read_ping, "ping6": _read_ping, "ping_group": _read_ping_group, "ping_quorum": _read_ping_quorum,
+    "auto_failback": _read_auto_failback,
     "profile": _word(*PROFILES), "solo": _word("silence", "release"), "boot_alone": _word("wait", "after_initdead"),
     "synchronous": _read_synchronous,
     "vip_port": _read_vip_port, "compatibility": _read_compatibility, "logfacility": _read_facility, "debug": _read_debug,
@@ -297,7 +336,6 @@ _DIRECTIVES: dict[str, Reader] = {
     **dict.fromkeys(("respawn", "apiauth"), _PROCESSES),
     **dict.fromkeys(("stonith", "stonith_host"), _unused("fence agents are not called yet; NOTHING IS FENCED by this line")),
     "watchdog": _unused("the Manager watches heartbeat, and its leases end by themselves"),
-    **dict.fromkeys(("ucast6", "mcast6", "ping6"), _unused("heartbeats go over IPv4")),
     **dict.fromkeys(("compression", "compression_threshold", "traditional_compression"), _unused("frames are small")),
     **dict.fromkeys(("uuidfrom", "coredumps", "hbgenmethod", "msgfmt"), _quiet),
     "autojoin": _unused("a pair has exactly the two nodes that are named"),

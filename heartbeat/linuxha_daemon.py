@@ -84,7 +84,7 @@ class LinuxHaDaemon(Daemon):
     def _speak(self) -> LinuxHaRadio:
         config = self._config
         self._frames = LinuxHaRadio(
-            self._links, config.keyring, config.site.node, config.timing.deadtime, 2 + len(config.ping_groups), boottime,
+            self._links, config.keyring, config.site.node, config.timing, 2 + len(config.ping_groups), boottime,
             Path(self._store.folder) / "hb_uuid",
         )  # fmt: skip
         return self._frames

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from heartbeat.frames import FrameError, Keyring, Value, decode, encode
+from heartbeat.frames import FrameError, Keyring, Value, encode
+from heartbeat.links import Datagram
 from heartbeat.linuxha_link import Frame, numbered
 from heartbeat.model import HeardFrame
-from heartbeat.radio import Link, Radio
+from heartbeat.radio import Link, Radio, Reception
+from heartbeat.timing import Timing
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +31,12 @@ class LinuxHaRadio(Radio):
         links: Iterable[Link],
         keyring: Keyring,
         node: str,
-        deadtime: float,
+        timing: Timing,
         nodes: int,
         clock: Callable[[], float],
         uuid_file: Path,
     ) -> None:
-        super().__init__(links, keyring, node, deadtime, nodes, clock)
+        super().__init__(links, keyring, node, timing, nodes, clock)
         self._uuid = _uuid(uuid_file) or self._uuid
         self._uuids: dict[str, bytes] = {}
 
@@ -63,32 +65,24 @@ class LinuxHaRadio(Radio):
     def heard_frames(self) -> list[HeardFrame]:
         """Everything that is queued on the links now and authentic; what this node said itself is left out."""
         found: list[HeardFrame] = []
-        for link in self.links:
-            for datagram in link.receive():
-                fields = self._authentic(link.name, datagram)
-                if fields is not None:
-                    found.append(HeardFrame(link.name, fields))
+        for reception, datagram in self.admitted():
+            fields = self._authentic(reception, datagram)
+            if fields is not None:
+                found.append(HeardFrame(reception.link.name, fields))
         return found
 
-    def _authentic(self, link: str, datagram: bytes) -> dict[str, Value] | None:
-        refused = self.refused[link]
-        try:
-            fields = decode(datagram, self.keyring)
-        except FrameError as error:
-            if error.authentic:
-                refused.unusable += 1
-            else:
-                refused.unauthentic += 1
-            self._tell(link, refused, str(error))
+    def _authentic(self, reception: Reception, datagram: Datagram) -> dict[str, Value] | None:
+        fields = self.opened(reception, datagram)
+        if fields is None:
             return None
         source, uuid = fields.get("src"), fields.get("srcuuid")
         if source == self._node:
             if uuid != self._uuid:
-                refused.foreign += 1
-                self._tell(link, refused, f"it says that it is {self._node} too")
+                self.foreign(reception, datagram, f"says that it is {self._node} too")
             return None
         if isinstance(source, str) and isinstance(uuid, bytes) and len(uuid) == _UUID_SIZE and len(self._uuids) < 16:
             self._uuids[source] = uuid
+        self.is_peers(reception, datagram, str(source))
         return fields
 
 

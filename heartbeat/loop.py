@@ -23,7 +23,7 @@ from heartbeat.config import Config
 from heartbeat.edge import Edge, Hands
 from heartbeat.election import Core
 from heartbeat.enforcer import Enforcer
-from heartbeat.links import Links, Ucast
+from heartbeat.links import Links
 from heartbeat.manager_link import ManagerLink
 from heartbeat.model import Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Tick
 from heartbeat.ping import Pinger
@@ -32,6 +32,7 @@ from heartbeat.radio import PingGroups, Radio
 from heartbeat.realtime import Collector, Timer, prepare
 from heartbeat.requests import Requests
 from heartbeat.rolefile import RoleFile
+from heartbeat.scripts import Services
 from heartbeat.store import Store
 from heartbeat.vip import NoAddress, ServiceAddress
 from heartbeat.writer import Writer
@@ -83,13 +84,14 @@ class Daemon:
         boot = Boot(generation, int.from_bytes(os.urandom(8)))
         self._store = store
         self.core = self._decide(boot, record, now)
-        self._links = Links([Ucast(medium.device, medium.address) for medium in config.media], config.media[0].port)
+        self._links = Links(config.links)
         self._radio = self._speak()
         self._pinger = Pinger([address for group in config.ping_groups.values() for address in group])
         self._pings = PingGroups(self._pinger, config.ping_groups)
         self._watch = LinkWatch()
         self._carrier: dict[str, bool] = {}
-        self._vip_device = config.vip.device if config.vip else ""
+        self._vip_devices = {vip.device for vip in config.vips}
+        self._services = Services(config.resources, self._selector, boottime, self._trouble)
         self._address = self._service_address()
         self._manager = ManagerLink(config.timing.keepalive, config.timing.allowance)
         hands = Hands(self._radio, self._pings, self._writer, self._address, self._role_file, self._manager, self, self._push)
@@ -112,7 +114,7 @@ class Daemon:
     def _speak(self) -> Radio:
         config = self._config
         nodes = 2 + len(config.ping_groups)
-        return Radio(self._links, config.keyring, config.site.node, config.timing.deadtime, nodes, boottime)
+        return Radio(self._links, config.keyring, config.site.node, config.timing, nodes, boottime)
 
     def _act(self, hands: Hands) -> Edge:
         return Edge(self.core, hands, self._config.timing.role_expiry, boottime)
@@ -121,13 +123,13 @@ class Daemon:
         return self._radio.heard()
 
     def _service_address(self) -> ServiceAddress | NoAddress:
-        config, vip = self._config, self._config.vip
-        if vip is None:
-            return NoAddress()
-        lease = VipLease(vip.address, vip.port, config.peer_addresses)
-        return ServiceAddress(
-            vip.address, vip.device, config.timing.lease, self._netlink, lease, Announcer(vip.device), boottime, self._trouble
-        )
+        config = self._config
+        if config.vip is None:
+            return NoAddress(self._services)
+        lease = VipLease([vip.address for vip in config.vips], config.vip.port, config.peer_addresses)
+        vips = [(vip.address, vip.device) for vip in config.vips]
+        time, kernel = config.timing.lease, self._netlink
+        return ServiceAddress(vips, time, kernel, lease, Announcer, boottime, self._trouble, self._services)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -163,10 +165,19 @@ class Daemon:
         """A clean end: whoever may resume finds the role file, nobody else does."""
         if self.core.leaving != "restart":
             self._role_file.remove()
+            self._stop_services()
         if self._control is not None:
             self._control.close()
         self._links.close()
         self._writer.close()
+
+    def _stop_services(self) -> None:
+        """The role is gone: let what moved with it finish stopping, within the time that a stop has."""
+        now = boottime()
+        until = now if self._exit_code else min(self._stop_at, now + STOP_LIMIT)
+        self._services.finish(min(until, self._address.due))
+        self._address.tick(boottime())
+        self._services.finish(until)
 
     # --- one turn -----------------------------------------------------------------------------------------------------
 
@@ -192,6 +203,8 @@ class Daemon:
             self.edge.feed(Tick())
         if now >= self._address.due:
             self._address.tick(now)
+        if now >= self._services.due:
+            self._services.tick()
         if now >= self._manager.due:
             lost = self._manager.tick(now)
             if lost is not None:
@@ -203,8 +216,9 @@ class Daemon:
     def _due(self) -> float:
         deadline = self.core.deadline()
         return min(
-            deadline if deadline is not None else inf, self._address.due, self._manager.due, self._stop_at, boottime() + 1.0
-        )
+            deadline if deadline is not None else inf, self._address.due, self._services.due, self._manager.due,
+            self._stop_at, boottime() + 1.0,
+        )  # fmt: skip
 
     def _written(self) -> None:
         for answer in self._writer.answers():
@@ -212,17 +226,19 @@ class Daemon:
 
     def _link_events(self) -> None:
         """Carrier of the links and of the virtual address's interface; only changes are events."""
-        relevant = {link.name for link in self._links} | {self._vip_device}
+        relevant = {link.device for link in self._links} | self._vip_devices
         for state in self._watch.read():
             up = state.up and not state.gone
             if state.interface not in relevant or self._carrier.get(state.interface) == up:
                 continue
             first = state.interface not in self._carrier
             self._carrier[state.interface] = up
-            carries_vip = state.interface == self._vip_device
+            carries_vip = state.interface in self._vip_devices
             if not (first and up):
                 log.warning("interface %s is %s", state.interface, "up" if up else "without link")
-                self.edge.feed(LinkChanged(state.interface, up, carries_vip))
+                # one of several that comes back doesn't mean that all of them are
+                all_up = all(self._carrier.get(device, True) for device in self._vip_devices)
+                self.edge.feed(LinkChanged(state.interface, up, carries_vip and (all_up or not up)))
             if up and carries_vip:
                 # What was announced while the link was down was heard by nobody.
                 self._address.announce(boottime())
@@ -255,7 +271,7 @@ class Daemon:
         old = self._config
         changed = [
             name
-            for name in ("site", "timing", "media", "ping_groups", "vip", "facility", "realtime", "priority")
+            for name in ("site", "timing", "links", "ping_groups", "vips", "resources", "facility", "realtime", "priority")
             if getattr(new, name) != getattr(old, name)
         ]
         self._config = replace(old, keyring=new.keyring, debug=new.debug, warnings=new.warnings)
@@ -293,8 +309,9 @@ class Daemon:
         return {
             "vip": {"address": vip.address if vip else "", "device": vip.device if vip else "", "held": address.held,
                     "open": address.open},
-            "link_states": {name: {"up": s.up, "error": s.error, "sent": s.sent, "received": s.received, "dropped": s.dropped}
-                            for name, s in self._links.states().items()},
+            "vips": [{"address": vip.address, "device": vip.device} for vip in config.vips],
+            "resources": self._services.describe(),
+            "link_states": self._links.states(),
             "refused": self._radio.counters(),
             "ping_groups": {name: list(addresses) for name, addresses in config.ping_groups.items()},
             "default_active": config.site.default_active,

@@ -1,26 +1,42 @@
-"""Pinging the ping nodes: ICMP echo through one raw socket.
+"""Pinging the ping nodes: ICMP and ICMPv6 echo through raw sockets.
 
 Promise: ``send`` and ``receive`` never block and raise no network error; a reply counts only if it comes from the node,
 with the identifier, the nonce of this process and the number that were sent to it, and with a good checksum. The kernel
-discards all other ICMP before it wakes this process (ICMP_FILTER and a BPF program). Source: RFC 792; design §4
+discards all other ICMP before it wakes this process (its ICMP filters and a BPF program). Source: RFC 792, 4443; design §4
 ("connected": enough ping nodes answer).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from heartbeat.links import attach_filter
+from heartbeat import bpf
 
-_ECHO_REPLY, _ECHO = 0, 8
-_SOL_RAW, _ICMP_FILTER = 255, 1
-_IP_FREEBIND = 15
+_SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER = 255, 1, 1
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _HEADER, _PAYLOAD = struct.Struct("!BBHHH"), struct.Struct("!8sQ")
 _MOST_TAKEN = 64
+
+
+class Kind(NamedTuple):
+    """What differs between ICMP and ICMPv6."""
+
+    family: int
+    protocol: int
+    request: int
+    reply: int
+    #: the kernel shows the IP header before the message
+    with_ip_header: bool
+
+
+IPV4 = Kind(socket.AF_INET, socket.IPPROTO_ICMP, 8, 0, True)
+IPV6 = Kind(socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129, False)
 
 
 class Reply(NamedTuple):
@@ -29,7 +45,7 @@ class Reply(NamedTuple):
 
 
 class Pinger:
-    """Pings several IPv4 nodes. ``errors``: by node, why the latest request did not leave ("" if it did)."""
+    """Pings several nodes. ``errors``: by node, why the latest request did not leave ("" if it did)."""
 
     def __init__(self, nodes: Iterable[str], source: str | None = None) -> None:
         """``source``: the address to ping from; it may be added to the interface later (then sending fails until it is)."""
@@ -37,44 +53,72 @@ class Pinger:
         self.errors = dict.fromkeys(self.nodes, "")
         self._nonce = os.urandom(8)
         self._id = int.from_bytes(os.urandom(2))
-        self._socket = socket.socket(
-            socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMP
-        )
-        self._socket.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", 0xFFFFFFFF & ~(1 << _ECHO_REPLY)))
-        attach_filter(self._socket, _only(self._id))
+        self._wake = select.epoll()  # one descriptor for both families
+        self._sockets = {
+            kind: self._open(kind, source) for kind in (IPV4, IPV6) if any(_kind(node) is kind for node in self.nodes)
+        }
+
+    def _open(self, kind: Kind, source: str | None) -> socket.socket:
+        s = socket.socket(kind.family, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, kind.protocol)
+        if kind is IPV4:
+            s.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", 0xFFFFFFFF & ~(1 << kind.reply)))
+        else:
+            blocked = [0xFFFFFFFF] * 8
+            blocked[kind.reply // 32] &= ~(1 << kind.reply % 32)
+            s.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("=8I", *blocked))
+        bpf.attach(s, bpf.icmp_replies(kind.reply, self._id, kind.with_ip_header))
         if source is not None:
-            self._socket.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-            self._socket.bind((source, 0))
+            s.setsockopt(*((socket.IPPROTO_IP, _IP_FREEBIND) if kind is IPV4 else (socket.IPPROTO_IPV6, _IPV6_FREEBIND)), 1)
+            s.bind((source, 0))
+        self._wake.register(s, select.EPOLLIN)
+        return s
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._wake.fileno()
 
     def close(self) -> None:
-        self._socket.close()
+        for s in self._sockets.values():
+            s.close()
+        self._wake.close()
 
     def send(self, seq: int) -> int:
         """Send request number ``seq`` to every node; to how many it left."""
-        packet = echo(_ECHO, self._id, self._nonce, seq)
+        packets = {kind: echo(kind.request, self._id, self._nonce, seq) for kind in self._sockets}
         for node in self.nodes:
+            kind = _kind(node)
             try:
-                self._socket.sendto(packet, (node, 0))
+                self._sockets[kind].sendto(packets[kind], (node, 0))
                 self.errors[node] = ""
             except OSError as e:
                 self.errors[node] = e.strerror or str(e)
         return sum(not error for error in self.errors.values())
 
     def receive(self) -> list[Reply]:
-        """The replies that arrived, oldest first (at most 64 packets are looked at in one call)."""
+        """The replies that arrived, oldest first (at most 64 packets of a family are looked at in one call)."""
         replies = []
-        for _ in range(_MOST_TAKEN):
-            try:
-                packet, (sender, _port) = self._socket.recvfrom(2048)
-            except OSError:  # nothing is left; or the interface went down, which sending tells
-                break
-            seq = answered(packet, self._id, self._nonce)
-            if seq is not None and sender in self.errors:
-                replies.append(Reply(sender, seq))
+        for kind, s in self._sockets.items():
+            for _ in range(_MOST_TAKEN):
+                try:
+                    packet, sender = s.recvfrom(2048)
+                except OSError:  # nothing is left; or the interface went down, which sending tells
+                    break
+                seq = answered(packet, self._id, self._nonce, kind)
+                if seq is not None and (node := _with_zone(sender)) in self.errors:
+                    replies.append(Reply(node, seq))
         return replies
+
+
+def _with_zone(sender: tuple[Any, ...]) -> str:
+    """The address as ha.cf writes it: a link-local one with its interface."""
+    address, zone = str(sender[0]), sender[3] if len(sender) == 4 else 0
+    if zone:
+        with contextlib.suppress(OSError):  # the interface is gone
+            return f"{address}%{socket.if_indextoname(zone)}"
+    return address
+
+
+def _kind(node: str) -> Kind:
+    return IPV6 if ":" in node else IPV4
 
 
 def checksum(data: bytes) -> int:
@@ -92,25 +136,12 @@ def echo(kind: int, identifier: int, nonce: bytes, seq: int) -> bytes:
     return _HEADER.pack(kind, 0, sum_, identifier, seq & 0xFFFF) + payload
 
 
-def answered(packet: bytes, identifier: int, nonce: bytes) -> int | None:
-    """The number that this IP packet answers, if it is a reply to one of ours."""
-    icmp = packet[(packet[0] & 0x0F) * 4 :] if packet else b""
-    if len(icmp) < _HEADER.size + _PAYLOAD.size or checksum(icmp) != 0:
+def answered(packet: bytes, identifier: int, nonce: bytes, kind: Kind = IPV4) -> int | None:
+    """The number that this packet answers, if it is a reply to one of ours. ICMPv6's checksum is the kernel's business."""
+    icmp = packet[(packet[0] & 0x0F) * 4 :] if packet and kind.with_ip_header else packet
+    if len(icmp) < _HEADER.size + _PAYLOAD.size or (kind.with_ip_header and checksum(icmp) != 0):
         return None
-    kind, code, _, replied, low = _HEADER.unpack_from(icmp)
+    type_, code, _, replied, low = _HEADER.unpack_from(icmp)
     theirs, seq = _PAYLOAD.unpack_from(icmp, _HEADER.size)
-    ours = (kind, code, replied, theirs, low) == (_ECHO_REPLY, 0, identifier, nonce, seq & 0xFFFF)
+    ours = (type_, code, replied, theirs, low) == (kind.reply, 0, identifier, nonce, seq & 0xFFFF)
     return seq if ours else None
-
-
-def _only(identifier: int) -> list[tuple[int, int, int, int]]:
-    """Echo replies with our identifier, wherever the IP header ends."""
-    return [
-        (0xB1, 0, 0, 0),  # X = length of the IP header
-        (0x50, 0, 0, 0),  # A = ICMP type
-        (0x15, 0, 3, _ECHO_REPLY),
-        (0x48, 0, 0, 4),  # A = identifier
-        (0x15, 0, 1, identifier),
-        (0x06, 0, 0, 0xFFFFFFFF),
-        (0x06, 0, 0, 0),
-    ]

@@ -1,15 +1,19 @@
-"""The virtual address as the core wants it: taken, kept by its lease, announced, let go.
+"""The virtual addresses as the core wants them: taken, kept by their lease, announced, let go.
 
-Promise: the address answers only while this process refreshes its lease (design §4 rule 5); an order that comes too late,
+Promise: an address answers only while this process refreshes the lease (design §4 rule 5); an order that comes too late,
 because this process did not run between the decision and this call, is not carried out. No call waits. What the kernel refuses
-is told through ``trouble``, never raised: a VIP that can't be held is an alarm, not the end of heartbeat. Source: design §4
-rules 2 and 5; facts/linux-ha-heartbeat.md ("GARP sent while the link is still down").
+is told through ``trouble``, never raised: a VIP that can't be held is an alarm, not the end of heartbeat, and doesn't keep the
+others from being held. What moves with the addresses is started after they are there; when they go, the network loses them at
+once, and this server keeps them to itself until what moves with them has stopped, or for a lease time. Source: design §4
+rules 2 and 5; facts/linux-ha-heartbeat.md ("stale ARP after failover or heal, GARP sent while the link is still down").
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
@@ -18,13 +22,13 @@ from runtime.errors import HaError
 
 log = logging.getLogger(__name__)
 
-#: seconds after taking the address at which it is announced: a burst against one lost frame, repeats against a slow switch
+#: seconds after taking an address at which it is announced: a burst against one lost frame, repeats against a slow switch
 ANNOUNCE_AT = (0.0, 0.025, 0.05, 0.075, 0.1, 1.0, 5.0)
 _CHECK_PERIOD = 1.0
 
 
 class Addresses(Protocol):
-    """``runtime.address.Netlink``."""
+    """``runtime.rtnetlink.AddressSocket``."""
 
     def add(self, address: str, interface: str, *, lifetime: float | None = None) -> None: ...
     def remove(self, address: str, interface: str | None = None) -> bool: ...
@@ -48,82 +52,138 @@ class Announcements(Protocol):
     def announce(self, address: str, burst: int = 3) -> None: ...
 
 
+class Services(Protocol):
+    """``scripts.Services``: what moves with the addresses."""
+
+    @property
+    def stopped(self) -> bool: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class NoServices:
+    """Nothing moves with the addresses."""
+
+    stopped = True
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
 class NoAddress:
     """A pair without a virtual address: everything is as wanted at once."""
 
     held = open = False
     due = inf
 
+    def __init__(self, services: Services | None = None) -> None:
+        self._services = services or NoServices()
+
     def setup(self) -> None: ...
-    def take(self, now: float) -> None: ...
+    def take(self, now: float) -> None:
+        self._services.start()
+
     def refresh(self, now: float) -> None: ...
     def announce(self, now: float) -> None: ...
-    def drop(self) -> None: ...
+    def drop(self) -> None:
+        self._services.stop()
+
     def gate(self, open: bool) -> None: ...
     def block(self, on: bool) -> None: ...
     def tick(self, now: float) -> None: ...
 
 
+@dataclass
+class Vip:
+    """One address on its interface."""
+
+    address: str
+    device: str
+    announcer: Announcements
+    held: bool = False
+
+
 class ServiceAddress:
-    """One virtual address on one interface. ``trouble(name, text)``: "" clears what was told under the name."""
+    """All virtual addresses of the pair, as one. ``trouble(name, text)``: "" clears what was told under the name."""
 
     def __init__(
         self,
-        address: str,
-        device: str,
+        vips: Iterable[tuple[str, str]],
         lease_time: float,
         addresses: Addresses,
         lease: Lease,
-        announcer: Announcements,
+        announcer: Callable[[str], Announcements],
         clock: Callable[[], float],
         trouble: Callable[[str, str], None],
+        services: Services | None = None,
     ) -> None:
-        self.address = address
-        self.device = device
+        """``vips``: address and interface; ``announcer`` makes one for an interface."""
+        self.vips = tuple(Vip(address, device, announcer(device)) for address, device in vips)
         self._lease_time = lease_time
         self._addresses = addresses
         self._lease = lease
-        self._announcer = announcer
         self._clock = clock
         self._trouble = trouble
-        self.held = False
+        self._services = services or NoServices()
         self.open = False
         self._announce_at: list[float] = []
         self._check_at = inf
+        #: when addresses that the network has lost already go at the latest; inf: there are none
+        self._remove_at = inf
+
+    @property
+    def held(self) -> bool:
+        """All of them."""
+        return all(vip.held for vip in self.vips)
 
     def setup(self) -> None:
-        """Put the guard around the address; a lease that a predecessor left goes on. Raises what the kernel says."""
+        """Put the guard around the addresses; a lease that a predecessor left goes on. Raises what the kernel says."""
         self._lease.setup()
 
     def take(self, now: float) -> None:
-        """Make the address answer here, because of a decision at ``now``, and announce it."""
-        self.held = False
+        """Make the addresses answer here, because of a decision at ``now``, and announce them."""
+        self._remove_at = inf
+        for vip in self.vips:
+            vip.held = False
         self.refresh(now)
+        if any(vip.held for vip in self.vips):
+            self._services.start()
 
     def refresh(self, now: float) -> None:
-        """The lease, and the address's own lifetime, are good for another lease time from ``now``."""
-        if self._hold(now) and not self.held:
-            self.held = True
+        """The lease, and the addresses' own lifetimes, are good for another lease time from ``now``."""
+        if not self._renew(now):
+            return
+        new = [vip for vip in self.vips if self._add(vip) and not vip.held]
+        for vip in new:
+            vip.held = True
+        if new:
             self._check_at = now + _CHECK_PERIOD
             self.announce(now)
 
     def announce(self, now: float) -> None:
-        """Gratuitous ARP now, and repeated."""
-        if self.held:
+        """Gratuitous ARP, unsolicited neighbour advertisement: now, and repeated."""
+        if any(vip.held for vip in self.vips):
             self._announce_at = [now + delay for delay in ANNOUNCE_AT]
             self.tick(now)
 
     def drop(self) -> None:
-        """Refuse the port and reset its connections, then remove the address, then end the lease: nobody is kept waiting."""
+        """Refuse the port and reset its connections, then let the addresses go: nobody is kept waiting."""
         self.gate(False)
-        self.held = False
+        for vip in self.vips:
+            vip.held = False
         self._announce_at = []
         self._check_at = inf
-        self._try("vip", lambda: self._addresses.remove(self.address))
-        self._try("lease", self._lease.expire)
+        self._services.stop()
+        if self._services.stopped:
+            self._remove()
+            self._try("lease", self._lease.expire)
+        else:
+            # What stops may still need to find its address here; without the lease nobody else does.
+            self._try("lease", self._lease.expire)
+            self._remove_at = self._clock() + self._lease_time
 
     def gate(self, open: bool) -> None:
-        """Open the address's Postgres port, or refuse it with a reset."""
+        """Open the Postgres port of the addresses, or refuse it with a reset."""
         if self._try("gate", lambda: self._lease.gate(True) if open else self._close()):
             self.open = open
 
@@ -134,40 +194,62 @@ class ServiceAddress:
     @property
     def due(self) -> float:
         """When ``tick`` has something to do."""
-        return min(self._announce_at[0] if self._announce_at else inf, self._check_at)
+        remove_at = 0.0 if self._remove_at < inf and self._services.stopped else self._remove_at
+        return min(self._announce_at[0] if self._announce_at else inf, self._check_at, remove_at)
 
     def tick(self, now: float) -> None:
         if self._announce_at and now >= self._announce_at[0]:
             # After a pause several are due: one will do.
             self._announce_at = [at for at in self._announce_at if at > now]
-            self._try("announcement", lambda: self._announcer.announce(self.address, 1))
+            for vip in self.vips:
+                if vip.held:
+                    self._tell(vip)
         if now >= self._check_at:
             self._check_at = now + _CHECK_PERIOD
             self._try("guard", self._guard)
+        if self._remove_at < inf and (now >= self._remove_at or self._services.stopped):
+            self._remove()
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _add(self, vip: Vip) -> bool:
+        add = self._addresses.add
+        return self._try(f"vip-{vip.address}", lambda: add(vip.address, vip.device, lifetime=self._lease_time))
+
+    def _tell(self, vip: Vip) -> None:
+        self._try(f"announcement-{vip.address}", lambda: vip.announcer.announce(vip.address, 1))
+
+    def _remove(self) -> None:
+        self._remove_at = inf
+        for vip in self.vips:
+            self._remove_one(vip)
+
+    def _remove_one(self, vip: Vip) -> None:
+        self._try(f"vip-{vip.address}", lambda: self._addresses.remove(vip.address))
 
     def _close(self) -> None:
         """Resets can leave only while this server has the address; after a pause it is gone with its lifetime. On lo, and
         without a lease, it answers nobody.
         """
-        if any(each.address == self.address for each in self._addresses.addresses()):
-            self._lease.gate(False)
-            return
-        self._lease.expire()
-        self._addresses.add(self.address, "lo", lifetime=1)
+        there = {each.address for each in self._addresses.addresses()}
+        missing = [vip.address for vip in self.vips if vip.address not in there]
+        if missing:
+            self._lease.expire()
+        for address in missing:
+            with contextlib.suppress(HaError):  # one that the kernel refuses has no connections either
+                self._addresses.add(address, "lo", lifetime=1)
         try:
             self._lease.gate(False)
         finally:
-            self._addresses.remove(self.address, "lo")
+            for address in missing:
+                self._addresses.remove(address, "lo")
 
-    def _hold(self, decided: float) -> bool:
-        if self._clock() - decided > self._lease_time:
-            log.warning("the virtual address is not renewed: this process did not run for %.3f s", self._clock() - decided)
+    def _renew(self, decided: float) -> bool:
+        late = self._clock() - decided
+        if late > self._lease_time:
+            log.warning("the virtual address is not renewed: this process did not run for %.3f s", late)
             return False
-        if not self._try("lease", lambda: self._lease.refresh(self._lease_time)):
-            return False
-        return self._try("vip", lambda: self._addresses.add(self.address, self.device, lifetime=self._lease_time))
+        return self._try("lease", lambda: self._lease.refresh(self._lease_time))
 
     def _guard(self) -> None:
         problems = self._lease.check()
@@ -179,7 +261,7 @@ class ServiceAddress:
         try:
             act()
         except (HaError, OSError) as error:
-            self._trouble(name, f"virtual address {self.address}: {error}")
+            self._trouble(name, f"virtual address {', '.join(vip.address for vip in self.vips)}: {error}")
             return False
         self._trouble(name, "")
         return True

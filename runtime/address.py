@@ -6,7 +6,7 @@ route: it is never chosen as the source of other traffic, adds no route, and doe
 address, so the routing of the node is as before. Source: design §4 rule 5; facts/safety-model.md ("Checked on the kernel").
 
 No call waits for anything but the kernel (0.3 ms each); importing pyroute2 takes 0.1 s, so a process with a loop calls
-``Netlink()`` before the loop starts. IPv4 now; families are kept apart so that IPv6 is one more row.
+``Netlink()`` before the loop starts, or uses ``runtime.rtnetlink``. ``Netlink`` is for IPv4 only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Network, ip_address, ip_interface
 from math import ceil
 from types import TracebackType
 from typing import Any
@@ -53,6 +53,16 @@ def ipv4(text: str, what: str = "address") -> str:
         raise ConfigError(f"{what} {text!r} is no IPv4 address", remedy="write it as in 192.168.120.187") from None
 
 
+def ip(text: str, what: str = "address") -> str:
+    """``text`` as the kernel writes it, if it is an IPv4 or IPv6 address; ConfigError naming ``what`` otherwise."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ConfigError(
+            f"{what} {text!r} is no IP address", remedy="write it as in 192.168.120.187 or fd00:120::187"
+        ) from None
+
+
 def mac(interface: str) -> bytes:
     """The interface's hardware address now (a bond changes it); NetworkError if the interface is gone."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -63,13 +73,13 @@ def mac(interface: str) -> bytes:
 
 
 def choose(address: str, assigned: Iterable[Assigned]) -> str:
-    """The interface whose network contains ``address``: longest prefix first; /32 don't count.
+    """The interface whose network contains ``address``: longest prefix first; host routes (/32, /128) don't count.
 
     ConfigError names the networks there are, and what to do, when none or more than one would do.
     """
-    wanted = IPv4Address(ipv4(address, "virtual address"))
-    there = [a for a in assigned if a.prefix < 32 and not IPv4Address(a.address).is_loopback]
-    fitting = [a for a in there if wanted in IPv4Interface(f"{a.address}/{a.prefix}").network]
+    wanted = ip_address(ip(address, "virtual address"))
+    there = [a for a in assigned if _is_network(a, wanted.version)]
+    fitting = [a for a in there if wanted in _network(a)]
     if not fitting:
         raise ConfigError(
             f"virtual address {address} is in no network of this server: {', '.join(map(str, there)) or 'it has none'}",
@@ -77,17 +87,27 @@ def choose(address: str, assigned: Iterable[Assigned]) -> str:
         )
     longest = max(a.prefix for a in fitting)
     best = sorted({a.interface for a in fitting if a.prefix == longest})
-    network = next(IPv4Interface(f"{a.address}/{a.prefix}").network for a in fitting if a.prefix == longest)
+    network = next(_network(a) for a in fitting if a.prefix == longest)
     if len(best) > 1:
         raise ConfigError(
             f"virtual address {address} is in the networks of {' and '.join(best)}",
             remedy="name the interface beside the address",
         )
-    if longest < 31 and wanted in (network.network_address, network.broadcast_address):
+    if wanted.version == 4 and longest < 31 and wanted in (network.network_address, network.broadcast_address):
         raise ConfigError(
             f"virtual address {address} is the network or broadcast address of {network}", remedy="give a host's address"
         )
     return best[0]
+
+
+def _is_network(assigned: Assigned, version: int) -> bool:
+    """Whether the address stands for a network of that family, rather than for one host or this one alone."""
+    own = ip_address(assigned.address)
+    return own.version == version and assigned.prefix < own.max_prefixlen and not own.is_loopback
+
+
+def _network(assigned: Assigned) -> IPv4Network | IPv6Network:
+    return ip_interface(f"{assigned.address}/{assigned.prefix}").network
 
 
 class Netlink:

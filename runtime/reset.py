@@ -26,18 +26,25 @@ _ID = slice(4, 52)  # struct inet_diag_sockid within inet_diag_msg: ports, addre
 
 def reset_connections(address: str, port: int) -> int:
     """Reset all; returns how many. HaError if the kernel can't (not root; option missing)."""
-    own = socket.inet_aton(address)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as diag:
         try:
-            # a server that listens on :: sees IPv4 clients as mapped addresses
             return sum(
                 _destroy(diag, family, identity)
-                for family, local in ((socket.AF_INET, own.ljust(16, b"\0")), (socket.AF_INET6, bytes(10) + b"\xff\xff" + own))
+                for family, local in _ends(address)
                 for identity in list(_connections(diag, family, port))
                 if identity[4:20] == local
             )
         except OSError as e:
             raise HaError(f"connections to {address}:{port} can't be reset: {e.strerror}") from e
+
+
+def _ends(address: str) -> list[tuple[int, bytes]]:
+    """The families of sockets that may have this address as their own end, and how they write it."""
+    if ":" in address:
+        return [(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, address))]
+    own = socket.inet_aton(address)
+    # a server that listens on :: sees IPv4 clients as mapped addresses
+    return [(socket.AF_INET, own.ljust(16, b"\0")), (socket.AF_INET6, bytes(10) + b"\xff\xff" + own)]
 
 
 def _request(family: int, states: int, identity: bytes, kind: int, flags: int) -> bytes:

@@ -1,7 +1,10 @@
-"""Adding, removing and listing IPv4 addresses, in the few system calls that it takes.
+"""Adding, removing and listing addresses of both families, in the few system calls that it takes.
 
 Promise: the same as ``address.Netlink`` (same methods, same errors), for a process that must be back within a lease: importing
-pyroute2 takes 0.1 s of CPU and 14 MB, this 1 ms. No call waits for anything but the kernel. Source: rtnetlink(7), netlink(7).
+pyroute2 takes 0.1 s of CPU and 14 MB, this 1 ms. No call waits for anything but the kernel. An IPv6 address is usable at once:
+duplicate address detection, which takes a second, is left out (who claims it besides is ``arpwatch``'s question), and it is
+deprecated from the start, so that it is never chosen as the source of other traffic. Source: rtnetlink(7), netlink(7);
+RFC 4862 §5.4 and 5.5.4.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x400
 _ADDRESS, _LOCAL, _CACHEINFO, _FLAGS = 1, 2, 6, 8
-_NOPREFIXROUTE = 0x200
+_NODAD, _NOPREFIXROUTE = 0x02, 0x200
 _FOREVER = 0xFFFFFFFF
 _ABSENT = (19, 99)  # ENODEV, EADDRNOTAVAIL
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 class AddressSocket:
@@ -34,12 +38,17 @@ class AddressSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def add(self, address: str, interface: str, *, lifetime: float | None = None, prefix: int = 32) -> None:
-        """Add ``address``, or refresh it; it goes by itself after ``lifetime`` seconds (rounded up to whole ones)."""
+    def add(self, address: str, interface: str, *, lifetime: float | None = None, prefix: int | None = None) -> None:
+        """Add ``address``, or refresh it; it goes by itself after ``lifetime`` seconds (rounded up to whole ones).
+
+        ``prefix``: of one host, unless it is given.
+        """
+        six = ":" in address
         seconds = _FOREVER if lifetime is None else max(1, ceil(lifetime))
-        more = _attribute(_FLAGS, struct.pack("=I", _NOPREFIXROUTE))
-        more += _attribute(_CACHEINFO, struct.pack("=IIII", seconds, seconds, 0, 0))
-        self._change(_NEWADDR, _REPLACE | _CREATE, address, interface, prefix, more)
+        more = _attribute(_FLAGS, struct.pack("=I", _NOPREFIXROUTE | (_NODAD if six else 0)))
+        more += _attribute(_CACHEINFO, struct.pack("=IIII", 0 if six else seconds, seconds, 0, 0))
+        length = prefix if prefix is not None else 128 if six else 32
+        self._change(_NEWADDR, _REPLACE | _CREATE, address, interface, length, more)
 
     def remove(self, address: str, interface: str | None = None) -> bool:
         """Remove ``address`` from ``interface`` (from all, if None), whatever its prefix; False if it wasn't there."""
@@ -48,12 +57,14 @@ class AddressSocket:
         return any(removed)
 
     def addresses(self, interface: str | None = None) -> list[Assigned]:
-        """All IPv4 addresses, or those of one interface (none if it doesn't exist)."""
+        """All IPv4 and IPv6 addresses, or those of one interface (none if it doesn't exist)."""
         names = {index: name for index, name in socket.if_nameindex() if interface in (None, name)}
-        self._send(_GETADDR, _DUMP, struct.pack("=BBBBI", socket.AF_INET, 0, 0, 0, 0))
+        self._send(_GETADDR, _DUMP, struct.pack("=BBBBI", socket.AF_UNSPEC, 0, 0, 0, 0))
         found = []
         for kind, body in self._replies():
-            if kind == _NEWADDR and (index := struct.unpack_from("=I", body, 4)[0]) in names:
+            if kind != _NEWADDR or body[0] not in _FAMILIES:
+                continue
+            if (index := struct.unpack_from("=I", body, 4)[0]) in names:
                 found.append(_assigned(body, names[index]))
         return found
 
@@ -64,10 +75,11 @@ class AddressSocket:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _change(self, kind: int, flags: int, address: str, interface: str, prefix: int, more: bytes = b"") -> bool:
-        raw = socket.inet_aton(address)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        raw = socket.inet_pton(family, address)
         try:
             index = socket.if_nametoindex(interface)
-            body = struct.pack("=BBBBI", socket.AF_INET, prefix, 0, 0, index)
+            body = struct.pack("=BBBBI", family, prefix, 0, 0, index)
             self._send(kind, flags | _ACK, body + _attribute(_LOCAL, raw) + _attribute(_ADDRESS, raw) + more)
             for _ in self._replies():
                 pass
@@ -122,4 +134,4 @@ def _assigned(body: bytes, interface: str) -> Assigned:
         at += (length + 3) & ~3
     raw = attributes.get(_LOCAL) or attributes[_ADDRESS]
     valid = struct.unpack_from("=II", attributes[_CACHEINFO])[1] if _CACHEINFO in attributes else _FOREVER
-    return Assigned(interface, socket.inet_ntoa(raw), body[1], None if valid == _FOREVER else valid)
+    return Assigned(interface, socket.inet_ntop(body[0], raw), body[1], None if valid == _FOREVER else valid)

@@ -50,7 +50,7 @@ class Pair:
 def pair() -> Iterator[Pair]:
     with cable() as (a, b), contextlib.ExitStack() as stack:
         with a:
-            lease = VipLease(VIP, PORT, ["10.0.0.2"])
+            lease = VipLease([VIP], PORT, ["10.0.0.2"])
             lease.setup()
             stack.enter_context(Netlink()).add(VIP, "lan0", lifetime=60)
             listener = stack.enter_context(socket.create_server(("", PORT)))
@@ -143,7 +143,7 @@ def test_refreshing_leaves_no_gap(pair: Pair) -> None:
 
 
 def test_a_killed_or_hung_owner_lets_go(pair: Pair) -> None:
-    owner = f"from runtime.lease import VipLease\nimport time\nl = VipLease({VIP!r}, {PORT}, ['10.0.0.2'])\nl.setup()\n"
+    owner = f"from runtime.lease import VipLease\nimport time\nl = VipLease([{VIP!r}], {PORT}, ['10.0.0.2'])\nl.setup()\n"
     loop = "while True:\n l.refresh(.3)\n print(flush=True)\n time.sleep(.05)\n"
     for deadly in (signal.SIGSTOP, signal.SIGKILL):
         with pair.a:
@@ -218,7 +218,7 @@ def test_closing_the_gate_resets_who_waits_also_when_the_lease_is_gone(pair: Pai
 def test_who_waits_is_reset_even_when_the_address_is_gone(pair: Pair) -> None:
     """A longer pause: its lifetime has ended too. No trace of it stays, and nothing answers meanwhile."""
     with pair.a, contextlib.closing(AddressSocket()) as addresses:
-        vip = ServiceAddress(VIP, "lan0", 10, addresses, pair.lease, Announcer("lan0"), boottime, lambda name, text: None)
+        vip = ServiceAddress([(VIP, "lan0")], 10, addresses, pair.lease, Announcer, boottime, lambda name, text: None)
         vip.take(boottime())
         vip.gate(True)
         with pair.b:
@@ -390,7 +390,7 @@ def test_another_process_takes_over_lease_and_gate_as_they_are(pair: Pair) -> No
     pair.lease.refresh(10)
     pair.lease.gate(True)
     with pair.a:
-        restarted = VipLease(VIP, PORT, ["10.0.0.2"])
+        restarted = VipLease([VIP], PORT, ["10.0.0.2"])
     assert 9.5 < restarted.remaining() <= 10
     restarted.setup()
     assert 9.5 < restarted.remaining() <= 10

@@ -11,27 +11,38 @@ import pytest
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs a namespace")]
 
 SCRIPT = """
+import subprocess
 from runtime.address import Assigned, NetworkError, Netlink
 from runtime.errors import ConfigError
 from runtime.rtnetlink import AddressSocket
 
 ours, theirs = AddressSocket(), Netlink()
 own = Assigned("d0", "10.0.0.1", 24)
-assert ours.addresses() == theirs.addresses() == [Assigned("lo", "127.0.0.1", 8), own]
+def four(interface=None):
+    return [each for each in ours.addresses(interface) if ":" not in each.address]
+assert four() == theirs.addresses() == [Assigned("lo", "127.0.0.1", 8), own]
+assert Assigned("lo", "::1", 128) in ours.addresses("lo")
 ours.add("10.0.0.9", "d0", lifetime=0.55)
 ours.add("10.0.0.9", "d0", lifetime=1.5)
-assert ours.addresses("d0") == theirs.addresses("d0") == [own, Assigned("d0", "10.0.0.9", 32, 2)], theirs.addresses("d0")
+assert four("d0") == theirs.addresses("d0") == [own, Assigned("d0", "10.0.0.9", 32, 2)], theirs.addresses("d0")
 assert ours.addresses("nope") == [] and ours.interface_for("10.0.0.7") == "d0"
 assert ours.remove("10.0.0.9") and not ours.remove("10.0.0.9")
 ours.add("10.0.0.8", "d0")
 assert theirs.addresses("d0")[1].lifetime is None and ours.remove("10.0.0.8", "d0")
 theirs.add("10.0.0.9", "d0", lifetime=5, prefix=24)
 assert ours.remove("10.0.0.9") and theirs.addresses("d0") == [own]
-for wrong in (lambda: ours.add("10.0.0.9", "nope"), lambda: ours.add("10.0.0.9", "d0", prefix=40)):
+before = ours.addresses("d0")
+ours.add("fd00::9", "d0", lifetime=0.55)
+ours.add("fd00::9", "d0", lifetime=1.5)
+assert [each for each in ours.addresses("d0") if each not in before] == [Assigned("d0", "fd00::9", 128, 2)]
+shown = subprocess.run(["ip", "-6", "address", "show", "dev", "d0", "to", "fd00::9"], capture_output=True, text=True).stdout
+assert "deprecated" in shown and "nodad" in shown and "noprefixroute" in shown and "tentative" not in shown, shown
+assert ours.remove("fd00::9") and not ours.remove("fd00::9", "d0") and not ours.remove("fd00::9", "nope")
+for wrong in (("10.0.0.9", "nope", 32), ("10.0.0.9", "d0", 40), ("fd00::9", "d0", 200)):
     try:
-        wrong()
+        ours.add(*wrong[:2], prefix=wrong[2])
     except NetworkError as error:
-        assert "10.0.0.9" in str(error)
+        assert "10.0.0.9" in str(error) or "fd00::9" in str(error)
     else:
         raise AssertionError("not refused")
 try:

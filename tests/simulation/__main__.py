@@ -12,13 +12,15 @@ import sys
 import time
 
 from .campaign import Tally, Variant, results
+from .schedules import WAYS
 
 
 def main() -> int:
     options = _options()
     variant = Variant(
-        options.most, options.symmetric, options.solo, arp_check=options.arp, fence=options.fence, witnesses=options.witnesses
-    )
+        options.most, options.way, options.symmetric, options.solo,
+        arp_check=options.arp, fence=options.fence, witnesses=options.witnesses,
+    )  # fmt: skip
     if options.seed is not None:
         return _replay(variant, options.seed, options.shrink)
     return _search(variant, options.first, options.runs)
@@ -31,6 +33,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=1000, help="how many seeds to search (default: 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--most", type=int, default=6, help="faults in a schedule at the most")
+    parser.add_argument("--way", choices=("all", *WAYS), default="all", help="how schedules are chosen (default: by the seed)")
     parser.add_argument(
         "--symmetric", action="store_true", help="with a cut of every path between the servers in each schedule"
     )

@@ -18,8 +18,9 @@ from heartbeat.rules import Rules
 from heartbeat.timing import PROFILES, Timing
 
 from .faults import Schedule
+from .schedules import schedule_of
 from .shrink import shrink
-from .world import COARSE, RECOMMENDED, Result, Setting, play, schedule_of
+from .world import COARSE, RECOMMENDED, Result, Setting, play
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Variant:
     """How the seeds of a campaign are played."""
 
     most: int = 6
+    #: how schedules are chosen (``schedules``); "all": the seed decides
+    way: str = "mixed"
     symmetric: bool = False
     solo: str = "silence"
     strict: bool = False
@@ -37,7 +40,7 @@ class Variant:
     core: type[Core] = Core
 
     def schedule(self, seed: int) -> Schedule:
-        schedule = schedule_of(seed, self.most, self.symmetric)
+        schedule = schedule_of(seed, self.way, self.most, self.symmetric)
         if self.arp_check:
             # the entry says nothing until the start's announcements are over
             schedule = tuple(replace(fault, at=round(fault.at + ANNOUNCED, 2)) for fault in schedule)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from heartbeat.model import Phase, RoleChanged
+from heartbeat.model import Epoch, Phase, RoleChanged
 
 from .network import other
 from .postgres import PRIMARY
@@ -48,6 +48,7 @@ class Checks:
         self.activations = 0
         self.copies = 0
         self._given_up = False
+        self._forced_epoch = 0
         self._reign = 0
         self._closed: set[int] = set()
         self._overlap = self._settled = self._pinged_at = 0.0
@@ -117,15 +118,19 @@ class Checks:
         if missing:
             self.fail("lost", f"{server.name} {does} without {len(missing)} acknowledged writes, e.g. {min(missing)}")
 
-    def _forced(self, server: Server) -> None:
+    def _forced(self, server: Server, epoch: Epoch) -> None:
         """An operator gave up what only the other server holds; with both serving there is nothing left to check."""
+        self._forced_epoch = epoch.number
         self.acked = [entry for entry in self.acked if entry in set(server.postgres.log)]
         self._given_up = self._given_up or server.peer.postgres.mode == PRIMARY
 
     def role_changed(self, server: Server, change: RoleChanged) -> None:
         if change.after is Phase.ACTIVE and change.before is Phase.PROMOTING:
             if "forced by" in change.because:
-                self._forced(server)
+                self._forced(server, change.epoch)
+            elif "running solo when it stopped" in change.because and change.epoch.number <= self._forced_epoch:
+                # it never heard of the operator's decision, and its own disk says that nobody else could be active
+                self._given_up = True
             self.activations += 1
             if self.activations > 2 * len(self.world.schedule) + 4:
                 self.fail("flap", f"{self.activations} activations for {len(self.world.schedule)} faults")

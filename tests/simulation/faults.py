@@ -222,6 +222,20 @@ def _loss(world: World, server: Server, fault: Fault) -> Heal:
     return heal
 
 
+def _delay(world: World, server: Server, fault: Fault) -> Heal:
+    """Datagrams to the peer take up to ``arg`` seconds longer, and overtake each other."""
+    network = world.network
+    keys = [(link, server.name, other(server.name)) for link in LINKS]
+    for key in keys:
+        network.delay[key] = float(fault.arg)
+
+    def heal() -> None:
+        for key in keys:
+            network.delay.pop(key, None)
+
+    return heal
+
+
 # --- disks and databases --------------------------------------------------------------------------------------------------
 
 
@@ -344,8 +358,8 @@ def _witness(world: World, server: Server, fault: Fault) -> Heal:
 KINDS: dict[str, Callable[[World, Server, Fault], Heal]] = {
     "power": _power, "pause": _pause, "heartbeat-kill": _kill, "ha_manager-kill": _kill, "heartbeat-hang": _heartbeat_hang,
     "ha_manager-hang": _ha_manager_hang, "postgres-kill": _postgres, "postgres-hang": _postgres, "postgres-broken": _postgres,
-    "crash": _crash, "cut": _cut, "ping": _ping, "port": _port, "loss": _loss, "slow": _slow, "checkpointer": _checkpointer,
-    "full": _full, "failover": _failover, "suspend": _suspend, "leave": _leave,
+    "crash": _crash, "cut": _cut, "ping": _ping, "port": _port, "loss": _loss, "delay": _delay, "slow": _slow,
+    "checkpointer": _checkpointer, "full": _full, "failover": _failover, "suspend": _suspend, "leave": _leave,
     "activate": _activate, "stranger": _stranger, "unfenced": _unfenced, "witness": _witness,
 }  # fmt: skip
 
@@ -358,7 +372,7 @@ WEIGHTS: tuple[tuple[str, float, float], ...] = (
 )  # fmt: skip
 
 
-def _argument(random: Random, kind: str) -> str:
+def argument(random: Random, kind: str) -> str:
     match kind:
         case "heartbeat-hang" | "ha_manager-hang":
             return random.choice(("", "", "unwatched"))
@@ -373,6 +387,8 @@ def _argument(random: Random, kind: str) -> str:
             return random.choice(("", "carrier"))
         case "loss":
             return random.choice(("0.2", "0.5", "0.7"))
+        case "delay":
+            return random.choice(("0.05", "0.3", "1.0"))
         case "slow":
             return random.choice(("0.1", "0.8", "2.5"))
         case "checkpointer":
@@ -382,7 +398,7 @@ def _argument(random: Random, kind: str) -> str:
     return ""
 
 
-def _length(random: Random, kind: str) -> float:
+def length(random: Random, kind: str) -> float:
     if kind in ("postgres-kill", "failover"):
         return 0.0
     if kind in ("heartbeat-kill", "ha_manager-kill") and random.random() < 0.7:
@@ -400,6 +416,6 @@ def random_schedule(random: Random, most: int, symmetric: bool = False) -> Sched
         faults.append(Fault(round(at, 2), "cut", "A", round(random.uniform(0.5, 8.0), 2), "*:both"))
     for _ in range(random.randint(1, most)):
         kind = random.choices(kinds, weights)[0]
-        faults.append(Fault(round(at, 2), kind, random.choice(NODES), _length(random, kind), _argument(random, kind)))
+        faults.append(Fault(round(at, 2), kind, random.choice(NODES), length(random, kind), argument(random, kind)))
         at += random.expovariate(1.0) if random.random() < 0.8 else random.uniform(2.0, 5.0)
     return tuple(faults)

@@ -29,6 +29,8 @@ class Network:
         #: servers whose port on the LAN is down
         self.ports: Counter[str] = Counter()
         self.loss: dict[tuple[str, str, str], float] = {}
+        #: seconds that a datagram may take longer
+        self.delay: dict[tuple[str, str, str], float] = {}
         self.gateway_down = 0
         #: who the gateway and the client believe to hold the VIP: the last one announced wins
         self.arp: dict[str, str | None] = {GATEWAY: None, CLIENT: None}
@@ -59,6 +61,8 @@ class Network:
             return
         luck = random()
         delay = 0.0002 + 0.001 * random() if luck > 0.01 else 0.001 + 0.03 * random()
+        if self.delay:
+            delay += self.delay.get((link, source, target), 0.0) * random()
         self._engine.after(delay, deliver, *args)
         if luck < 0.004:
             self._engine.after(delay + 0.02 * random(), deliver, *args)

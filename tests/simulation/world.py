@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from random import Random
 
 from heartbeat.election import Core
 from heartbeat.model import (
@@ -41,7 +40,7 @@ from .backing import Backing
 from .checks import RECOVERY, Checks
 from .clients import LocalClient, VipClient
 from .engine import Engine, Spin
-from .faults import Schedule, begin, random_schedule
+from .faults import Schedule, begin
 from .network import CLIENT, GATEWAY, LINKS, NODES, Network, other
 from .postgres import PRIMARY, STANDBY
 from .server import Server
@@ -230,8 +229,3 @@ def play(seed: int, schedule: Schedule, setting: Setting = PLAIN, tracing: bool 
         seed, schedule, checks.failures, checks.kind, checks.blind, len(checks.acked), checks.activations, checks.outages,
         checks.copies, world.engine.now, world.lines,
     )  # fmt: skip
-
-
-def schedule_of(seed: int, most: int = 6, symmetric: bool = False) -> Schedule:
-    """The schedule that belongs to a seed."""
-    return random_schedule(Random(f"schedule {seed}"), most, symmetric)

@@ -16,7 +16,11 @@ from runtime.errors import ConfigError
 from runtime.hafiles import HaFiles, write
 from runtime.timing import PROFILES, check
 
-ADDRESSES = (Assigned("lo", "127.0.0.1", 8), Assigned("eth0", "192.168.120.166", 24), Assigned("eth1", "10.0.0.166", 24))
+ADDRESSES = (
+    Assigned("lo", "127.0.0.1", 8), Assigned("eth0", "192.168.120.166", 24), Assigned("eth1", "10.0.0.166", 24),
+    Assigned("lo", "::1", 128), Assigned("eth0", "fd00:120::166", 64), Assigned("eth0", "fe80::a6", 64),
+    Assigned("eth1", "fe80::a7", 64),
+)  # fmt: skip
 HA_CF = """\
 ucast eth0 192.168.120.28
 ucast eth0 192.168.120.166
@@ -44,7 +48,7 @@ def test_a_pair(tmp_path: Path) -> None:
     config = loaded(folder(tmp_path))
     site = config.site
     assert (site.node, site.peer, site.default_active) == ("vs-166", "vs-28", "vs-166")
-    assert [(m.device, m.address, m.port) for m in config.media] == [
+    assert [(m.device, m.address, m.port) for link in config.links for m in link.media] == [
         ("eth0", "192.168.120.28", 694),
         ("eth1", "10.0.0.28", 694),
     ]
@@ -159,11 +163,9 @@ def test_debians_untouched_example_reads_but_names_no_nodes(tmp_path: Path) -> N
         (HA_CF + "node -x\n", 7, "can't be a host's name", "uname -n"),
         ("ucast eth0\n" + HA_CF, 1, "ucast takes an interface and an address", "ucast eth0"),
         ("ucast eth0 vs-28\n" + HA_CF, 1, "no IPv4 address", "192.168"),
-        ("ucast eth0 192.168.120.29\n" + HA_CF, 2, "a second address", "one ucast line"),
-        (HA_CF + "bcast eth0\n", 7, "known addresses only", "ucast eth0"),
         ("ucast eth0 192.168.120.166\nnode vs-166 vs-28\n", None, "no link to the other server", "ucast"),
-        (HA_CF + "mcast eth0 10.0.0.1 694 1 0\n", 7, "no multicast group", "224"),
-        (HA_CF + "ping gateway\n", 7, "no IPv4 address", "192.168"),
+        (HA_CF + "mcast eth0 10.0.0.1 694 1 0\n", 7, "no multicast group", "239"),
+        (HA_CF + "ping gateway\n", 7, "no IP address", "192.168"),
         (HA_CF + "ping_group g\n", 7, "name and addresses", "ping_group"),
         (HA_CF + "auto_failback maybe\n", 7, "neither on nor off", "auto_failback on"),
         (HA_CF + "crm respawn\n", 7, "cluster resource manager", "crm off"),
@@ -188,7 +190,16 @@ def test_a_wrong_ha_cf_is_refused_with_its_place(tmp_path: Path, cf: str, line: 
         ("vs-3 192.168.120.187\n", 1, "vs-3 is none of the nodes"),
         ("VS-166 192.168.120.187\n", 1, "VS-166 is none of the nodes"),
         ("vs-166 192.168.120.187\nvs-28 192.168.120.188\n", 2, "both nodes are preferred"),
-        ("vs-166 192.168.120.187 192.168.120.188\n", 1, "names 2 virtual addresses"),
+        ("vs-166 192.168.120.187 \\\n192.168.120.187/24\n", 1, "is there twice"),
+        ("vs-166 fd00:120::187 IPv6addr::fd00:120:0::187/64/eth0\n", 1, "is there twice"),
+        ("vs-166 fd00:99::187\n", 1, "in no network of this server"),
+        ("vs-166 IPv6addr::192.168.120.187\n", 1, "no address of this form"),
+        ("vs-166 IPaddr::fd00:120::187\n", 1, "no address of this form"),
+        ("vs-166 fd00:120::187/129\n", 1, "no address of this form"),
+        ("vs-166 fe80::187\n", 1, "in the networks of eth0 and eth1"),
+        ("vs-166 192.168.120.187/24/eth0/192.168.120.255/more\n", 1, "no address of this form"),
+        ("vs-166 192.168.120.187/24/a-name-that-is-too-long\n", 1, "no address of this form"),
+        ("vs-166 IPaddr::192.168.120.187::start\n", 1, "no address of this form"),
         ("\nvs-166 \\\n 10.9.9.9\n", 2, "in no network of this server"),
         ("vs-166 192.168.120.187/24/eth7\n", 1, "interface eth7"),
         ("vs-166 192.168.120.187/24/eth1\n", 1, "in no network"),
@@ -213,13 +224,34 @@ def test_a_wrong_haresources_is_refused_with_its_place(tmp_path: Path, resources
         "IPaddr::192.168.120.187",
         "IPaddr2::192.168.120.187/24/eth0",
         "192.168.120.187/24/eth0/192.168.120.255",
+        "192.168.120.187/24/192.168.120.255",
+        "192.168.120.187/eth0",
+        "IPaddr::192.168.120.187/24/eth0:1/192.168.120.255",
     ],
 )
 def test_forms_of_the_address(tmp_path: Path, word: str) -> None:
-    config = loaded(folder(tmp_path, resources=f"vs-28 {word} \\\n  Filesystem::/dev/sda1::/data  # more\n"))
+    config = loaded(folder(tmp_path, resources=f"vs-28 {word} \\\n  no-such::/dev/sda1::/data  # more\n"))
     assert config.vip is not None and (config.vip.address, config.vip.device) == ("192.168.120.187", "eth0")
     assert config.site.default_active == "vs-28"
-    assert "Filesystem::/dev/sda1::/data is not started" in config.warnings[0]
+    assert [str(resource) for resource in config.resources] == ["no-such::/dev/sda1::/data"]
+    assert "haresources:1: no script no-such in /etc/ha.d/resource.d" in config.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "word", ["fd00:120::187", "fd00:120::187/64/eth0", "IPv6addr::fd00:120:0:0::187/64", "FD00:120::187/eth0"]
+)
+def test_forms_of_an_ipv6_address(tmp_path: Path, word: str) -> None:
+    config = loaded(folder(tmp_path, resources=f"vs-28 {word}\n"))
+    assert [(vip.address, vip.device) for vip in config.vips] == [("fd00:120::187", "eth0")]
+
+
+def test_several_addresses_keep_their_order_among_scripts(tmp_path: Path) -> None:
+    resources = "vs-28 192.168.120.187 cron fd00:120::187 \\\n IPv6addr::fe80::187/64/eth1\nvs-28 10.0.0.187 ssh\n"
+    config = loaded(folder(tmp_path, resources=resources))
+    assert [(vip.address, vip.device) for vip in config.vips] == [
+        ("192.168.120.187", "eth0"), ("fd00:120::187", "eth0"), ("fe80::187", "eth1"), ("10.0.0.187", "eth1"),
+    ]  # fmt: skip
+    assert [resource.script for resource in config.resources] == ["cron", "ssh"]
 
 
 def test_a_pair_without_a_virtual_address(tmp_path: Path) -> None:
@@ -319,7 +351,7 @@ def test_heartbeat_reads_what_ha_start_writes(tmp_path: Path) -> None:
     site = config.site
     assert (site.default_active, site.solo, site.boot_alone, site.synchronous) == ("vs-166", "release", "after_initdead", False)
     assert site.ping_nodes == ("192.168.120.1", "192.168.120.2")
-    assert [(m.device, m.address, m.port) for m in config.media] == [
+    assert [(m.device, m.address, m.port) for link in config.links for m in link.media] == [
         ("eth0", "192.168.120.28", 6940),
         ("eth1", "10.0.0.28", 6940),
     ]

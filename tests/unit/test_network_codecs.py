@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from heartbeat.ping import answered, checksum, echo
 from runtime.address import Assigned, choose, ipv4
-from runtime.arp import gratuitous
+from runtime.arp import advertisement, announcements, gratuitous
 from runtime.errors import ConfigError
 from runtime.lease import _expiry
 from runtime.linkwatch import LinkState, parse
@@ -24,12 +24,24 @@ THERE = [
     Assigned("eth4", "172.16.0.1", 24),
     Assigned("eth5", "172.16.0.2", 24),
     Assigned("eth6", "192.0.2.0", 31),
+    Assigned("lo", "::1", 128),
+    Assigned("eth0", "fd00:120::166", 64),
+    Assigned("eth0", "fe80::a", 64),
+    Assigned("eth1", "fd00:77::1", 64),
+    Assigned("eth1", "fe80::b", 64),
 ]
 
 
 @pytest.mark.parametrize(
     ("address", "interface"),
-    [("192.168.120.187", "eth0"), ("10.7.0.9", "eth1"), ("10.1.2.3", "eth2"), ("192.0.2.1", "eth6")],
+    [
+        ("fd00:120::187", "eth0"),
+        ("fd00:77::", "eth1"),
+        ("192.168.120.187", "eth0"),
+        ("10.7.0.9", "eth1"),
+        ("10.1.2.3", "eth2"),
+        ("192.0.2.1", "eth6"),
+    ],
 )
 def test_the_narrowest_network_is_chosen(address: str, interface: str) -> None:
     assert choose(address, THERE) == interface
@@ -43,8 +55,9 @@ def test_the_narrowest_network_is_chosen(address: str, interface: str) -> None:
         ("172.16.0.9", "networks of eth4 and eth5.*name the interface"),
         ("192.168.120.255", "network or broadcast address of 192.168.120.0/24"),
         ("192.168.120.0", "network or broadcast address"),
-        ("vip.example", "'vip.example' is no IPv4 address"),
-        ("fe80::1", "no IPv4 address"),
+        ("vip.example", "'vip.example' is no IP address"),
+        ("fe80::1", r"networks of eth0 and eth1.*name the interface"),
+        ("fd01::1", "in no network of this server: eth0 fd00:120::166/64"),
     ],
 )
 def test_a_wrong_virtual_address_is_refused_with_the_remedy(address: str, said: str) -> None:
@@ -65,6 +78,27 @@ def test_a_gratuitous_arp_is_a_broadcast_request_for_itself() -> None:
         "0001" "0800" "06" "04" "0001"  # Ethernet, IPv4, request
         "020000000001" "0a000009" "000000000000" "0a000009"
     ) + "00" * 18  # fmt: skip
+
+
+def test_an_announcement_comes_in_both_forms_of_arp() -> None:
+    mac = bytes.fromhex("020000000001")
+    request, reply = announcements(mac, "10.0.0.9")
+    assert request == gratuitous(mac, "10.0.0.9")
+    assert reply.hex() == (
+        "ffffffffffff" "020000000001" "0806" "0001" "0800" "06" "04" "0002"  # reply
+        "020000000001" "0a000009" "020000000001" "0a000009"  # from itself to itself: the kernel's test for "gratuitous"
+    ) + "00" * 18  # fmt: skip
+
+
+def test_an_ipv6_announcement_overrides_what_all_nodes_knew() -> None:
+    mac = bytes.fromhex("020000000001")
+    frame = advertisement(mac, "fd00::9")
+    assert announcements(mac, "fd00::9") == [frame]
+    own, all_nodes = "fd00" + "0" * 26 + "09", "ff02" + "0" * 26 + "01"
+    assert frame[:54].hex() == "33330000000102000000000186dd6000000000203aff" + own + all_nodes
+    assert frame[54:56].hex() + frame[58:].hex() == "880020000000" + own + "0201" + "020000000001"
+    pseudo = frame[22:54] + struct.pack("!II", 32, 58)
+    assert checksum(pseudo + frame[54:]) == 0
 
 
 @pytest.mark.parametrize(
@@ -133,8 +167,14 @@ def test_no_bytes_break_the_link_watch(data: bytes) -> None:
         ("elements = { 10.0.0.9 timeout 550ms expires 548ms }", 0.548),
         ("elements = { 10.0.0.9 timeout 1m2s400ms expires 1m1s3ms }", 61.003),
         ("elements = { 10.0.0.99 timeout 550ms expires 548ms }", 0.0),
+        ("elements = { 110.0.0.9 timeout 550ms expires 548ms }", 0.0),
         ("", 0.0),
     ],
 )
 def test_what_is_left_of_a_lease_is_read(listed: str, seconds: float) -> None:
     assert _expiry(listed, "10.0.0.9") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("vip", "seconds"), [("fd00::9", 0.5), ("::9", 0.0), ("fd00::", 0.0)])
+def test_what_is_left_of_a_lease_is_read_in_ipv6(vip: str, seconds: float) -> None:
+    assert _expiry("elements = { fd00::9 timeout 550ms expires 500ms }", vip) == pytest.approx(seconds)

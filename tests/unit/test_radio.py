@@ -3,40 +3,74 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from heartbeat.frames import Key, Keyring, Method, encode
+from heartbeat.links import Datagram
+from heartbeat.media import LinkLine, Medium
 from heartbeat.model import Boot, Heard, Message, PingReply
-from heartbeat.radio import PingGroups, Radio
+from heartbeat.radio import FLOOD, SHIELDED, PingGroups, Radio
+from heartbeat.timing import PROFILES
 from heartbeat.wire import Header, fields
 
 RING = Keyring.of(1, [Key(1, Method.SHA256, b"right")])
 WRONG = Keyring.of(1, [Key(1, Method.SHA256, b"wrong")])
+TIMING = PROFILES["recommended"]
 PEER = Message("vs-28", Boot(3, 4), 17)
 
 
+THERE, ALSO_THERE, STRANGER = "10.0.0.28", "10.0.0.29", "10.0.0.66"
+
+
 class Queue:
-    def __init__(self, name: str) -> None:
+    """A link; what arrives comes from the peer's address unless ``sender`` says otherwise."""
+
+    def __init__(self, name: str, kind: str = "ucast") -> None:
+        address = THERE if kind == "ucast" else ""
+        self.line = LinkLine(name, name, 4, 694, (Medium(kind, name, address, 694),))
         self.name = name
+        self.sender = THERE
         self.arrived: list[bytes] = []
         self.sent: list[bytes] = []
+        self.lets_through: frozenset[str] = frozenset()
+
+    @property
+    def shielded(self) -> bool:
+        return bool(self.lets_through)
 
     def send(self, frame: bytes) -> bool:
         self.sent.append(frame)
         return True
 
-    def receive(self) -> list[bytes]:
+    def receive(self) -> list[Datagram]:
         arrived, self.arrived = self.arrived, []
-        return arrived
+        return [Datagram(frame, self.sender) for frame in arrived]
+
+    def shield(self, senders: Collection[str]) -> None:
+        self.lets_through = frozenset(senders)
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "ucast") -> None:
         self.now = 100.0
-        self.links = [Queue("eth0"), Queue("eth1")]
-        self.radio = Radio(self.links, RING, "vs-166", 1.0, 3, lambda: self.now)
+        self.links = [Queue("eth0", kind), Queue("eth1", kind)]
+        self.radio = Radio(self.links, RING, "vs-166", TIMING, 3, lambda: self.now)
+        self.seq = 17
+
+    def arrives(self, sender: str, count: int = 1, content: bytes = b"") -> list[Heard]:
+        """From ``sender`` on eth0: so many new frames of the peer, or of ``content``."""
+        self.links[0].sender = sender
+        for _ in range(count):
+            self.seq += 1
+            self.links[0].arrived.append(content or frame(replace(PEER, seq=self.seq)))
+        return self.radio.heard()
+
+    def counted(self) -> dict[str, Any]:
+        return self.radio.counters()["eth0"]
 
 
 def frame(said: Message, ring: Keyring = RING) -> bytes:
@@ -48,7 +82,7 @@ def test_what_is_said_is_said_on_every_link_and_heard() -> None:
     there.radio.say(PEER)
     here.links[0].arrived, here.links[1].arrived = there.links[0].sent, there.links[1].sent
     assert here.radio.heard() == [Heard("eth0", PEER), Heard("eth1", PEER)]
-    assert here.radio.heard() == [] and here.radio.refused["eth0"].total == 0
+    assert here.radio.heard() == [] and here.counted()["senders"] == {}
 
 
 def test_everything_queued_is_taken_in_order() -> None:
@@ -84,6 +118,119 @@ def test_new_keys_are_used_at_once() -> None:
     bench.radio.keyring = WRONG
     bench.links[1].arrived = [frame(PEER, WRONG), frame(PEER, RING)]
     assert bench.radio.heard() == [Heard("eth1", PEER)]
+
+
+# --- who may speak --------------------------------------------------------------------------------------------------------
+
+
+def test_while_the_peer_is_heard_a_replay_from_elsewhere_is_not_even_looked_at() -> None:
+    bench = Bench()
+    assert len(bench.arrives(THERE)) == 1
+    assert bench.arrives(STRANGER, 3) == []
+    assert (bench.counted()["stranger"], bench.counted()["senders"]) == (3, {STRANGER: 3})
+    assert "ha.cf doesn't name" in bench.counted()["because"]
+    assert bench.links[0].lets_through == frozenset()
+
+
+def test_a_peer_that_speaks_from_another_of_its_addresses_is_heard_before_deadtime(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.arrives(THERE)
+    heard_after = 0.0
+    while not bench.arrives(ALSO_THERE):  # its address on the link was changed
+        bench.now += 0.05
+        heard_after += 0.05
+    assert heard_after < TIMING.deadtime
+    assert f"vs-28 speaks from {ALSO_THERE}, which ha.cf doesn't name" in caplog.text
+    assert len(bench.arrives(ALSO_THERE)) == len(bench.arrives(THERE)) == 1
+    assert bench.arrives(STRANGER) == []
+
+
+def test_a_peer_that_never_speaks_from_its_named_address_is_heard_at_once() -> None:
+    bench = Bench()
+    assert len(bench.arrives(ALSO_THERE)) == 1 and len(bench.arrives(ALSO_THERE)) == 1
+
+
+def test_a_peer_that_answers_on_one_link_from_its_address_on_the_other() -> None:
+    bench = Bench()
+    bench.links[1].line = replace(bench.links[1].line, media=(Medium("ucast", "eth1", ALSO_THERE, 694),))
+    bench.radio = Radio(bench.links, RING, "vs-166", TIMING, 3, lambda: bench.now)
+    assert len(bench.arrives(THERE)) == len(bench.arrives(ALSO_THERE)) == 1
+
+
+def test_noise_never_makes_an_address_known() -> None:
+    bench = Bench()
+    bench.arrives(STRANGER, 3, b"noise")
+    bench.arrives(THERE)
+    bench.arrives(STRANGER, 1)
+    assert (bench.counted()["unauthentic"], bench.counted()["stranger"]) == (3, 1)
+
+
+def test_on_a_broadcast_link_everybody_is_listened_to_and_believed_with_the_key_only() -> None:
+    bench = Bench("bcast")
+    assert len(bench.arrives(THERE)) == len(bench.arrives(ALSO_THERE)) == 1
+    assert bench.arrives(STRANGER, 1, b"noise") == [] and bench.counted()["unauthentic"] == 1
+
+
+def test_ones_own_broadcast_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench("bcast")
+    bench.radio.say(replace(PEER, node="vs-166", boot=Boot(9, 9)))
+    bench.links[0].arrived = bench.links[0].sent
+    assert bench.radio.heard() == [] and bench.counted()["senders"] == {} and caplog.text == ""
+
+
+def test_strangers_are_counted_one_by_one_up_to_a_number() -> None:
+    bench = Bench()
+    bench.arrives(THERE)
+    for i in range(40):
+        bench.arrives(f"10.9.9.{i}")
+    assert len(bench.counted()["senders"]) == 17 and bench.counted()["senders"]["others"] == 24
+
+
+# --- floods ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ucast", "bcast"])
+def test_a_flood_raises_a_shield_that_the_peer_passes(kind: str) -> None:
+    bench = Bench(kind)
+    bench.arrives(THERE)
+    bench.arrives(STRANGER, FLOOD, b"noise")
+    assert bench.links[0].lets_through == {THERE} and not bench.links[1].shielded
+    bench.now += SHIELDED / 2
+    bench.arrives(THERE)
+    assert bench.links[0].lets_through == {THERE}
+    for _ in range(40):
+        bench.now += SHIELDED / 40
+        bench.arrives(THERE)
+    assert not bench.links[0].shielded
+
+
+def test_no_shield_while_nothing_is_known_of_the_peer() -> None:
+    bench = Bench()
+    bench.arrives(STRANGER, 3 * FLOOD, b"noise")
+    assert not bench.links[0].shielded
+    assert len(bench.arrives(THERE)) == 1
+
+
+def test_the_shield_is_lowered_as_soon_as_the_peer_is_not_heard() -> None:
+    """It may have another address now."""
+    bench = Bench()
+    bench.arrives(THERE)
+    bench.arrives(STRANGER, FLOOD, b"noise")
+    bench.now += TIMING.warntime
+    assert bench.radio.heard() == [] and not bench.links[0].shielded
+    assert len(bench.arrives(ALSO_THERE)) == 1
+
+
+def test_few_refused_frames_over_a_long_time_are_no_flood() -> None:
+    bench = Bench()
+    for _ in range(3 * FLOOD):
+        bench.now += 0.01
+        bench.arrives(THERE)
+        bench.arrives(STRANGER)
+    assert bench.counted()["stranger"] == 3 * FLOOD and not bench.links[0].shielded
+
+
+# --- pings ----------------------------------------------------------------------------------------------------------------
 
 
 class Pings:

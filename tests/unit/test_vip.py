@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -56,16 +57,32 @@ class Kernel:
         self._do("block", on)
 
     def announce(self, address: str, burst: int = 3) -> None:
-        self._do("announce")
+        self._do("announce") if address == "10.0.0.9" else self._do("announce", address)
+
+
+class Scripts:
+    """What moves with the addresses."""
+
+    def __init__(self) -> None:
+        self.stopped = True
+        self.told: list[str] = []
+
+    def start(self) -> None:
+        self.told.append("start")
+
+    def stop(self) -> None:
+        self.told.append("stop")
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, vips: Sequence[tuple[str, str]] = (("10.0.0.9", "eth0"),)) -> None:
         self.kernel = Kernel()
         self.now = 10.0
         self.troubles: dict[str, str] = {}
         k = self.kernel
-        self.vip = ServiceAddress("10.0.0.9", "eth0", 0.55, k, k, k, lambda: self.now, self.troubles.__setitem__)
+        self.scripts = Scripts()
+        told = self.troubles.__setitem__
+        self.vip = ServiceAddress(vips, 0.55, k, k, lambda device: k, lambda: self.now, told, self.scripts)
 
     def done(self) -> list[Any]:
         done, self.kernel.done = self.kernel.done, []
@@ -130,7 +147,7 @@ def test_what_the_kernel_refuses_is_an_alarm_and_tried_again() -> None:
     bench = Bench()
     bench.kernel.refuses = {"add"}
     bench.vip.take(10.0)
-    assert not bench.vip.held and "cannot add" in bench.trouble["vip"]
+    assert not bench.vip.held and "cannot add" in bench.trouble["vip-10.0.0.9"] and bench.scripts.told == []
     bench.done()
     bench.kernel.refuses = set()
     bench.vip.refresh(10.0)
@@ -151,7 +168,7 @@ def test_dropping_goes_on_whatever_fails() -> None:
     bench.kernel.refuses = {"gate", "remove"}
     bench.vip.drop()
     assert bench.done() == ["expire"] and not bench.vip.held
-    assert set(bench.trouble) == {"gate", "vip"}
+    assert set(bench.trouble) == {"gate", "vip-10.0.0.9"}
 
 
 def test_a_changed_guard_is_restored() -> None:
@@ -187,3 +204,94 @@ def test_resets_can_leave_although_the_address_is_gone() -> None:
     bench.kernel.refuses = {"gate"}
     bench.vip.gate(False)
     assert bench.done()[-1] == ("remove", "10.0.0.9", "lo") and "gate" in bench.trouble
+
+
+TWO = (("10.0.0.9", "eth0"), ("fd00::9", "eth1"))
+
+
+def test_several_addresses_move_as_one() -> None:
+    bench = Bench(TWO)
+    bench.vip.take(10.0)
+    added = [("add", "10.0.0.9", "eth0", 0.55), ("add", "fd00::9", "eth1", 0.55)]
+    assert bench.done() == [("lease", 0.55), *added, "announce", ("announce", "fd00::9")] and bench.vip.held
+    bench.kernel.assigned.append(Assigned("eth1", "fd00::9", 128, 1))
+    bench.vip.drop()
+    assert bench.done() == [("gate", False), ("remove", "10.0.0.9"), ("remove", "fd00::9"), "expire"]
+    assert not bench.vip.held
+
+
+class OneRefused(Kernel):
+    """A kernel without IPv6."""
+
+    def add(self, address: str, interface: str, *, lifetime: float | None = None) -> None:
+        if ":" in address:
+            raise NetworkError(f"cannot add {address}: Permission denied")
+        super().add(address, interface, lifetime=lifetime)
+
+
+def test_an_address_that_is_refused_does_not_take_the_others_with_it() -> None:
+    bench, kernel = Bench(TWO), OneRefused()
+    troubles: dict[str, str] = {}
+    vip = ServiceAddress(TWO, 0.55, kernel, kernel, lambda device: kernel, lambda: 10.0, troubles.__setitem__, bench.scripts)
+    vip.take(10.0)
+    assert kernel.done == [("lease", 0.55), ("add", "10.0.0.9", "eth0", 0.55), "announce"]
+    assert not vip.held and "fd00::9: Permission denied" in troubles["vip-fd00::9"] and bench.scripts.told == ["start"]
+    kernel.done = []
+    vip.drop()  # the one that never was can't be put on lo either: the gate closes all the same
+    assert ("gate", False) in kernel.done
+
+
+def test_what_moves_with_the_address_starts_after_it() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    bench.vip.refresh(10.0)
+    assert bench.scripts.told == ["start"]
+    bench.vip.drop()
+    assert bench.scripts.told == ["start", "stop"]
+
+
+def test_the_network_loses_the_address_at_once_and_this_server_when_all_has_stopped() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    bench.done()
+    bench.scripts.stopped = False
+    bench.vip.drop()
+    assert bench.done() == [("gate", False), "expire"] and bench.vip.due == 10.55
+    bench.vip.tick(10.2)
+    assert bench.done() == []
+    bench.scripts.stopped = True
+    assert bench.vip.due <= 10.2
+    bench.vip.tick(10.2)
+    assert bench.done() == [("remove", "10.0.0.9")] and bench.vip.due == inf
+
+
+def test_a_stop_that_hangs_keeps_the_address_for_a_lease_time_only() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    bench.scripts.stopped = False
+    bench.vip.drop()
+    bench.done()
+    bench.vip.tick(10.54)
+    assert bench.done() == []
+    bench.vip.tick(10.55)
+    assert bench.done() == [("remove", "10.0.0.9")]
+
+
+def test_an_address_taken_again_is_not_removed_by_what_still_stops() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    bench.scripts.stopped = False
+    bench.vip.drop()
+    bench.vip.take(10.0)
+    bench.done()
+    bench.scripts.stopped = True
+    bench.vip.tick(10.9)
+    assert ("remove", "10.0.0.9") not in bench.done() and bench.vip.held
+
+
+def test_scripts_follow_the_role_of_a_pair_without_an_address() -> None:
+    scripts = Scripts()
+    none = NoAddress(scripts)
+    none.take(1.0)
+    none.drop()
+    assert scripts.told == ["start", "stop"]
