@@ -15,55 +15,18 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.errors import ConfigError, HaError, NotRunning
+from ha_manager.cli_diverged import diverged
+from ha_manager.commandline import FAILED, NOT_RUNNING, AnyCase, fail, need_root, say
+from runtime.errors import HaError
 
 if TYPE_CHECKING:
     from ha_manager.config import Config
 
-FAILED, NOT_RUNNING, NOT_CONFIGURED = 1, 3, 6
 FAILOVER_LIMIT = 90.0
-
-
-class AnyCase(click.Group):
-    """``ha Failover`` is ``ha failover``; errors become one line and an exit status; help keeps the order of this file."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, _proper(self, cmd_name))
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        return super().resolve_command(ctx, [_proper(self, args[0]), *args[1:]])
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ConfigError as wrong:
-            fail(f"{wrong}\nnothing was changed", NOT_CONFIGURED)
-        except NotRunning as wrong:
-            fail(f"{wrong}; `ha start` starts it", NOT_RUNNING)
-        except HaError as wrong:
-            fail(str(wrong), FAILED)
-        except OSError as wrong:
-            fail(f"{wrong}" + ("; run as root" if isinstance(wrong, PermissionError) else ""), FAILED)
-
-
-def _proper(group: click.Group, name: str) -> str:
-    return next((known for known in group.commands if known.casefold() == name.casefold()), name)
-
-
-def fail(text: str, code: int) -> NoReturn:
-    click.echo(f"ha: {text}", err=True)
-    sys.exit(code)
-
-
-def say(text: str) -> None:
-    click.echo(text)
 
 
 @click.group(cls=AnyCase, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,11 +36,6 @@ def main() -> None:
     Names in any case. Exit status: 0 done; 1 refused or failed; 2 wrong usage; 3 not running, or not known; 6 the configuration
     can't be used (nothing was changed).
     """
-
-
-def need_root() -> None:
-    if os.geteuid() != 0:
-        fail("root is needed", FAILED)
 
 
 def _config() -> Config:
@@ -358,6 +316,9 @@ def check() -> None:
     config = checked.config
     side = "default active" if config.is_default_active else "default passive"
     say(f"{config.node} is the {side}, its peer is {config.peer} ({config.peer_ip}); everything is in order")
+
+
+main.add_command(diverged)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------------

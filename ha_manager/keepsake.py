@@ -10,11 +10,13 @@ import contextlib
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ha_manager import controldata
+from ha_manager import controldata, divergence
+from ha_manager.divergence import File, Kept
 from ha_manager.observation import lsn, lsn_text
 from ha_manager.rejoin import Control, Verdict
 from runtime import commands, durable
@@ -22,6 +24,8 @@ from runtime.errors import CommandFailed
 
 #: Whole directories kept beside the database; older ones go, and it is said.
 DIRECTORIES = 2
+#: Records of the log that are looked at for the tables they changed; the number of transactions counts them all.
+_RECORDS = 200_000
 _COMMIT = re.compile(r"^Transaction/COMMIT(?:_PREPARED)?\s+(\d+)", re.MULTILINE)
 _END = re.compile(r"(?:at|record at|after) ([0-9A-F]+/[0-9A-F]+)")
 
@@ -35,7 +39,15 @@ class Report:
     folder: Path
 
 
-def keep_log(bin_dir: Path, data_dir: Path, diverged_dir: Path, label: str, control: Control, verdict: Verdict) -> Report:
+def keep_log(
+    bin_dir: Path,
+    data_dir: Path,
+    diverged_dir: Path,
+    label: str,
+    control: Control,
+    verdict: Verdict,
+    acknowledged: str = "unknown",
+) -> Report:
     """Copy the log from before the fork to ``diverged_dir/label`` and report what lies beyond. May be called again."""
     folder = diverged_dir / label
     wal = folder / "pg_wal"
@@ -54,6 +66,11 @@ def keep_log(bin_dir: Path, data_dir: Path, diverged_dir: Path, label: str, cont
         _copy(data_dir / "global" / "pg_control", folder / "pg_control")
     text = _words(control, verdict, count, end, folder)
     durable.write_durably(folder / "report.txt", text + "\n", mode=0o600)
+    tables = {str(file): dict(rows) for file, rows in _changes(bin_dir, data_dir, control.last_timeline, fork).items()}
+    where = lsn_text(verdict.fork) if verdict.fork >= 0 else ""
+    divergence.write(
+        folder, Kept(label, "", verdict.because, control.last_timeline, where, count, acknowledged if count else "no", tables)
+    )
     durable.sync_folder(wal)
     return Report(text, count, folder)
 
@@ -80,6 +97,18 @@ def _beyond(bin_dir: Path, data_dir: Path, timeline: int, fork: int) -> tuple[in
         return (0, fork) if nothing else (-1, -1)
     ends = [lsn(found) for found in _END.findall(done.stderr)]
     return sum(int(found) for found in _COMMIT.findall(done.stdout)), max(ends, default=-1)
+
+
+def _changes(bin_dir: Path, data_dir: Path, timeline: int, fork: int) -> dict[File, Counter[str]]:
+    """Rows changed beyond the fork, per file of a table; of a very long log only the beginning is looked at."""
+    argv = [
+        str(bin_dir / "pg_waldump"), "-p", str(data_dir / "pg_wal"), "-t", str(timeline), "-s", lsn_text(fork),
+        "-n", str(_RECORDS),
+    ]  # fmt: skip
+    try:
+        return divergence.changes(commands.run(argv, timeout=120, check=False).stdout.splitlines())
+    except CommandFailed:
+        return {}
 
 
 def _words(control: Control, verdict: Verdict, count: int, end: int, folder: Path) -> str:

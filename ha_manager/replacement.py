@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ha_manager import controldata, keepsake, rejoin, rewinding, seeding
+from ha_manager import adoption, controldata, keepsake, rejoin, rewinding, seeding
 from ha_manager.cluster import PostgresConfig
 from ha_manager.lineage import Lineage
 from ha_manager.observation import Identity, Progress, Upstream, lsn_text
@@ -72,7 +72,10 @@ def replace(
     name, report = label(follow.epoch), ""
     control = controldata.read(config.bin_dir, config.data_dir)
     if control is not None and verdict.way in (Way.DIVERGED, Way.FOREIGN):
-        report = keepsake.keep_log(config.bin_dir, config.data_dir, config.diverged_dir, name, control, verdict).text
+        acknowledged = _acknowledged(config, verdict)
+        report = keepsake.keep_log(
+            config.bin_dir, config.data_dir, config.diverged_dir, name, control, verdict, acknowledged
+        ).text
         note(report)
         if _rewound(config, node, verdict, control, follow, active, progress, limit, note):
             return report
@@ -90,6 +93,14 @@ def replace(
         return report
     note(f"the replaced database is kept in {kept}")
     return "; ".join(filter(None, (report, f"the replaced database is kept in {kept}")))
+
+
+def _acknowledged(config: PostgresConfig, verdict: Verdict) -> str:
+    """Did its last commits wait for the peer, as far as this server's own files tell?"""
+    dynamic = adoption.read_dynamic(config)
+    if verdict.way is not Way.DIVERGED or dynamic.conninfo:
+        return "unknown"
+    return "no" if dynamic.names else "yes"
 
 
 def _rewound(

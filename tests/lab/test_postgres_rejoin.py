@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, pair, until
 
-from ha_manager import seeding
+from ha_manager import divergence, seeding, tablenames
 from ha_manager.observation import Identity, Progress
 from ha_manager.rejoin import Verdict, Way
 from runtime.errors import ReplicationError
@@ -81,6 +81,10 @@ def test_a_crashed_primary_with_more_log_is_kept_reported_and_replaced(clusters:
         capture_output=True, text=True,
     )  # fmt: skip
     assert dumped.stdout.count("desc: COMMIT") == 8
+    (kept,) = divergence.listed(one.config.diverged_dir, one.config.data_dir)
+    assert (kept.transactions, kept.acknowledged, kept.directory) == (8, "yes", "")
+    names = tablenames.of(one.config, map(divergence.File.of, kept.tables))
+    assert {names[divergence.File.of(file)]: rows for file, rows in kept.tables.items()} == {"postgres: t": {"inserted": 7}}
     assert not list(one.root.glob("data.*")), f"rewound in place, nothing copied whole: {one.notes}"
     two.database.set_names_enforced(2)
 

@@ -1,0 +1,99 @@
+"""What a replaced database held: read from pg_waldump's lines, listed, removed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ha_manager.divergence import File, Kept, changes, listed, remove, write
+from runtime.errors import HaError
+
+
+def record(manager: str, transaction: int, what: str) -> str:
+    place = "lsn: 0/03000100, prev 0/030000C8"
+    return f"rmgr: {manager:<11} len (rec/tot):     54/    54, tx: {transaction:>10}, {place}, desc: {what}"
+
+
+TABLE = "blkref #0: rel 1663/5/16384 blk 0"
+LOGS: list[tuple[str, list[str], dict[File, Counter[str]]]] = [
+    ("nothing", ["pg_waldump: error: garbage", ""], {}),
+    (
+        "committed rows count, of Postgres 15 and 17",
+        [
+            record("Heap", 735, f"INSERT off 3 flags 0x00, {TABLE}"),
+            record("Heap", 735, f"HOT_UPDATE off: 1, flags: 0x20, old_xmax: 735, new_off: 2, {TABLE}"),
+            record("Heap2", 735, f"MULTI_INSERT+INIT 38 tuples flags 0x02, {TABLE}"),
+            record("Heap2", 735, f"MULTI_INSERT ntuples: 4, flags: 0x02, offsets: [1, 2, 3, 4], {TABLE}"),
+            record("Heap", 735, f"DELETE off 1 flags 0x00 KEYS_UPDATED , {TABLE}"),
+            record("Btree", 735, "INSERT_LEAF off 3, blkref #0: rel 1663/5/16390 blk 1"),
+            record("Transaction", 735, "COMMIT 2026-01-01 00:00:00.000000 UTC"),
+        ],
+        {File(5, 16384): Counter(inserted=43, updated=1, deleted=1)},
+    ),
+    (
+        "an aborted one and one under way don't",
+        [
+            record("Heap", 735, f"INSERT off 3 flags 0x00, {TABLE}"),
+            record("Transaction", 735, "ABORT 2026-01-01 00:00:00.000000 UTC"),
+            record("Heap", 736, f"INSERT off 4 flags 0x00, {TABLE}"),
+        ],
+        {},
+    ),
+    (
+        "a subtransaction counts with its parent",
+        [
+            record("Heap", 737, f"INSERT off 3 flags 0x00, {TABLE}"),
+            record("Transaction", 736, "COMMIT 2026-01-01 00:00:00.000000 UTC; subxacts: 737 738"),
+        ],
+        {File(5, 16384): Counter(inserted=1)},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "found"), [row[1:] for row in LOGS], ids=[row[0] for row in LOGS])
+def test_rows_changed_by_what_was_committed(lines: list[str], found: dict[File, Counter[str]]) -> None:
+    assert changes(lines) == found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "main").mkdir()
+    return tmp_path / "main"
+
+
+def test_lists_logs_and_directories_oldest_first(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "diverged"
+    for label in ("9-20260101T000000", "10-20260102T000000", "notours"):
+        (folder / label).mkdir(parents=True)
+    tables = {"5/1": {"inserted": 2}}
+    kept = Kept("10-20260102T000000", timeline=3, fork="0/3000000", transactions=2, acknowledged="no", tables=tables)
+    write(folder / kept.label, kept)
+    (folder / kept.label / "report.txt").write_text("words\n")
+    data.with_name("main.diverged-11-20260103T000000").mkdir()
+    (data / "kept").touch()
+    first, second, third = listed(folder, data)
+    assert (first.label, first.transactions, first.folder) == ("9-20260101T000000", -1, str(folder / "9-20260101T000000"))
+    assert second.as_json() == kept.as_json() and second.text == "words" and second.directory == ""
+    assert third.directory == str(data.with_name("main.diverged-11-20260103T000000")) and third.folder == ""
+
+
+def test_a_damaged_report_is_no_reason_to_hide_what_is_kept(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "diverged/9-20260101T000000"
+    folder.mkdir(parents=True)
+    for text in ("{", "[]", '{"fork": 1}', '{"stranger": 1, "fork": ""}'):
+        (folder / "report.json").write_text(text)
+        assert [kept.label for kept in listed(tmp_path / "diverged", data)] == ["9-20260101T000000"]
+
+
+def test_removes_what_is_named_and_nothing_else(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "diverged"
+    for label in ("9-20260101T000000", "10-20260102T000000"):
+        (folder / label / "pg_wal").mkdir(parents=True)
+        data.with_name(f"main.diverged-{label}").mkdir()
+    remove(listed(folder, data)[0])
+    assert [kept.label for kept in listed(folder, data)] == ["10-20260102T000000"]
+    assert data.exists()
+    with pytest.raises(HaError, match="can't be removed"):
+        remove(Kept("x", folder=str(tmp_path / "gone")))
