@@ -165,7 +165,14 @@ class Pair:
     def settle(self, limit: float, active: str = "") -> None:
         """Wait until ``active`` (or whoever) is the active and the other one is in sync and fit. Raises NotSo."""
         what = f"{active or 'one server'} to be active with the other in sync"
-        self.until(lambda seen: seen.settled and seen.active[0] in (active or seen.active[0]), limit, what)
+        seen = self.until(lambda seen: seen.settled and seen.active[0] in (active or seen.active[0]), limit, what)
+        self.forgive(seen)
+
+    def forgive(self, seen: Seen) -> None:
+        """Whoever brings about one fault after the other flaps on purpose: a suspension after flapping is ended."""
+        for node, status in seen.status.items():
+            if "flapping" in status.get("alarms", {}):
+                self.ha(node, "resume")
 
     def until(self, condition: Callable[[Seen], bool], limit: float, what: str) -> Seen:
         end = boottime() + limit

@@ -174,7 +174,7 @@ def suspend() -> None:
 
 @main.command()
 def resume() -> None:
-    """End `ha suspend`.
+    """End `ha suspend`, or a suspension after flapping.
 
     Example: ha resume
     """

@@ -156,6 +156,7 @@ def status(core: Server, now: float) -> dict[str, object]:
         "fit": core.phase is Phase.PASSIVE and not unfit,
         "unfit_because": unfit,
         "suspended": core.disk.suspended,
+        "restrained": core.rules.restrained(),
         "because": core.because,
         "peer_state": {
             "heard_ago": round(m.silent_for(), 3) if p else None,

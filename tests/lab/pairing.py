@@ -64,7 +64,7 @@ class Duo:
         return all({name for name, pids in self.processes(node).items() if pids} == kinds for node in SERVERS)
 
     def until_whole(self, limit: float = _LIMIT) -> None:
-        self.pair.until(self.whole, limit, "both servers to have all processes and their roles")
+        self.pair.forgive(self.pair.until(self.whole, limit, "both servers to have all processes and their roles"))
 
     def keep_writing(self) -> None:
         """Start the clients that don't run: all of them at first, later those that died with their server."""
