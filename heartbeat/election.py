@@ -148,7 +148,8 @@ class Core(Passive, Active):
         if not self.members.heard(event.link, event.message):
             return
         m = event.message
-        self.highest = max(self.highest, m.epoch.number, m.highest)
+        self.heard_epoch = max(self.heard_epoch, m.epoch.number, m.highest)
+        self.highest = max(self.highest, self.heard_epoch)
         asked = (m.asks_release or m.asks_ping) and self.phase not in SERVING
         if before is None or before.boot != m.boot or asked:
             self._answer_now = True

@@ -57,7 +57,7 @@ def what_activation_risks(core: Server) -> str:
     else:
         risk = "it was not in sync: everything that the other server acknowledged since is lost"
     if core.rules.higher_epoch_known():
-        risk = f"epoch {core.highest} is known: what the other server acknowledged in it is lost"
+        risk = f"epoch {core.heard_epoch} is known: what the other server acknowledged in it is lost"
     return f"{held}; {risk}. If the other server is gone for good: `ha activate --force`"
 
 

@@ -62,7 +62,8 @@ class Rules:
         return by_heartbeat or (c.facts.peer_stood_down == c.disk.epoch != Epoch())
 
     def higher_epoch_known(self) -> bool:
-        return self.core.highest > self.core.disk.epoch.number
+        """The peer knows of an epoch above this database's. What this node announced itself and gave up is not one."""
+        return self.core.heard_epoch > self.core.disk.epoch.number
 
     def fitness_fresh(self) -> bool:
         """Less than stale time since this node sent the latest message echoed by an active that calls it in sync (H8, H9).
@@ -84,7 +85,7 @@ class Rules:
         if c.saving:
             return "a change of state is being written to disk"
         if self.higher_epoch_known():
-            return f"an epoch {c.highest} is known, this database belongs to {c.disk.epoch}"
+            return f"an epoch {c.heard_epoch} is known, this database belongs to {c.disk.epoch}"
         if c.manager_lost:
             return f"ha_manager is gone: {c.manager_lost}"
         if not c.facts.healthy:

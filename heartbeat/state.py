@@ -88,6 +88,8 @@ class Server:
         self.because = "heartbeat has just started"
         self.phase_since = now
         self.highest = record.epoch.number
+        #: the highest epoch heard of the peer
+        self.heard_epoch = 0
         #: the epoch being opened by a takeover or by going solo
         self.opening = Epoch()
         #: records on their way to the disk: serial -> (record, what to do then)
@@ -197,7 +199,7 @@ class Server:
     def _persist_failed(self, serial: int, error: str) -> None:
         record, _ = self.saves.pop(serial, (None, None))
         self._alarm("disk", f"the state of the pair can't be written: {error}")
-        self._save_wait = self.now + self.timing.deadtime
+        self._save_wait = self._takeover_wait = self.now + self.timing.deadtime
         if record is not None and self.phase is Phase.OPENING:
             self._out += [Gate(False), DropVip()]
             self._become(Phase.PASSIVE, f"the takeover was given up: the new epoch can't be written ({error})")

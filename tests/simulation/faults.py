@@ -285,7 +285,7 @@ def _suspend(world: World, server: Server, fault: Fault) -> Heal:
             if one.heartbeat.works and core is not None and core.disk.suspended:
                 one.later(0.0, one.heartbeat.feed, Suspend("an operator", False))
         unheard = server.paused or server.heartbeat.stopped
-        if unheard or any(core is None or core.disk.suspended for core in cores):
+        if unheard or any(core is None or core.saving or core.disk.suspended for core in cores):
             world.engine.after(1.0, resume)
 
     return resume

@@ -208,6 +208,18 @@ HOLES: tuple[Scenario, ...] = (
         F(12.0, "power", "B", 12),
     ),
     _s("restarts within its lease in a cut", F(1.5, "cut", "A", 8, "*:both"), F(2.35, "heartbeat-kill", "A", 0.0), strict=True),
+    _s(
+        "an epoch that nobody could write",
+        F(1.5, "leave", "B", 0.0, "handover"),
+        F(0.0, "full", "A", 0.5, "", "B Persist"),
+        F(0.5, "heartbeat-kill", "A", 0.0, "", "A Alarm(name='disk'"),
+    ),
+    _s(
+        "the passive can't write its takeover",
+        F(1.5, "power", "A", 14.0),
+        F(0.0, "full", "B", 0.5, "", "B TakeVip"),
+        outage=6,
+    ),
     _s("silent for a moment", F(1.5, "cut", "A", 0.6, "*:out"), activations=0),
     _s("isolated with its VIP", F(1.5, "port", "A", 8.0), F(1.5, "cut", "A", 8.0, "ic:both"), outage=3),
     _s(

@@ -19,6 +19,7 @@ from heartbeat.model import (
     Names,
     Persist,
     Persisted,
+    PersistFailed,
     Phase,
     Record,
     Reply,
@@ -89,6 +90,18 @@ def test_a_passive_does_not_take_over(what: str) -> None:
             server.peer_hears = False
     server.run(3.0)
     assert server.core.phase is Phase.PASSIVE, server.core.because
+
+
+def test_a_takeover_that_cannot_be_written_is_tried_again() -> None:
+    server = passive_in_sync()
+    server.peer_speaks = server.disk = False
+    while not (failed := [effect for effect in server.did if isinstance(effect, Persist) and effect.record.tentative]):
+        server.run(0.1)
+    server.give(PersistFailed(failed[0].serial, "no space left on device"))
+    assert server.core.phase is Phase.PASSIVE
+    server.disk = True
+    server.run(1.2)
+    assert server.core.phase is Phase.ACTIVE
 
 
 def test_a_takeover_is_given_up_when_the_active_speaks_before_the_announcement() -> None:
