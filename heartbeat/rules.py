@@ -94,6 +94,12 @@ class Rules:
             return f"no word from an active that waits for this server for more than {self.timing.stale:g} s"
         return ""
 
+    def offers_itself(self) -> bool:
+        """What a passive says of itself: it could take over now, and clients would reach it. One without a link for the virtual
+        IP still takes over from an active that is silent, but nobody yields to it: the two would hand over for ever."""
+        c = self.core
+        return c.phase is Phase.PASSIVE and not c.vip_links_down and not self.unfit()
+
     def may_take_over(self) -> str:
         """The sentence with which a fit passive takes over, or "" if it must not."""
         c = self.core

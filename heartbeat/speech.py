@@ -42,7 +42,7 @@ def message(core: Server) -> Message:
         # what might reach the disk counts as being there: the active goes solo only when it certainly does not
         in_sync=core.disk.in_sync or any(r.in_sync for r in pending),
         stood_down=core.disk.stood_down and not core.saving,
-        fit=core.phase is Phase.PASSIVE and not core.rules.unfit(),
+        fit=core.rules.offers_itself(),
         calls_in_sync=calls,
         asks_release=reigns and bool(core.ask_release_seq),
         asks_ping=reigns and bool(core.ask_ping_seq),

@@ -26,6 +26,8 @@ class VipClient:
 
     def _reaches(self, server: Server) -> bool:
         network = self.world.network
+        if network.no_carrier[server.name]:
+            return False
         return server.answers() and network.open("lan", CLIENT, server.name) and network.open("lan", server.name, CLIENT)
 
     def _write(self) -> None:

@@ -1,4 +1,4 @@
-"""The faults: what each does, how it ends, and how a seed chooses them.
+"""The faults: what each does, and how it ends.
 
 Promise: a schedule is a tuple of ``Fault``; each can be taken out, shortened or moved without touching the others, so that
 a failing schedule can be shrunk. ``length`` is in seconds; when it is over the fault is healed.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
 from typing import TYPE_CHECKING
 
-from heartbeat.model import SERVING, Activate, Leave, LinkChanged, Standby, Suspend
+from heartbeat.model import SERVING, Activate, Leave, Standby, Suspend
 
-from .network import GATEWAY, LINKS, NODES, other
+from .network import GATEWAY, LINKS, other
 from .server import HANG_LIMIT
 
 if TYPE_CHECKING:
@@ -194,18 +193,30 @@ def _ping(world: World, server: Server, fault: Fault) -> Heal:
 
 
 def _port(world: World, server: Server, fault: Fault) -> Heal:
-    network = world.network
-    network.ports[server.name] += 1
-    carrier = fault.arg == "carrier"
-    if carrier:
-        server.later(0.002, server.heartbeat.feed, LinkChanged("lan", False, True))
+    """The server's port on the LAN is dead; with "carrier" its kernel sees that."""
+    ports = world.network.ports
+    ports[server.name] += 1
+    up = _carrier(world, server, fault) if fault.arg == "carrier" else None
 
     def heal() -> None:
-        network.ports[server.name] -= 1
-        if carrier and not network.ports[server.name]:
-            server.later(0.002, server.heartbeat.feed, LinkChanged("lan", True, True))
-            if server.vip and world.setting.arp_check:
-                server.later(0.003, server.announce)
+        ports[server.name] -= 1
+        if up is not None:
+            up()
+
+    return heal
+
+
+def _carrier(world: World, server: Server, fault: Fault) -> Heal:
+    """The interface of the virtual IP has no link; what else is on the LAN goes on (it has an interface of its own)."""
+    down = world.network.no_carrier
+    down[server.name] += 1
+    server.later(0.002, server.heartbeat.tell_link)
+
+    def heal() -> None:
+        down[server.name] -= 1
+        server.later(0.002, server.heartbeat.tell_link)
+        if not down[server.name] and server.vip and world.setting.arp_check:
+            server.later(0.003, server.announce)
 
     return heal
 
@@ -358,64 +369,7 @@ def _witness(world: World, server: Server, fault: Fault) -> Heal:
 KINDS: dict[str, Callable[[World, Server, Fault], Heal]] = {
     "power": _power, "pause": _pause, "heartbeat-kill": _kill, "ha_manager-kill": _kill, "heartbeat-hang": _heartbeat_hang,
     "ha_manager-hang": _ha_manager_hang, "postgres-kill": _postgres, "postgres-hang": _postgres, "postgres-broken": _postgres,
-    "crash": _crash, "cut": _cut, "ping": _ping, "port": _port, "loss": _loss, "delay": _delay, "slow": _slow,
-    "checkpointer": _checkpointer, "full": _full, "failover": _failover, "suspend": _suspend, "leave": _leave,
+    "crash": _crash, "cut": _cut, "ping": _ping, "port": _port, "carrier": _carrier, "loss": _loss, "delay": _delay,
+    "slow": _slow, "checkpointer": _checkpointer, "full": _full, "failover": _failover, "suspend": _suspend, "leave": _leave,
     "activate": _activate, "stranger": _stranger, "unfenced": _unfenced, "witness": _witness,
 }  # fmt: skip
-
-#: kind, weight in a mixed schedule, weight in one heavy with crashes
-WEIGHTS: tuple[tuple[str, float, float], ...] = (
-    ("power", 4, 9), ("pause", 4, 4), ("heartbeat-kill", 4, 5), ("ha_manager-kill", 3, 2), ("heartbeat-hang", 3, 3),
-    ("ha_manager-hang", 2, 1), ("postgres-kill", 3, 2), ("postgres-hang", 2, 1), ("postgres-broken", 2, 1), ("crash", 3, 6),
-    ("cut", 10, 8), ("ping", 4, 3), ("port", 3, 3), ("loss", 2, 1), ("slow", 2, 1), ("checkpointer", 2, 2), ("full", 1, 0.5),
-    ("failover", 4, 2), ("suspend", 1, 0), ("leave", 2, 1),
-)  # fmt: skip
-
-
-def argument(random: Random, kind: str) -> str:
-    match kind:
-        case "heartbeat-hang" | "ha_manager-hang":
-            return random.choice(("", "", "unwatched"))
-        case "crash":
-            return f"{random.randint(1, 6)}:{random.choice(('kill', 'power'))}"
-        case "cut":
-            what = random.choice(("lan", "ic", "*", "*", "hb", "repl", "session"))
-            return f"{what}:{random.choice(('out', 'in', 'both'))}"
-        case "ping":
-            return random.choice(("", "both"))
-        case "port":
-            return random.choice(("", "carrier"))
-        case "loss":
-            return random.choice(("0.2", "0.5", "0.7"))
-        case "delay":
-            return random.choice(("0.05", "0.3", "1.0"))
-        case "slow":
-            return random.choice(("0.1", "0.8", "2.5"))
-        case "checkpointer":
-            return random.choice(("0.3", "2.0", "4.0"))
-        case "leave":
-            return random.choice(("handover", "off"))
-    return ""
-
-
-def length(random: Random, kind: str) -> float:
-    if kind in ("postgres-kill", "failover"):
-        return 0.0
-    if kind in ("heartbeat-kill", "ha_manager-kill") and random.random() < 0.7:
-        return 0.0
-    return float(round(0.1 * 60.0 ** random.random() + (0.3 if kind in ("power", "crash") else 0.0), 2))
-
-
-def random_schedule(random: Random, most: int, symmetric: bool = False) -> Schedule:
-    """Up to ``most`` faults, near each other in time; ``symmetric`` puts a cut of every path among them."""
-    column = random.choice((1, 2))
-    kinds = [row[0] for row in WEIGHTS]
-    weights = [float(row[column]) for row in WEIGHTS]
-    at, faults = 1.0 + random.random(), []
-    if symmetric:
-        faults.append(Fault(round(at, 2), "cut", "A", round(random.uniform(0.5, 8.0), 2), "*:both"))
-    for _ in range(random.randint(1, most)):
-        kind = random.choices(kinds, weights)[0]
-        faults.append(Fault(round(at, 2), kind, random.choice(NODES), length(random, kind), argument(random, kind)))
-        at += random.expovariate(1.0) if random.random() < 0.8 else random.uniform(2.0, 5.0)
-    return tuple(faults)

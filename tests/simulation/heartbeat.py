@@ -26,6 +26,7 @@ from heartbeat.model import (
     Garp,
     Gate,
     Heard,
+    LinkChanged,
     ManagerLost,
     Message,
     Persist,
@@ -71,6 +72,8 @@ class Heartbeat:
         #: a crash to come: (lists of heavy effects still to pass, "kill" or "power")
         self.crash: tuple[int, str] | None = None
         self._inbox: deque[Event] = deque()
+        self._link_down = False
+        self._answers: deque[Persisted | PersistFailed] = deque()
         self._busy = False
         self._tick_at = inf
         self._facts_at = 0.0
@@ -96,7 +99,9 @@ class Heartbeat:
         server.trace(f"heartbeat starts, run {boot.generation}, disk {brief(server.disk.record)}, {brief(resume)}")
         self._facts_at = now
         self._tick_at = inf
+        self._link_down = False
         self.feed(Tick())
+        self.tell_link()
         server.later(0.01, self.offer_want)
 
     def end(self) -> None:
@@ -106,6 +111,7 @@ class Heartbeat:
         self.life += 1
         self.stopped = 0
         self._inbox.clear()
+        self._answers.clear()
 
     def kill(self) -> None:
         if self.running:
@@ -143,6 +149,13 @@ class Heartbeat:
             return
         self._inbox.append(event)
         self._run()
+
+    def tell_link(self) -> None:
+        """The kernel's word on the interface of the virtual IP."""
+        down = self.server.world.network.no_carrier[self.server.name] > 0
+        if self.running and down != self._link_down:
+            self._link_down = down
+            self.feed(LinkChanged("lan", not down, True))
 
     def hears(self, link: str, message: Message) -> None:
         self.feed(Heard(link, message))
@@ -268,7 +281,13 @@ class Heartbeat:
 
     def _written(self, life: int, serial: int, ok: bool) -> None:
         if life == self.life:
-            self.server.later(0.0, self.feed, Persisted(serial) if ok else PersistFailed(serial, "no space left on device"))
+            self._answers.append(Persisted(serial) if ok else PersistFailed(serial, "no space left on device"))
+            self.server.later(0.0, self._answer, life)
+
+    def _answer(self, life: int) -> None:
+        """The writer's answers come through a pipe: in their order."""
+        if life == self.life:
+            self.feed(self._answers.popleft())
 
     def _send(self, message: Message) -> None:
         server = self.server

@@ -80,6 +80,13 @@ class NeverYield(Rules):
         return ""
 
 
+class OffersItselfUnlinked(Rules):
+    """Rule 3: fit for a yield although its own interface of the virtual IP has no link."""
+
+    def offers_itself(self) -> bool:
+        return self.core.phase is Phase.PASSIVE and not self.unfit()
+
+
 class NeverIsolated(Rules):
     """Rule 4: hears nobody, stays active."""
 

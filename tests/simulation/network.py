@@ -28,6 +28,8 @@ class Network:
         self.cuts: Counter[tuple[str, str, str]] = Counter()
         #: servers whose port on the LAN is down
         self.ports: Counter[str] = Counter()
+        #: servers whose interface of the virtual IP has no link, as their kernels see it
+        self.no_carrier: Counter[str] = Counter()
         self.loss: dict[tuple[str, str, str], float] = {}
         #: seconds that a datagram may take longer
         self.delay: dict[tuple[str, str, str], float] = {}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from .faults import KINDS, Fault, Schedule, argument, length, random_schedule
+from .faults import KINDS, Fault, Schedule
 from .network import NODES, other
 from .scenarios import HOLES
 
@@ -31,19 +31,73 @@ TIMES = (0.1, 0.3, 0.5, 0.56, 0.66, 0.8, 1.0, 1.1, 1.3, 1.6, 2.0, 2.6, 3.4, 3.6,
 RANDOM_KINDS = tuple(kind for kind in KINDS if kind not in ("activate", "stranger", "unfenced", "witness"))
 
 
+#: kind, weight in a mixed schedule, weight in one heavy with crashes
+WEIGHTS: tuple[tuple[str, float, float], ...] = (
+    ("power", 4, 9), ("pause", 4, 4), ("heartbeat-kill", 4, 5), ("ha_manager-kill", 3, 2), ("heartbeat-hang", 3, 3),
+    ("ha_manager-hang", 2, 1), ("postgres-kill", 3, 2), ("postgres-hang", 2, 1), ("postgres-broken", 2, 1), ("crash", 3, 6),
+    ("cut", 10, 8), ("ping", 4, 3), ("port", 3, 3), ("loss", 2, 1), ("slow", 2, 1), ("checkpointer", 2, 2), ("full", 1, 0.5),
+    ("failover", 4, 2), ("suspend", 1, 0), ("leave", 2, 1),
+)  # fmt: skip
+
+
+def _argument(random: Random, kind: str) -> str:
+    match kind:
+        case "heartbeat-hang" | "ha_manager-hang":
+            return random.choice(("", "", "unwatched"))
+        case "crash":
+            return f"{random.randint(1, 6)}:{random.choice(('kill', 'power'))}"
+        case "cut":
+            what = random.choice(("lan", "ic", "*", "*", "hb", "repl", "session"))
+            return f"{what}:{random.choice(('out', 'in', 'both'))}"
+        case "ping":
+            return random.choice(("", "both"))
+        case "port":
+            return random.choice(("", "carrier"))
+        case "loss":
+            return random.choice(("0.2", "0.5", "0.7"))
+        case "delay":
+            return random.choice(("0.05", "0.3", "1.0"))
+        case "slow":
+            return random.choice(("0.1", "0.8", "2.5"))
+        case "checkpointer":
+            return random.choice(("0.3", "2.0", "4.0"))
+        case "leave":
+            return random.choice(("handover", "off"))
+    return ""
+
+
 def _length(random: Random, kind: str) -> float:
+    if kind in ("postgres-kill", "failover"):
+        return 0.0
+    if kind in ("heartbeat-kill", "ha_manager-kill") and random.random() < 0.7:
+        return 0.0
+    return float(round(0.1 * 60.0 ** random.random() + (0.3 if kind in ("power", "crash") else 0.0), 2))
+
+
+def _around(random: Random, kind: str) -> float:
     if random.random() < 0.4:
-        return length(random, kind)
+        return _length(random, kind)
     exact = random.choice(TIMES) * random.uniform(0.95, 1.05)
     return 0.0 if kind in ("postgres-kill", "failover") else round(exact + (0.3 if kind == "crash" else 0.0), 2)
 
 
 def _fault(random: Random, at: float, kind: str, node: str, when: str = "") -> Fault:
-    return Fault(round(at, 3), kind, node, _length(random, kind), argument(random, kind), when)
+    return Fault(round(at, 3), kind, node, _around(random, kind), _argument(random, kind), when)
 
 
-def mixed(random: Random, most: int) -> Schedule:
-    return random_schedule(random, most)
+def mixed(random: Random, most: int, symmetric: bool = False) -> Schedule:
+    """Up to ``most`` faults, near each other in time; ``symmetric`` puts a cut of every path among them."""
+    column = random.choice((1, 2))
+    kinds = [row[0] for row in WEIGHTS]
+    weights = [float(row[column]) for row in WEIGHTS]
+    at, faults = 1.0 + random.random(), []
+    if symmetric:
+        faults.append(Fault(round(at, 2), "cut", "A", round(random.uniform(0.5, 8.0), 2), "*:both"))
+    for _ in range(random.randint(1, most)):
+        kind = random.choices(kinds, weights)[0]
+        faults.append(Fault(round(at, 2), kind, random.choice(NODES), _length(random, kind), _argument(random, kind)))
+        at += random.expovariate(1.0) if random.random() < 0.8 else random.uniform(2.0, 5.0)
+    return tuple(faults)
 
 
 def swarm(random: Random, most: int) -> Schedule:
@@ -59,7 +113,7 @@ def swarm(random: Random, most: int) -> Schedule:
 
 def aimed(random: Random, most: int) -> Schedule:
     """A few faults that set something going, and others that strike while it goes."""
-    faults = list(random_schedule(random, 2))
+    faults = list(mixed(random, 2))
     if random.random() < 0.4:
         faults.append(Fault(round(faults[-1].at + random.uniform(0.5, 3.0), 2), "failover", random.choice(NODES)))
     for _ in range(random.randint(1, max(1, most - 2))):
@@ -108,5 +162,5 @@ def schedule_of(seed: int, way: str, most: int, symmetric: bool = False) -> Sche
     """The schedule that belongs to a seed; ``way`` "all": the seed decides which."""
     chosen = tuple(WAYS)[seed // 20 % len(WAYS)] if way == "all" else way
     if chosen == "mixed" or symmetric:
-        return random_schedule(Random(f"schedule {seed}"), most, symmetric)
+        return mixed(Random(f"schedule {seed}"), most, symmetric)
     return WAYS[chosen](Random(f"{chosen} {seed}"), most)

@@ -15,6 +15,7 @@ from heartbeat.model import (
     ForceStop,
     Gate,
     Leave,
+    LinkChanged,
     ManagerLost,
     Names,
     Persist,
@@ -90,6 +91,16 @@ def test_a_passive_does_not_take_over(what: str) -> None:
             server.peer_hears = False
     server.run(3.0)
     assert server.core.phase is Phase.PASSIVE, server.core.because
+
+
+def test_a_passive_without_a_link_for_the_virtual_ip_takes_over_but_is_not_yielded_to() -> None:
+    server = passive_in_sync()
+    assert server.said is not None and server.said.fit
+    server.give(LinkChanged("eth0", False, carries_vip=True))
+    assert not server.said.fit
+    server.peer_speaks = False
+    server.run(1.6)
+    assert server.core.phase is Phase.ACTIVE
 
 
 def test_a_takeover_that_cannot_be_written_is_tried_again() -> None:
