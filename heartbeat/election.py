@@ -148,8 +148,10 @@ class Core(Passive, Active):
         if not self.members.heard(event.link, event.message):
             return
         m = event.message
-        self.heard_epoch = max(self.heard_epoch, m.epoch.number, m.highest)
-        self.highest = max(self.highest, self.heard_epoch)
+        self.highest = max(self.highest, m.epoch.number, m.highest)
+        # called in sync in this database's own epoch: what was announced above it never came to be
+        called = m.calls_in_sync >= 0 and m.epoch == self.disk.epoch
+        self.heard_epoch = 0 if called else max(self.heard_epoch, m.epoch.number, m.highest)
         asked = (m.asks_release or m.asks_ping) and self.phase not in SERVING
         if before is None or before.boot != m.boot or asked:
             self._answer_now = True

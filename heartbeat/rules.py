@@ -62,7 +62,9 @@ class Rules:
         return by_heartbeat or (c.facts.peer_stood_down == c.disk.epoch != Epoch())
 
     def higher_epoch_known(self) -> bool:
-        """The peer knows of an epoch above this database's. What this node announced itself and gave up is not one."""
+        """The peer knows of an epoch above this database's. One that was announced, but never reached a disk, ends when the
+        active calls this node in sync in its own epoch: with two servers, nobody else can hold it. What this node announced
+        itself and gave up is none."""
         return self.core.heard_epoch > self.core.disk.epoch.number
 
     def fitness_fresh(self) -> bool:

@@ -88,7 +88,7 @@ class Server:
         self.because = "heartbeat has just started"
         self.phase_since = now
         self.highest = record.epoch.number
-        #: the highest epoch heard of the peer
+        #: the highest epoch heard since an active last called this node in sync in the epoch of this node's own database
         self.heard_epoch = 0
         #: the epoch being opened by a takeover or by going solo
         self.opening = Epoch()

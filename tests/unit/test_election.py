@@ -75,7 +75,7 @@ def test_a_passive_does_not_take_over(what: str) -> None:
         case "no ping":
             server.pings = False
         case "higher epoch":
-            server.hear(highest=9)
+            server.hear(highest=9, calls_in_sync=-1)
         case "stale":
             server.pings = False
             server.run(2.6)
@@ -91,6 +91,18 @@ def test_a_passive_does_not_take_over(what: str) -> None:
             server.peer_hears = False
     server.run(3.0)
     assert server.core.phase is Phase.PASSIVE, server.core.because
+
+
+def test_an_epoch_that_never_came_to_be_no_longer_counts_when_the_active_calls_in_sync() -> None:
+    server = passive_in_sync()
+    server.hear(highest=9, calls_in_sync=-1)
+    assert "an epoch 9 is known" in server.core.rules.unfit()
+    server.hear(highest=9, calls_in_sync=900)
+    assert server.core.rules.unfit() == ""
+    server.peer_speaks = False
+    server.run(1.6)
+    assert server.core.phase is Phase.ACTIVE
+    assert server.core.disk.epoch == Epoch(10, "vs-166")
 
 
 def test_a_passive_without_a_link_for_the_virtual_ip_takes_over_but_is_not_yielded_to() -> None:
