@@ -25,7 +25,7 @@ from heartbeat.election import Core
 from heartbeat.enforcer import Enforcer
 from heartbeat.links import Links
 from heartbeat.manager_link import ManagerLink
-from heartbeat.model import Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Tick
+from heartbeat.model import SERVING, Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Tick
 from heartbeat.ping import Pinger
 from heartbeat.priority import hurry
 from heartbeat.radio import PingGroups, Radio
@@ -35,6 +35,7 @@ from heartbeat.rolefile import RoleFile
 from heartbeat.scripts import Services
 from heartbeat.store import Store
 from heartbeat.vip import NoAddress, ServiceAddress
+from heartbeat.vipwatch import VipWatch
 from heartbeat.writer import Writer
 from runtime import syslog
 from runtime.arp import Announcer
@@ -96,6 +97,8 @@ class Daemon:
         self._manager = ManagerLink(config.timing.keepalive, config.timing.allowance)
         hands = Hands(self._radio, self._pings, self._writer, self._address, self._role_file, self._manager, self, self._push)
         self.edge = self._act(hands)
+        vips = [(vip.address, vip.device) for vip in config.vips]
+        self._vip_watch = VipWatch(vips, self._address, self._selector, self._trouble, boottime)
         self.edge.changes.extend(store.read_history())
         requests = Requests(self.core, self.edge, self._manager, boottime, self._extra, lambda: self._config.parameters)
         self._control: ControlServer | None = None
@@ -146,6 +149,7 @@ class Daemon:
         self._selector.register(self._timer, read, lambda mask: self._timer.fired())
         self._selector.register(self._writer, read, lambda mask: self._written())
         self._selector.register(self._watch, read, lambda mask: self._link_events())
+        self._vip_watch.start()
         self._service.register(self._selector, self._signal)
         self._turned_at = boottime()
         self._link_events()
@@ -203,6 +207,7 @@ class Daemon:
             self.edge.feed(Tick())
         if now >= self._address.due:
             self._address.tick(now)
+        self._vip_watch.turn(*self._peer_heard(), now)
         if now >= self._services.due:
             self._services.tick()
         if now >= self._manager.due:
@@ -217,8 +222,15 @@ class Daemon:
         deadline = self.core.deadline()
         return min(
             deadline if deadline is not None else inf, self._address.due, self._services.due, self._manager.due,
-            self._stop_at, boottime() + 1.0,
+            self._vip_watch.due, self._stop_at, boottime() + 1.0,
         )  # fmt: skip
+
+    def _peer_heard(self) -> tuple[bool, bool]:
+        """Whether the peer is in contact, and whether it serves too."""
+        if not isinstance(self.core, Core):
+            return False, False
+        members = self.core.members
+        return members.in_contact(), members.peer is not None and members.peer.phase in SERVING
 
     def _written(self) -> None:
         for answer in self._writer.answers():
@@ -310,6 +322,7 @@ class Daemon:
             "vip": {"address": vip.address if vip else "", "device": vip.device if vip else "", "held": address.held,
                     "open": address.open},
             "vips": [{"address": vip.address, "device": vip.device} for vip in config.vips],
+            "claimed": self._vip_watch.claims(),
             "resources": self._services.describe(),
             "link_states": self._links.states(),
             "refused": self._radio.counters(),
