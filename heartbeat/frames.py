@@ -1,4 +1,4 @@
-"""Linux-HA's netstring frames, authenticated: bytes of a datagram to named fields and back.
+"""Linux-HA's frames, authenticated: bytes of a datagram to named fields and back.
 
 Promise: ``decode`` returns fields only of a frame whose keyed hash is right, and checks that before it looks at anything else;
 whatever arrives, the only exception is ``FrameError``. ``encode`` writes what Linux-HA 3.0.6 reads. Nothing here knows what the
@@ -8,7 +8,10 @@ fields mean (``wire`` does). Source: facts/linux-ha-heartbeat.md, "Wire protocol
 
 The last netstring is the HMAC over everything before it; the inner ``auth`` the one over the concatenated ``name=value\\n``, in
 which a binary value is written ``(1)name=base64``. Linux-HA checks the outer one on netstring frames, and so do we
-(it leaves the inner one out under ``msgfmt netstring``).
+(it leaves the inner one out under ``msgfmt netstring``). In compatibility mode the classic form is read too, whose ``auth``
+is that inner one:
+
+    >>>\\n  name=value\\n  …  (1)name=BASE64\\n  …  auth=KEY HEX\\n  <<<\\n
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ from runtime.errors import PeerError
 MAX_FRAME = 16384
 HEAD = b"###\n"
 TAIL = b"%%%\n"
+CLASSIC_HEAD, CLASSIC_TAIL = b">>>\n", b"<<<\n"
 #: how datagrams of ours, and Linux-HA's classic ones, begin
-HEADS = (HEAD, b">>>\n")
+HEADS = (HEAD, CLASSIC_HEAD)
 STRING, BINARY = 0, 1
 
 Value = str | bytes
@@ -111,6 +115,8 @@ def decode(datagram: bytes, keyring: Keyring) -> dict[str, Value]:
     """The fields of an authentic frame, without ``auth``. Raises FrameError, and nothing else."""
     if len(datagram) > MAX_FRAME:
         raise FrameError(f"{len(datagram)} bytes; a frame has at most {MAX_FRAME}")
+    if keyring.compatible and datagram.startswith(CLASSIC_HEAD):
+        return _classic_fields(_authenticated_classic(datagram, keyring))
     if not datagram.startswith(HEAD):
         raise FrameError("doesn't begin like a frame")
     body = _authenticated(datagram, keyring)
@@ -138,14 +144,34 @@ def _authenticated(datagram: bytes, keyring: Keyring) -> bytes:
     match = _TRAILER.match(trailer)
     if match is None or int(match[1]) != len(match[2]) + 1 + len(match[3]):
         raise FrameError("malformed authentication")
-    key = keyring.keys.get(int(match[2]))
+    _check_hash(body, int(match[2]), match[3], keyring)
+    return body
+
+
+_CLASSIC_AUTH = re.compile(rb"(.*\n)?auth=([1-9][0-9]{0,2}) ([0-9a-f]{1,128})\n\Z", re.DOTALL)
+
+
+def _authenticated_classic(datagram: bytes, keyring: Keyring) -> bytes:
+    """The lines between ``>>>`` and ``auth`` if their hash is right."""
+    if not datagram.endswith(b"\n" + CLASSIC_TAIL):
+        raise FrameError("no end of frame")
+    lines = datagram[len(CLASSIC_HEAD) : -len(CLASSIC_TAIL)]
+    match = _CLASSIC_AUTH.match(lines)
+    if match is None:
+        raise FrameError("not authenticated")
+    body = match[1] or b""
+    _check_hash(body, int(match[2]), match[3], keyring)
+    return body
+
+
+def _check_hash(body: bytes, number: int, digest: bytes, keyring: Keyring) -> None:
+    key = keyring.keys.get(number)
     if key is None:
-        raise FrameError(f"key {int(match[2])} isn't in authkeys")
+        raise FrameError(f"key {number} isn't in authkeys")
     if key.method is Method.CRC and not keyring.compatible:
         raise FrameError("crc proves nothing about the sender")
-    if not hmac.compare_digest(key.digest(body), match[3]):
+    if not hmac.compare_digest(key.digest(body), digest):
         raise FrameError("wrong authentication")
-    return body
 
 
 # --- fields ---------------------------------------------------------------------------------------------------------------
@@ -163,6 +189,26 @@ def _fields(body: bytes) -> dict[str, Value]:
         name, value = _split(content)
         if name in fields:
             raise FrameError(f"field {name} twice", authentic=True)
+        fields[name] = value
+    return fields
+
+
+_CLASSIC_KIND = re.compile(rb"\(([0-9])\)(.*)\Z", re.DOTALL)
+
+
+def _classic_fields(body: bytes) -> dict[str, Value]:
+    """The lines of the classic form; a binary value is in base64."""
+    fields: dict[str, Value] = {}
+    for line in body.split(b"\n")[:-1]:
+        match = _CLASSIC_KIND.match(line)
+        name, value = _split(b"(%s)%s" % (match.groups() if match else (b"0", line)))
+        if name in fields:
+            raise FrameError(f"field {name} twice", authentic=True)
+        if isinstance(value, bytes):
+            try:
+                value = binascii.a2b_base64(value, strict_mode=True)
+            except binascii.Error as error:
+                raise FrameError(f"field {name} isn't base64", authentic=True) from error
         fields[name] = value
     return fields
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from base64 import b64encode
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heartbeat.frames import HEAD, TAIL, FrameError, Key, Keyring, Method, decode, encode
+from heartbeat.frames import CLASSIC_HEAD, CLASSIC_TAIL, HEAD, TAIL, FrameError, Key, Keyring, Method, decode, encode
 from heartbeat.model import Boot, Epoch, Message, Phase
+from heartbeat.ping import IPV4, IPV6, answered
 from heartbeat.wire import Header, message
 from heartbeat.wire import fields as to_fields
 
@@ -41,7 +43,8 @@ def test_fields_come_back(sent: dict[str, str | bytes], sending: int) -> None:
 @given(st.binary(max_size=400), st.booleans())
 def test_noise_is_a_frame_error(noise: bytes, compatible: bool) -> None:
     ring = Keyring.of(1, KEYS, compatible)
-    for datagram in (noise, HEAD + noise, HEAD + noise + TAIL):
+    classic = CLASSIC_HEAD + noise + b"auth=1 " + KEYS[0].digest(noise) + b"\n" + CLASSIC_TAIL
+    for datagram in (noise, HEAD + noise, HEAD + noise + TAIL, CLASSIC_HEAD + noise + CLASSIC_TAIL, classic):
         with contextlib.suppress(FrameError):
             decode(datagram, ring)
 
@@ -71,6 +74,24 @@ def test_a_damaged_frame_is_never_accepted(sent: dict[str, str | bytes], data: s
     except FrameError:
         return
     raise AssertionError(damaged)
+
+
+@settings(deadline=None)
+@given(fields)
+def test_the_classic_form_carries_the_same_fields(sent: dict[str, str | bytes]) -> None:
+    lines = b"".join(
+        b"(1)%s=%s\n" % (name.encode(), b64encode(value)) if isinstance(value, bytes) else f"{name}={value}\n".encode()
+        for name, value in sent.items()
+    )
+    frame = CLASSIC_HEAD + lines + b"auth=2 " + KEYS[1].digest(lines) + b"\n" + CLASSIC_TAIL
+    assert decode(frame, Keyring.of(1, KEYS, compatible=True)) == sent
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=80) | st.builds(lambda rest: b"\x45" + bytes(19) + rest, st.binary(max_size=40)))
+def test_no_packet_without_the_nonce_is_an_answer(packet: bytes) -> None:
+    for kind in (IPV4, IPV6):
+        assert answered(packet, 7, b"a nonce!", kind) is None
 
 
 @settings(deadline=None)

@@ -155,3 +155,67 @@ def test_what_can_not_be_sent(fields: dict[str, str | bytes]) -> None:
 
 def test_no_secret_in_a_repr() -> None:
     assert "secret" not in repr(RING)
+
+
+# --- the classic form -----------------------------------------------------------------------------------------------------
+
+
+#: the same frame as RECORDED, whose inner hash is the one of this form
+CLASSIC = (
+    b">>>\nt=status\nst=init\ndt=1b58\nprotocol=1\nsrc=hbxa\n(1)srcuuid=lBAVjquLSjKDi36FPMdJjw==\nseq=1\nhg=6b00c95e\n"
+    b"ts=6b00c95d\nld=7.20 8.16 5.52 5/220 111\nttl=3\nauth=1 60bf2a4b4c13fb759d1e5d7bcfb10c060b10469d\n<<<\n"
+)
+LINUX_HA = Keyring.of(1, [Key(1, Method.SHA1, b"HI!")], compatible=True)
+
+
+def classic(lines: bytes, key: Key = SHA1) -> bytes:
+    return b">>>\n" + lines + b"auth=%d %s\n<<<\n" % (key.number, key.digest(lines))
+
+
+def test_the_classic_form_carries_what_the_other_one_does() -> None:
+    assert decode(CLASSIC, LINUX_HA) == decode(RECORDED, LINUX_HA)
+
+
+@pytest.mark.parametrize("key", [SHA256, SHA1, MD5, CRC])
+def test_the_classic_form_under_every_method(key: Key) -> None:
+    ring = Keyring.of(1, [SHA256, SHA1, MD5, CRC], compatible=True)
+    assert decode(classic(b"t=status\n(1)u=/w==\nempty=\nsum=1=2\n", key), ring) == {
+        "t": "status", "u": b"\xff", "empty": "", "sum": "1=2",
+    }  # fmt: skip
+
+
+def test_the_classic_form_only_in_compatibility() -> None:
+    with pytest.raises(FrameError, match="begin"):
+        decode(CLASSIC, Keyring.of(1, [Key(1, Method.SHA1, b"HI!")]))
+
+
+def test_any_changed_byte_of_the_classic_form_is_noticed() -> None:
+    for at in range(len(CLASSIC)):
+        changed = bytearray(CLASSIC)
+        changed[at] ^= 0x01
+        with pytest.raises(FrameError):
+            decode(bytes(changed), LINUX_HA)
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason", "authentic"),
+    [
+        (b">>>\n<<<\n", "not authenticated", False),
+        (b">>>\nt=status\n<<<\n", "not authenticated", False),
+        (b">>>\nt=status\n", "no end", False),
+        (CLASSIC[:-1], "no end", False),
+        (CLASSIC.replace(b"<<<\n", b"st=dead\n<<<\n"), "not authenticated", False),
+        (classic(b"t=status\n", Key(7, Method.SHA1, b"x")), "key 7", False),
+        (classic(b"t=status\n", Key(2, Method.SHA1, b"guessed")), "wrong authentication", False),
+        (classic(b"t=a\nt=b\n"), "twice", True),
+        (classic(b"(1)u=!!\n"), "base64", True),
+        (classic(b"(2)u=x\n"), "nested", True),
+        (classic(b"t\n"), "malformed field", True),
+        (classic(b"t=\xff\n"), "UTF-8", True),
+        (classic(b"t=\0\n"), "NUL", True),
+    ],
+)
+def test_a_classic_frame_that_is_none(frame: bytes, reason: str, authentic: bool) -> None:
+    with pytest.raises(FrameError, match=reason) as refused:
+        decode(frame, Keyring.of(1, [Key(1, Method.SHA1, b"HI!"), SHA1], compatible=True))
+    assert refused.value.authentic is authentic
