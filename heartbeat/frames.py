@@ -113,13 +113,24 @@ def encode(fields: Mapping[str, Value], keyring: Keyring) -> bytes:
 
 def decode(datagram: bytes, keyring: Keyring) -> dict[str, Value]:
     """The fields of an authentic frame, without ``auth``. Raises FrameError, and nothing else."""
+    return read(authentic(datagram, keyring))
+
+
+def authentic(datagram: bytes, keyring: Keyring) -> bytes:
+    """The part of a frame that its hash vouches for; ``read`` reads it. Raises FrameError, and nothing else."""
     if len(datagram) > MAX_FRAME:
         raise FrameError(f"{len(datagram)} bytes; a frame has at most {MAX_FRAME}")
     if keyring.compatible and datagram.startswith(CLASSIC_HEAD):
-        return _classic_fields(_authenticated_classic(datagram, keyring))
+        return CLASSIC_HEAD + _authenticated_classic(datagram, keyring)
     if not datagram.startswith(HEAD):
         raise FrameError("doesn't begin like a frame")
-    body = _authenticated(datagram, keyring)
+    return _authenticated(datagram, keyring)
+
+
+def read(body: bytes) -> dict[str, Value]:
+    """The fields in what ``authentic`` returned, without ``auth``. Raises FrameError, and nothing else."""
+    if body.startswith(CLASSIC_HEAD):
+        return _classic_fields(body[len(CLASSIC_HEAD) :])
     fields = _fields(body)
     fields.pop("auth", None)
     return fields

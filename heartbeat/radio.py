@@ -16,19 +16,20 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
 
-from heartbeat.frames import FrameError, Keyring, Value, decode, encode
+from heartbeat.frames import FrameError, Keyring, Value, authentic, decode, encode, read
 from heartbeat.links import Datagram
 from heartbeat.media import LinkLine
 from heartbeat.model import Boot, Heard, Message, PingReply
 from heartbeat.sources import Sources
 from heartbeat.timing import Timing
-from heartbeat.wire import Header, fields, message
+from heartbeat.wire import Header, Stamp, fields, message, stamp
 
 log = logging.getLogger(__name__)
 
 _LOG_PERIOD = 60.0
 #: so many refused frames a second are a flood; the shield is tried again after so many seconds
 FLOOD, SHIELDED = 500, 10.0
+_MOST_NODES = 8  # that hold the key; a pair has two
 
 
 class Link(Protocol):
@@ -58,6 +59,8 @@ class Refused:
     unauthentic: int = 0
     unusable: int = 0
     foreign: int = 0
+    #: authentic, but not newer than what was heard on the link: replays, and the copies of a link with several media
+    again: int = 0
     because: str = ""
     told_at: float = -inf
     told: int = 0
@@ -78,6 +81,18 @@ class Reception:
         self._refused_before = 0
         self._shield_until = inf
         self._told_at = -inf
+        self._newest: dict[str, Stamp] = {}
+
+    def is_new(self, stamp: Stamp) -> bool:
+        """Newer than all that was heard of the node on this link; as ``Membership.heard``, but before the whole is read."""
+        newest = self._newest.get(stamp.node)
+        if newest is None or stamp.boot.generation > newest.boot.generation:
+            return True
+        return stamp.boot == newest.boot and stamp.seq > newest.seq
+
+    def note(self, stamp: Stamp) -> None:
+        if stamp.node in self._newest or len(self._newest) < _MOST_NODES:
+            self._newest[stamp.node] = stamp
 
     def guard(self, now: float) -> None:
         """Raise the shield when too much is refused while the peer is heard; lower it in time, or when the peer isn't."""
@@ -172,20 +187,23 @@ class Radio:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _take(self, reception: Reception, datagram: Datagram) -> Message | None:
-        frame = self.opened(reception, datagram)
-        if frame is None:
-            return None
         try:
-            taken = message(frame)
+            body = authentic(datagram.frame, self.keyring)
+            stamped = stamp(body)
+            if stamped is not None and stamped.boot == self._boot:
+                return None  # our own: a broadcast is heard by its sender too
+            if stamped is not None and not reception.is_new(stamped):
+                reception.refused.again += 1
+                return None
+            taken = message(read(body))
         except FrameError as error:
             self._wrong(reception, datagram, error)
             return None
-        if taken is not None and taken.boot == self._boot:
-            return None  # our own: a broadcast is heard by its sender too
         if taken is None or taken.node == self._node:
             because = "is a Linux-HA node's" if taken is None else f"says that it is {self._node} too"
             self.foreign(reception, datagram, because)
             return None
+        reception.note(Stamp(taken.node, taken.boot, taken.seq))
         self.is_peers(reception, datagram, taken.node)
         return taken
 
@@ -215,7 +233,8 @@ class Radio:
         return {
             r.link.name: {
                 "stranger": r.refused.stranger, "unauthentic": r.refused.unauthentic, "unusable": r.refused.unusable,
-                "foreign": r.refused.foreign, "because": r.refused.because, "senders": dict(r.sources.refused),
+                "foreign": r.refused.foreign, "again": r.refused.again, "because": r.refused.because,
+                "senders": dict(r.sources.refused),
             }
             for r in self.receptions
         }  # fmt: skip

@@ -25,6 +25,8 @@ from runtime.errors import HaError
 
 VIP = "192.168.120.187"
 NODES = {"vs-166": 166, "vs-28": 28}
+#: the lines of ha.cf about links and ping nodes; {own} and {other} are the last bytes of the servers' addresses
+LINKS = "ucast eth0 192.168.120.{other}\nucast eth1 10.77.0.{other}\nping 192.168.120.1\n"
 
 
 def sh(command: str) -> str:
@@ -54,14 +56,12 @@ class Node:
         self.process: subprocess.Popen[bytes] | None = None
         self.manager = ScriptedManager(self.control)
 
-    def configure(self, ha_cf: str = "") -> None:
+    def configure(self, ha_cf: str = "", links: str = LINKS) -> None:
         etc = self.folder / "etc"
         etc.mkdir(parents=True)
         other = next(address for name, address in NODES.items() if name != self.name)
-        (etc / "ha.cf").write_text(
-            f"logfacility local0\nucast eth0 192.168.120.{other}\nucast eth1 10.77.0.{other}\nping 192.168.120.1\n"
-            f"auto_failback off\n{ha_cf}node vs-166\nnode vs-28\n"
-        )
+        lines = links.format(own=NODES[self.name], other=other)
+        (etc / "ha.cf").write_text(f"logfacility local0\n{lines}auto_failback off\n{ha_cf}node vs-166\nnode vs-28\n")
         (etc / "haresources").write_text(f"vs-166 {VIP}\n")
         keys = etc / "authkeys"
         keys.write_text("auth 1\n1 sha256 a-secret-of-this-test\n")
@@ -111,27 +111,43 @@ class Pair:
         self.nodes = {name: Node(self, name) for name in NODES}
         self.probe: subprocess.Popen[str] | None = None
 
-    def up(self, ha_cf: str = "") -> None:
+    def up(self, ha_cf: str = "", links: str = LINKS) -> None:
         sh(f"ip netns add {self.gateway}")
-        for bridge, address in (("br0", "192.168.120.1/24"), ("br1", "10.77.0.1/24")):
+        for bridge, address, address6 in (
+            ("br0", "192.168.120.1/24", "fd00:120::1/64"),
+            ("br1", "10.77.0.1/24", "fd00:77::1/64"),
+        ):
             sh(f"ip -n {self.gateway} link add {bridge} type bridge && ip -n {self.gateway} link set {bridge} up")
             sh(f"ip -n {self.gateway} addr add {address} dev {bridge}")
+            sh(f"ip -n {self.gateway} addr add {address6} dev {bridge} nodad")
         sh(f"ip -n {self.gateway} link set lo up")
         for name, node in self.nodes.items():
             sh(f"ip netns add {node.ns} && ip -n {node.ns} link set lo up")
-            for number, network in ((0, "192.168.120"), (1, "10.77.0")):
+            for number, network, network6 in ((0, "192.168.120", "fd00:120::"), (1, "10.77.0", "fd00:77::")):
                 port = f"p{number}x{NODES[name]}"
                 sh(f"ip -n {self.gateway} link add {port} type veth peer name eth{number} netns {node.ns}")
                 sh(f"ip -n {self.gateway} link set {port} master br{number} up")
                 sh(f"ip -n {node.ns} addr add {network}.{NODES[name]}/24 dev eth{number}")
+                sh(f"ip -n {node.ns} addr add {network6}{NODES[name]}/64 dev eth{number} nodad")
                 sh(f"ip -n {node.ns} link set eth{number} up")
-            node.configure(ha_cf)
+            node.configure(ha_cf, links)
             node.manager.start()
         probe = [sys.executable, "-m", "tests.lab.two_heartbeats", VIP]
         self.probe = subprocess.Popen(["ip", "netns", "exec", self.gateway, *probe], stdout=subprocess.PIPE, text=True)
 
     def cut(self, name: str, link: int, up: bool = False) -> None:
         sh(f"ip -n {self.gateway} link set p{link}x{NODES[name]} {'up' if up else 'down'}")
+
+    def deafen(self, name: str, what: str) -> None:
+        """One-way: this server hears no more of what ``what`` (an nftables match on what arrives) says."""
+        table = f"table inet cut {{ chain c {{ type filter hook prerouting priority -400; {what} drop; }}; }}"
+        sh(f"ip netns exec {self.nodes[name].ns} nft '{table}'")
+
+    def heal(self) -> None:
+        for name, node in self.nodes.items():
+            for link in (0, 1):
+                self.cut(name, link, up=True)
+            subprocess.run(["ip", "netns", "exec", node.ns, "nft", "delete table inet cut"], capture_output=True)
 
     def outage(self) -> float:
         """The longest time in which the VIP did not answer the gateway, in seconds; ends the probe."""
@@ -175,11 +191,11 @@ class Pair:
 
 
 @contextlib.contextmanager
-def two_heartbeats(ha_cf: str = "") -> Iterator[Pair]:
+def two_heartbeats(ha_cf: str = "", links: str = LINKS) -> Iterator[Pair]:
     with tempfile.TemporaryDirectory(prefix="two-heartbeats-") as folder:
         pair = Pair(Path(folder))
         try:
-            pair.up(ha_cf)
+            pair.up(ha_cf, links)
             yield pair
         except BaseException:
             for node in pair.nodes.values():

@@ -8,10 +8,10 @@ from base64 import b64encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heartbeat.frames import CLASSIC_HEAD, CLASSIC_TAIL, HEAD, TAIL, FrameError, Key, Keyring, Method, decode, encode
+from heartbeat.frames import CLASSIC_HEAD, CLASSIC_TAIL, HEAD, TAIL, FrameError, Key, Keyring, Method, authentic, decode, encode
 from heartbeat.model import Boot, Epoch, Message, Phase
 from heartbeat.ping import IPV4, IPV6, answered
-from heartbeat.wire import Header, message
+from heartbeat.wire import Header, message, stamp
 from heartbeat.wire import fields as to_fields
 
 KEYS = [Key(1, Method.SHA256, b"one"), Key(2, Method.SHA1, b"two"), Key(3, Method.MD5, b"three"), Key(4, Method.CRC)]
@@ -98,7 +98,9 @@ def test_no_packet_without_the_nonce_is_an_answer(packet: bytes) -> None:
 @given(messages)
 def test_messages_come_back(sent: Message) -> None:
     ring = Keyring.of(1, KEYS)
-    assert message(decode(encode(to_fields(sent, Header(bytes(16))), ring), ring)) == sent
+    frame = encode(to_fields(sent, Header(bytes(16))), ring)
+    assert message(decode(frame, ring)) == sent
+    assert stamp(authentic(frame, ring)) == (sent.node, sent.boot, sent.seq)
 
 
 @settings(deadline=None)

@@ -178,6 +178,29 @@ def test_ones_own_broadcast_is_no_news(caplog: pytest.LogCaptureFixture) -> None
     assert bench.radio.heard() == [] and bench.counted()["senders"] == {} and caplog.text == ""
 
 
+@pytest.mark.parametrize("kind", ["ucast", "bcast"])
+def test_a_replay_is_counted_and_goes_no_further(kind: str) -> None:
+    bench = Bench(kind)
+    old = [frame(replace(PEER, seq=seq)) for seq in (10, 11)]
+    bench.links[0].arrived = [*old, *old, frame(replace(PEER, boot=Boot(2, 9), seq=99))]
+    assert [heard.message.seq for heard in bench.radio.heard()] == [10, 11]
+    assert bench.counted()["again"] == 3
+    bench.links[0].arrived = [frame(replace(PEER, boot=Boot(4, 9), seq=1)), *old]
+    assert [heard.message.boot for heard in bench.radio.heard()] == [Boot(4, 9)]
+
+
+def test_the_copy_on_the_second_link_is_no_replay() -> None:
+    bench = Bench()
+    bench.links[0].arrived = bench.links[1].arrived = [frame(PEER)]
+    assert [heard.link for heard in bench.radio.heard()] == ["eth0", "eth1"]
+
+
+def test_another_node_with_the_key_does_not_make_the_peers_frames_old() -> None:
+    bench = Bench("bcast")
+    bench.links[0].arrived = [frame(replace(PEER, node="vs-99", boot=Boot(500, 9), seq=99)), frame(PEER)]
+    assert [heard.message.node for heard in bench.radio.heard()] == ["vs-99", "vs-28"]
+
+
 def test_strangers_are_counted_one_by_one_up_to_a_number() -> None:
     bench = Bench()
     bench.arrives(THERE)
