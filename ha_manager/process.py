@@ -303,6 +303,7 @@ class Daemon:
             self._observed = observed
             self.planner.observed(observed)
         self.link.report()
+        self.write_status()
 
     def _promoted_and_checkpointed(self) -> bool:
         want = self.link.want

@@ -135,7 +135,7 @@ class Requests:
         if carried.trouble or facts.data == "failed":
             return "failed"
         if facts.postgres is Postgres.PRIMARY:
-            if facts.proven >= 0 and facts.stalled == 0:
+            if facts.proven >= 0 and facts.stalled < daemon.config.site.timing.stall:
                 return "synchronous"
             return "streaming" if facts.caught_up else "waiting"
         if facts.postgres is Postgres.STANDBY:

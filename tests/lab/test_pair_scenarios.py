@@ -77,7 +77,7 @@ def test_the_active_crashes_and_comes_back(duo: Duo) -> None:
     duo.drill.rejoin(crashed)
     expect(pair, crashed, "passive")
     expect(pair, heir, "active")
-    assert status_file(pair, heir)["replication"] == "synchronous"
+    eventually(lambda: status_file(pair, heir)["replication"] == "synchronous", "the status file tells it")
     log = pair.node(heir).log()
     assert "failed to connect to ha_manager on the passive policy server" in log
     assert "this device is now active" in log
