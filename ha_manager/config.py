@@ -69,6 +69,8 @@ def load(
     own = {str(each.ip) for each in addresses}
     is_active = _side(site, own, module_xml)
     _check_networks(site, addresses, is_active, module_xml)
+    if host.linux_ha.cl_status:
+        _check_linux_ha(site, module_xml, conf)
     node, peer = _names(site, host, is_active, uname or os.uname().nodename, module_xml)
     return Config(site, host, is_active, node, peer, module_xml, conf)
 
@@ -99,6 +101,16 @@ def _check_networks(site: Site, addresses: Sequence[Interface], is_active: bool,
             what = f"element 'link', attribute '{side}': {mine} is not an address of this server"
             line = _line_of(path, "link", mine)
             raise ConfigError(what, file=path, line=line, remedy="correct it, or bring that interface up")
+
+
+def _check_linux_ha(site: Site, path: Path, conf: Path) -> None:
+    """Linux-HA can't tell a dead passive from one that took over: an active that guesses would lose what is acknowledged."""
+    if site.synchronous and site.solo == "release":
+        return
+    wrong = f'solo="{site.solo}"' if site.synchronous else 'synchronous="off"'
+    what = f"element 'replication': {wrong} can't be had on a Linux-HA heartbeat ({conf}, [linux-ha] cl_status)"
+    remedy = 'write <replication solo="release"/>, or run our own heartbeat'
+    raise ConfigError(what, file=path, line=_line_of(path, "replication") or _line_of(path, "init"), remedy=remedy)
 
 
 def _names(site: Site, host: Host, is_active: bool, uname: str, path: Path) -> tuple[str, str]:

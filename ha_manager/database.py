@@ -236,18 +236,20 @@ class Database:
                     raise ReplicationError("Postgres is a primary, so there is nothing to detach from")
             return receiving.position(self._server, clock.left + 0.05)
 
-    def make_primary(self, epoch: int, limit: float = 30.0) -> int:
+    def make_primary(self, epoch: int, limit: float = 30.0, *, hold: bool = False) -> int:
         """Takes writes. In recovery: names cleared, promoted. Died in the same epoch: restarted in place, names as they were.
+        ``hold``: started or promoted with the peer's name of this epoch set: what waited before goes on waiting.
         Returns the timeline. Call ``settle_primary`` next, when nobody waits any more.
         """
         with self._changing:
             clock = Clock(limit)
+            names = replication.quoted(standby_name(self._peer, epoch)) if hold else ""
             if not self._is_up(clock):
                 self._proven = None
                 self._recover_copy()
                 self._write_files()
                 if self._may_restart_in_place(epoch):
-                    self._server.change(reload=False, conninfo="", slot="")
+                    self._server.change(reload=False, conninfo="", slot="", **({"names": names} if hold else {}))
                     self._start("primary", clock)
                 else:
                     self._follow(None, reload=False)
@@ -258,7 +260,7 @@ class Database:
                 self._proven = None
                 before = receiving.before_promotion(session, clock.left)
                 book = self._book.read().promotion_begins(epoch, self._node, before.timeline, before.counter)
-                self._server.change(names="", conninfo="", slot="", hurry=True, lineage=book.text())
+                self._server.change(names=names, conninfo="", slot="", hurry=True, lineage=book.text())
                 self._book.write(book)
                 receiving.begin_promotion(session, clock.left)
                 return receiving.await_promotion(session, clock.need("the promotion"))

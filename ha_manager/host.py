@@ -76,6 +76,14 @@ class Paths:
 
 
 @dataclass(frozen=True)
+class LinuxHa:
+    """Commands of a real Linux-HA heartbeat that decides here; an empty ``cl_status``: our own heartbeat does."""
+
+    cl_status: tuple[str, ...] = ()
+    hb_standby: tuple[str, ...] = ("/usr/share/heartbeat/hb_standby",)
+
+
+@dataclass(frozen=True)
 class Host:
     postgres: PostgresHost = PostgresHost()
     commands: Commands = Commands()
@@ -84,6 +92,7 @@ class Host:
     log_level: str = "info"
     #: UDP port of the heartbeats
     heartbeat_port: int = 694
+    linux_ha: LinuxHa = LinuxHa()
 
 
 def load_host(path: Path = CONF) -> Host:
@@ -129,6 +138,7 @@ class _Reader:
             postgres=PostgresHost(**values["postgres"]),
             commands=Commands(**values["commands"]),
             paths=Paths(**values["paths"]),
+            linux_ha=LinuxHa(**values["linux-ha"]),
             **{f"log_{name}": value for name, value in log.items()},
             **{f"heartbeat_{name}": value for name, value in host.items()},
         )
@@ -219,6 +229,7 @@ _SECTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "commands": {f.name: _number(1, 86400) if f.name == "limit" else _command for f in fields(Commands)},
     "paths": {f.name: _path for f in fields(Paths)},
     "heartbeat": {"port": _number(1, 65535)},
+    "linux-ha": {f.name: _command for f in fields(LinuxHa)},
     "log": {
         "facility": _one_of(*sorted(FACILITIES)),
         "level": _one_of("debug", "info", "warning", "error"),

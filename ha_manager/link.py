@@ -93,7 +93,7 @@ class HeartbeatLink:
         if self._client is None:
             return
         facts, now = self._facts(), self._loop.now()
-        if self._sent is not None and now - self._sent_at < self._period() * 0.9 and _alike(facts, self._sent):
+        if self._sent is not None and now - self._sent_at < self._period() * 0.9 and alike(facts, self._sent):
             return
         self._sent, self._sent_at = facts, now
         self._client.request("facts", {"facts": facts_to(facts)})
@@ -150,7 +150,7 @@ class HeartbeatLink:
             self._listener.wanted(want)
 
 
-def _alike(one: Facts, two: Facts) -> bool:
+def alike(one: Facts, two: Facts) -> bool:
     """Equal but for what changes all the time."""
     quiet: dict[str, Any] = {"lsn": 0, "beyond": 0, "sign_age": 0.0, "stalled": 0.0}
     stalls = (one.stalled > 0) == (two.stalled > 0)

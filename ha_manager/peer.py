@@ -47,6 +47,10 @@ class Own:
     heartbeat: bool
     postgres: str
     version: str
+    #: only on a Linux-HA heartbeat (``linuxha``): commits don't wait, the position proven to wait for, who decides
+    solo: bool = True
+    proven: int = -1
+    decider: str = "heartbeat"
 
 
 class Home(Protocol):
@@ -92,6 +96,8 @@ class Peer:
         self.listening = ""
         #: what the peer answered last, for status
         self.state: dict[str, Any] = {}
+        #: when that was asked
+        self.told_at = -inf
 
     @property
     def connected(self) -> bool:
@@ -208,7 +214,7 @@ class Peer:
                 self._home.reachable(self.why)
 
     def _take_state(self, state: dict[str, Any], asked_at: float) -> None:
-        self.state = self.state | state
+        self.state, self.told_at = self.state | state, asked_at
         try:
             phase = Phase(str(state.get("phase")))
         except ValueError:
@@ -275,6 +281,7 @@ class Peer:
         return {
             "node": own.node, "phase": own.phase.value, "heartbeat": own.heartbeat, "postgres": own.postgres,
             "epoch": list(own.epoch), "port": self._home.port(), "version": own.version,
+            "solo": own.solo, "proven": own.proven, "decider": own.decider,
         }  # fmt: skip
 
     def _stand_down(self, fields: dict[str, Any], caller: Caller) -> Mapping[str, Any]:

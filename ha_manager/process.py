@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ha_manager import __version__
@@ -26,6 +27,7 @@ from ha_manager.greeting import Greeting
 from ha_manager.host import CONF
 from ha_manager.journal import JournalFile
 from ha_manager.link import HeartbeatLink
+from ha_manager.linuxha import LinuxHaLink, peer_word
 from ha_manager.local import addresses, role_line
 from ha_manager.mailbox import Mailbox
 from ha_manager.managerwatch import ManagerWatch
@@ -36,6 +38,7 @@ from ha_manager.outlook import MIB, Look, Outlook, observed_state
 from ha_manager.peer import Own, Peer
 from ha_manager.plan import Observed
 from ha_manager.planner import Planner
+from ha_manager.reign import PeerWord
 from ha_manager.requests import Requests
 from ha_manager.schedule import Schedule
 from ha_manager.site import MODULE_XML
@@ -94,8 +97,12 @@ class Daemon:
         )
         self.planner = Planner(JournalFile(paths.state / "journal"), Steps(lambda: self.config), self, boottime)
         self.manager_watch = ManagerWatch(lambda: self.config.host, self._alarm_soon("manager"), boottime)
-        self.link = HeartbeatLink(
-            paths.heartbeat_run / "control", self.loop, self, self.facts, lambda: self.config.site.timing.report_period
+        self.link: HeartbeatLink | LinuxHaLink = (
+            LinuxHaLink(lambda: self.config, self.mail, self, self.facts, self.peer_word, self.messages.alarm)
+            if config.host.linux_ha.cl_status
+            else HeartbeatLink(
+                paths.heartbeat_run / "control", self.loop, self, self.facts, lambda: self.config.site.timing.report_period
+            )
         )
         self.status_file = StatusFile(paths.etc / "ha_manager_status")
         self.schedule = Schedule()
@@ -233,8 +240,8 @@ class Daemon:
                 "timing, links, ping nodes, the virtual IP, <replication> and <boot_alone> are heartbeat's: `ha start` on both"
                 " servers applies them"
             )
-        if (old.host.postgres, old.host.paths, old.node, old.peer) != (new.host.postgres, new.host.paths, new.node, new.peer):
-            later.append("paths, names and Postgres's place need `/etc/init.d/ha_manager restart`")
+        if _fixed(old) != _fixed(new):
+            later.append("paths, names, Postgres's place and [linux-ha] need `/etc/init.d/ha_manager restart`")
         log.info("configuration read again: %s", "; ".join(later) or ("applied" if old != new else "nothing has changed"))
         return later
 
@@ -347,7 +354,16 @@ class Daemon:
         epoch, phase = (want.epoch, want.phase) if want else (Epoch(), Phase.WAITING)
         alive = self.link.connected and boottime() < self.role_until()
         postgres = observed_state(self.look.observation, self.worker.carried).value
-        return Own(self.config.node, epoch, phase, alive, postgres, __version__)
+        own = Own(self.config.node, epoch, phase, alive, postgres, __version__)
+        if isinstance(self.link, HeartbeatLink):
+            return own
+        solo = self.link.record.solo
+        return replace(own, solo=solo, proven=-1 if solo else self.worker.carried.proven, decider="linux-ha")
+
+    def peer_word(self) -> PeerWord | None:
+        """For ``linuxha``. Any thread."""
+        limit = 3.0 * self.config.site.passive_status_interval + 3.0
+        return peer_word(self.peer.state, self.peer.told_at, limit, ROLE_OF)
 
     def identity(self) -> Identity:
         return self.database.identity()
@@ -369,6 +385,10 @@ class Daemon:
 
     def write_status(self) -> None:
         self.status_file.write(self.requests.status_lines())
+
+
+def _fixed(config: Config) -> tuple[object, ...]:
+    return (config.host.postgres, config.host.paths, bool(config.host.linux_ha.cl_status), config.node, config.peer)
 
 
 def body(own: service.Service, greeting: Greeting, module_xml: Path = MODULE_XML, conf: Path = CONF) -> int:

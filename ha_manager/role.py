@@ -1,8 +1,8 @@
 """Active or passive, from what a real Linux-HA heartbeat says: the reference's table, completed.
 
 Promise: pure; one function, ``decide``, for every combination of its four inputs. Used only on top of Linux-HA: with our own
-heartbeat its role is the role. Source: Trustwave SWG 11.8, 2.1 (All, None, Local); facts/linux-ha-heartbeat.md ("cl_status": both
-started together say ``local``, and only the preferred node has the address), for what the reference leaves open.
+heartbeat its role is the role. Source: Trustwave SWG 11.8, 2.1 (All, None, Local); for what that leaves open
+facts/linux-ha-heartbeat.md ("cl_status": both started together say ``local``, and only the preferred node has the address).
 
 | rscstatus       | default active | default passive                                                              |
 |-----------------|----------------|------------------------------------------------------------------------------|
@@ -36,8 +36,8 @@ class Holds(StrEnum):
 def decide(holds: Holds, *, default_active: bool, before: Role | None, peer: Role | None) -> Role | None:
     """This server's role; None: as it is (a server that has just started has none, and waits).
 
-    ``before``: what it was, None if nothing is known of that. ``peer``: what its ha_manager says that it is, None if it can't be
-    asked.
+    ``before``: what it was, None if nothing is known of that. ``peer``: what its ha_manager says that it is, None if it can't
+    be asked.
     """
     match holds:
         case Holds.ALL:

@@ -35,6 +35,9 @@ def collect(config: Config) -> dict[str, Any]:
         ("manager", config.host.paths.manager_run, "status"),
     ):
         found[name] = _ask(folder, name, do, found["errors"])
+    if config.host.linux_ha.cl_status:
+        found["heartbeat"] = found["ha_manager"].get("heartbeat_says", {})
+        found["errors"].pop("heartbeat", None)
     explained = _ask(config.host.paths.heartbeat_run, "heartbeat", "explain", {})
     found["explain"] = explained.get("lines", [])
     alarms = _alarms(found)

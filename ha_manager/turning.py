@@ -21,7 +21,7 @@ from ha_manager.local import addresses, interface_of
 from ha_manager.managerroles import role_enabled, set_role
 from ha_manager.site import MODULE_XML
 from ha_manager.wiring import cluster_of, database_of
-from runtime import hafiles, pidfile
+from runtime import hafiles, modulexml, pidfile
 from runtime.commands import run
 from runtime.control import Client
 from runtime.errors import ConfigError, ControlError, HaError, Refused
@@ -64,6 +64,8 @@ def check(module_xml: Path = MODULE_XML, conf: Path = CONF) -> Checked:
     warnings = tuple(database.check())
     for path in (config.host.paths.commander, _passive_module()):
         role_enabled(path, ROLE)
+    if _on_linux_ha(config):
+        _refuse_second_heartbeat()
     return Checked(config, cluster, database, _files(config, cluster, keys), warnings + _advice(config))
 
 
@@ -99,6 +101,18 @@ def _passive_module() -> Path:
     return Path("/etc/Manager/commander_passive_module.xml")
 
 
+def _on_linux_ha(config: Config) -> bool:
+    """A real Linux-HA heartbeat decides here; it is started, stopped and configured by others."""
+    return bool(config.host.linux_ha.cl_status)
+
+
+def _refuse_second_heartbeat(path: Path = Path("/etc/Manager/manager.conf.xml")) -> None:
+    for process in modulexml.parse(path).children("role/process"):
+        if process.text("name", "") == "heartbeat":
+            what = "the Manager would start our heartbeat beside Linux-HA's ([linux-ha] in ha_manager.conf)"
+            raise process.error(what, remedy="remove this <process …/>; Debian starts and stops its heartbeat itself")
+
+
 # --- on ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -112,24 +126,29 @@ def start(say: Say) -> None:
     for warning in checked.warnings:
         say(f"warning: {warning}")
     say("configuration is in order")
-    changed = hafiles.write(checked.files, config.host.paths.heartbeat_etc)
-    say(
-        f"heartbeat: {', '.join(path.name for path in changed)} written"
-        if changed
-        else "heartbeat: files are as they should be"
-    )
+    changed = _heartbeat_files(checked, say)
     checked.database.configure()
     say("Postgres is configured for replication")
     for path in (config.host.paths.commander, _passive_module()):
         set_role(path, ROLE, True)
     _start_manager(config, changed, say)
     _await_heartbeat(config)
-    say("heartbeat and ha_manager run")
+    say("ha_manager runs" if _on_linux_ha(config) else "heartbeat and ha_manager run")
     # One that ran before knows nothing of what has changed since, of a new key of the peer for instance.
     with Client(config.host.paths.run / "control", START_LIMIT, name="ha_manager") as client:
         for later in client.request("reload").get("later", []):
             say(f"warning: {later}")
     _watch(config, say)
+
+
+def _heartbeat_files(checked: Checked, say: Say) -> list[Path]:
+    if _on_linux_ha(checked.config):
+        say("heartbeat is Linux-HA's: its files are left alone")
+        return []
+    changed = hafiles.write(checked.files, checked.config.host.paths.heartbeat_etc)
+    words = f"{', '.join(path.name for path in changed)} written" if changed else "files are as they should be"
+    say(f"heartbeat: {words}")
+    return changed
 
 
 def _start_manager(config: Config, changed: list[Path], say: Say) -> None:
@@ -161,7 +180,7 @@ def restart_heartbeat(config: Config) -> None:
 
 def _await_heartbeat(config: Config) -> None:
     end = time.monotonic() + START_LIMIT
-    for name in ("heartbeat", "ha_manager"):
+    for name in ("ha_manager",) if _on_linux_ha(config) else ("heartbeat", "ha_manager"):
         folder = config.host.paths.heartbeat_run if name == "heartbeat" else config.host.paths.run
         while True:
             try:
@@ -215,9 +234,20 @@ def outlook(config: Config, status: dict[str, Any]) -> str:
 
 
 def heartbeat(config: Config, do: str, fields: dict[str, Any] | None = None, timeout: float = 5.0) -> dict[str, Any]:
-    """Ask heartbeat directly. Raises HaError."""
+    """Ask heartbeat directly; where Linux-HA's decides, ha_manager, in the same words. Raises HaError."""
+    if _on_linux_ha(config):
+        return _linux_ha(config, do, fields, timeout)
     with Client(config.host.paths.heartbeat_run / "control", timeout) as client:
         return client.request(do, fields)
+
+
+def _linux_ha(config: Config, do: str, fields: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
+    asked = {"status": "show", "standby": "failover", "activate": "activate"}.get(do)
+    if asked is None:
+        raise HaError(f"a Linux-HA heartbeat knows no {do}; its log, and `cl_status`, tell of it")
+    with Client(config.host.paths.run / "control", max(timeout, 40.0), name="ha_manager") as client:
+        answer = client.request(asked, fields)
+    return dict(answer["heartbeat_says"]) if do == "status" else answer
 
 
 # --- off --------------------------------------------------------------------------------------------------------------------
@@ -237,7 +267,7 @@ def stop(say: Say) -> None:
     if active:
         database.unconfigure(start=True, writable=True)
         say("Postgres runs on its own again, writable; HA is off on this server")
-        if config.site.virtual_ip:
+        if config.site.virtual_ip and not _on_linux_ha(config):
             say(f"nobody has the virtual IP {config.site.virtual_ip} now; `ha start` here brings it back")
     else:
         database.unconfigure(start=False)
@@ -261,14 +291,16 @@ def _was_active(config: Config, say: Say) -> bool:
 
 
 def _stop_processes(config: Config, say: Say) -> None:
-    say(f"telling {config.peer} that HA is turned off here, and stopping heartbeat")
+    names = ("ha_manager",) if _on_linux_ha(config) else ("heartbeat", "ha_manager")
+    if "heartbeat" in names:
+        say(f"telling {config.peer} that HA is turned off here, and stopping heartbeat")
     control = config.host.paths.manager_run / "control"
     try:
         with Client(control, 5.0, name="the Manager") as manager:
-            manager.request("stop", {"name": "heartbeat", "kind": "off"}, timeout=STOP_LIMIT)
-            manager.request("stop", {"name": "ha_manager", "kind": "off"}, timeout=STOP_LIMIT)
+            for name in names:
+                manager.request("stop", {"name": name, "kind": "off"}, timeout=STOP_LIMIT)
     except ControlError as wrong:
         say(f"the Manager does not do it ({wrong}); stopping them directly")
-        for name in ("heartbeat", "ha_manager"):
+        for name in names:
             run([f"/etc/init.d/{name}", "stop"], timeout=STOP_LIMIT + 10, env={"STOP_KIND": "off"})
-    say("heartbeat and ha_manager are stopped")
+    say(" and ".join(names) + (" are stopped" if len(names) > 1 else " is stopped; Linux-HA's heartbeat goes on"))

@@ -34,6 +34,7 @@ class Recording:
         self.answers = threading.Event()
         self.answers.set()
         self.cancelled = False
+        self.held = False
 
     def _note(self, call: str) -> None:
         self.calls.append(call)
@@ -51,8 +52,9 @@ class Recording:
         self._note("detach")
         return 1
 
-    def make_primary(self, epoch: int, limit: float = 30.0) -> int:
+    def make_primary(self, epoch: int, limit: float = 30.0, *, hold: bool = False) -> int:
         self._note(f"primary {epoch}")
+        self.held = hold
         return 2
 
     def settle_primary(self, epoch: int, limit: float = 10.0) -> None:
@@ -149,8 +151,9 @@ def test_keep_touches_nothing(bench: Bench) -> None:
 
 def test_promotion_relaxes_then_settles(bench: Bench) -> None:
     assert bench.do(want(Postgres.PRIMARY)) == ["primary 5", "relax", "settle 5"]
+    assert not bench.db.held
     assert bench.do(want(Postgres.PRIMARY, 2, names=Names.ENFORCED)) == ["primary 5", "enforce 5"]
-    assert bench.worker.carried.proven == 77
+    assert bench.worker.carried.proven == 77 and bench.db.held, "what waits goes on waiting if Postgres starts again"
     assert bench.do(want(Postgres.PRIMARY, 3, names=Names.ENFORCED)) == ["primary 5"], "proven once"
     assert bench.do(want(Postgres.PRIMARY, 4)) == ["primary 5", "relax"] and bench.worker.carried.proven == -1
 
