@@ -80,8 +80,7 @@ class Core(Passive, Active):
         self.now = now
         if self.phase in SERVING and self.rules.lost_by_pause(gap):
             self._stand_down(f"this server did not run for {max(gap, now - self.lease_at) * 1000:.0f} ms: its lease is gone")
-        self._take(event)
-        if not isinstance(event, PingSent):  # a question that has just left changes nothing yet
+        if self._take(event):
             self._settle()
         out, self._out = self._out, []
         if any(isinstance(effect, TakeVip | Garp) for effect in out):
@@ -93,14 +92,16 @@ class Core(Passive, Active):
 
     # --- events
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: Event) -> bool:
+        """False if no rule can have anything to say to it: a ping that just left, a heartbeat heard on another link already."""
         match event:
             case Tick():
                 pass
             case Heard():
-                self._heard(event)
+                return self._heard(event)
             case PingSent(node, seq):
                 self.members.ping_sent(node, seq)
+                return False
             case PingReply(node, seq):
                 self.members.ping_reply(node, seq)
             case Sign():
@@ -135,6 +136,7 @@ class Core(Passive, Active):
                 self._asked_suspend(event)
             case Leave():
                 self._asked_leave(event)
+        return True
 
     def _vip_link(self, interface: str, up: bool) -> None:
         if not up:
@@ -143,10 +145,10 @@ class Core(Passive, Active):
         self.vip_links_down.discard(interface)
         self.arp.announced_at = self.members.run  # by the edge, as after every link that comes up
 
-    def _heard(self, event: Heard) -> None:
+    def _heard(self, event: Heard) -> bool:
         before, silent = self.members.peer, self.members.silent_for()
         if not self.members.heard(event.link, event.message):
-            return
+            return False
         m = event.message
         self.highest = max(self.highest, m.epoch.number, m.highest)
         # called in sync in this database's own epoch: what was announced above it never came to be
@@ -173,6 +175,7 @@ class Core(Passive, Active):
             self._save(replace(self._newest(), suspended=m.suspended, suspend_version=m.suspend_version))
             if not m.suspended:
                 self._forgive()
+        return True
 
     def _facts(self, facts: Facts) -> None:
         self.manager_lost = ""

@@ -120,6 +120,17 @@ def test_new_keys_are_used_at_once() -> None:
     assert bench.radio.heard() == [Heard("eth1", PEER)]
 
 
+def test_a_frame_that_was_good_is_not_good_under_other_keys() -> None:
+    """It is read once for all links, but not trusted for ever."""
+    bench = Bench()
+    bench.links[0].arrived = [frame(PEER)]
+    assert bench.radio.heard() == [Heard("eth0", PEER)]
+    bench.radio.keyring = WRONG
+    bench.links[1].arrived = [frame(PEER)]
+    assert bench.radio.heard() == []
+    assert bench.radio.counters()["eth1"]["unauthentic"] == 1
+
+
 # --- who may speak --------------------------------------------------------------------------------------------------------
 
 
