@@ -4,10 +4,12 @@ set -eu
 
 usage() {
     cat <<'END'
-usage: install.sh [--root DIR] [--uninstall]
+usage: install.sh [--root DIR] [--without-heartbeat] [--uninstall]
 
-  --root DIR   install into the Debian system under DIR (with /proc and /dev mounted in it) instead of this one
-  --uninstall  stop the services and remove the programs; configuration and data stay
+  --root DIR           install into the Debian system under DIR (with /proc and /dev mounted in it) instead of this one
+  --without-heartbeat  leave the init script and the commands of heartbeat to the Linux-HA that runs here; so it is without this
+                       word, too, where Debian's package heartbeat is installed
+  --uninstall          stop the services and remove the programs; configuration and data stay
 
 Installs: Debian packages that are missing, /opt/ha-manager, the commands in /usr/bin, the init scripts manager, heartbeat and
 ha_manager (manager starts at boot and starts the others), and sample configuration where there is none yet.
@@ -27,6 +29,14 @@ services='manager heartbeat ha_manager'
 
 # owned_by_debian FILE: belongs to another package (a real Linux-HA heartbeat, say), which is not ours to replace
 owned_by_debian() { dpkg-query -S "$1" >/dev/null 2>&1; }
+
+# The heartbeat of this server is a real Linux-HA: ours keeps out of its way (docs/linux-ha.md)
+linux_ha_stays() {
+    [ -z "$without_heartbeat" ] || return 0
+    case $(dpkg-query -W -f '${db:Status-Status}' heartbeat 2>/dev/null) in
+        '' | not-installed) return 1 ;;
+    esac
+}
 
 in_other_root() {
     root=$1; shift
@@ -82,6 +92,12 @@ commands() {
         [ -f "$file" ] || continue
         name=${file##*/}
         install -m 0755 "$file" "$prefix/bin/$name"
+        case $name in cl_status | hb_standby | hb_takeover)
+            if linux_ha_stays; then
+                if [ "$(readlink "/usr/bin/$name")" = "$prefix/bin/$name" ]; then rm "/usr/bin/$name"; fi
+                continue
+            fi ;;
+        esac
         if owned_by_debian "/usr/bin/$name"; then
             say "/usr/bin/$name belongs to a Debian package and stays; ours is $prefix/bin/$name"
         else
@@ -92,6 +108,11 @@ commands() {
 
 boot_services() {
     for name in $services; do
+        if [ "$name" = heartbeat ] && linux_ha_stays; then
+            say "Linux-HA's heartbeat stays what /etc/init.d/heartbeat, cl_status, hb_standby and hb_takeover are about." \
+                "To put ours in its place: docs/linux-ha.md"
+            continue
+        fi
         if owned_by_debian "/etc/init.d/$name"; then
             say "/etc/init.d/$name belongs to a Debian package and stays"
             continue
@@ -126,18 +147,21 @@ sample_configuration() {
     install -d -m 0700 /etc/ha_manager/keys /var/lib/ha_manager /opt/finjan/configuration/ha
 }
 
+# ours NAME: /etc/init.d/NAME is ours, or gone
+ours() { [ ! -e "/etc/init.d/$1" ] || grep -qs "$prefix/" "/etc/init.d/$1"; }
+
 uninstall() {
     # While HA is on, nothing but ha_manager starts Postgres.
     if [ -e /var/lib/ha_manager/postgres/postgresql.conf ]; then
         die "HA is on here, and Postgres would be left without anybody to start it: ha stop, then again; nothing was removed"
     fi
     for name in $services; do
-        if [ ! -e "/etc/init.d/$name" ] || owned_by_debian "/etc/init.d/$name"; then continue; fi
+        if [ ! -e "/etc/init.d/$name" ] || ! ours "$name"; then continue; fi
         say "stopping $name"
         "/etc/init.d/$name" stop || die "$name does not stop: see /var/log/syslog; nothing was removed"
     done
     for name in $services; do
-        if owned_by_debian "/etc/init.d/$name"; then continue; fi
+        if ! ours "$name"; then continue; fi
         if command -v systemctl >/dev/null; then systemctl disable --quiet "$name.service" 2>/dev/null || :; fi
         rm -f "/etc/init.d/$name" "/usr/local/lib/systemd/system/$name.service"
         update-rc.d "$name" remove
@@ -148,11 +172,12 @@ uninstall() {
     say "done; configuration (/etc/ha_manager, /etc/heartbeat, /etc/Manager, /var/wasp) and data (/var/lib/ha_manager, /var/lib/heartbeat) stay"
 }
 
-root='' action=install
+root='' action=install without_heartbeat=''
 while [ $# -gt 0 ]; do
     case $1 in
         --root) [ $# -gt 1 ] || { usage >&2; exit 2; }; root=$2; shift ;;
         --root=*) root=${1#--root=} ;;
+        --without-heartbeat) without_heartbeat=--without-heartbeat ;;
         --uninstall) action=uninstall ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
@@ -161,7 +186,7 @@ while [ $# -gt 0 ]; do
 done
 [ "$(id -u)" = 0 ] || die "root is needed: sudo $0"
 if [ -n "$root" ] && [ "$root" != / ]; then
-    if [ "$action" = uninstall ]; then in_other_root "$root" --uninstall; else in_other_root "$root"; fi
+    if [ "$action" = uninstall ]; then in_other_root "$root" --uninstall; else in_other_root "$root" $without_heartbeat; fi
     exit
 fi
 if [ "$action" = uninstall ]; then uninstall; exit; fi

@@ -1,8 +1,8 @@
 """cl_status, hb_standby, hb_takeover: Linux-HA's commands, answered by our heartbeat.
 
-Promise: sub-commands, outputs and exit statuses are those of heartbeat 3.0.6 (facts/linux-ha-heartbeat.md, "cl_status"), so
-that what polls them goes on working. ``rscstatus`` is ``all`` for an active, ``none`` for a passive, ``transition`` on the way
-between them; ``local`` and ``foreign`` never: the address is one resource, and one server has it.
+Promise: sub-commands, outputs and exit statuses are those of heartbeat 3.0.6 (tests/lab/test_linuxha_commands.py asks both side
+by side), so that what polls them goes on working. In a pair of ours ``rscstatus`` is ``all`` for an active, ``none`` for a
+passive, ``transition`` on the way between them; next to a Linux-HA node it is what that one would say in this place.
 
     python -m heartbeat.cl_status SUB-COMMAND …      python -m heartbeat.cl_status --as hb_standby
 """
@@ -21,7 +21,7 @@ OK, FAILED, BAD_PARAMETER, UNKNOWN = 0, 1, 11, 13
 _TIMEOUT = 2.0
 _VERSION = "3.0.6"
 
-USAGE = """usage: cl_status SUB-COMMAND [-m] …
+USAGE = """usage: cl_status SUB-COMMAND … [-m]      (-m: in a sentence)
   hbstatus                      is heartbeat running?
   listnodes [-p|-n]             all nodes; only ping nodes; only normal ones
   nodestatus NODE               active, up, ping or dead
@@ -29,7 +29,7 @@ USAGE = """usage: cl_status SUB-COMMAND [-m] …
   listhblinks NODE              heartbeat links to NODE
   hblinkstatus NODE LINK        up or dead
   clientstatus NODE CLIENT [MS] is a client of heartbeat online?
-  rscstatus                     all, none or transition
+  rscstatus                     all, local, foreign, none or transition
   hbparameter -p PARAMETER      value of a directive of ha.cf
 example: cl_status nodestatus vs-28"""
 
@@ -63,15 +63,15 @@ class _Exit(Exception):
 
 def run(argv: Sequence[str], connect: Callable[[], Heartbeat], output: Output) -> int:
     """One call of cl_status; returns the exit status. ``connect`` raises ControlError when heartbeat doesn't answer."""
+    if not argv or argv[0] in ("-h", "--help"):
+        output.out(USAGE)
+        return OK
+    command = _COMMANDS.get(argv[0])
+    if command is None:
+        output.err(f"ERROR: {argv[0]}: invalid sub-command.\n{USAGE}")
+        return BAD_PARAMETER
     human = "-m" in argv
     words = [word for word in argv if word not in ("-m", "-v")]
-    if not words or words[0] in ("-h", "--help", "help"):
-        output.err(USAGE)
-        return OK if words else BAD_PARAMETER
-    command = _COMMANDS.get(words[0])
-    if command is None:
-        output.err(f"ERROR: {words[0]} is not a sub-command\n{USAGE}")
-        return BAD_PARAMETER
     try:
         return command(_Question(words[1:], human, connect, output))
     except _Exit as end:
@@ -106,10 +106,10 @@ class _Question:
         self.output.out(human if self.human and human else plain)
 
     def take(self, count: int, usage: str) -> list[str]:
-        """The words, if there are ``count`` of them."""
-        if len(self.words) != count:
+        """The first ``count`` words; Linux-HA's command overlooks what comes after them."""
+        if len(self.words) < count:
             raise _Exit(BAD_PARAMETER, f"usage: cl_status {usage}")
-        return self.words
+        return self.words[:count]
 
     @property
     def normal(self) -> list[str]:
@@ -139,15 +139,18 @@ def _listnodes(q: _Question) -> int:
     kinds = {"-p": q.pings, "-n": q.normal} if q.words else {}
     if len(q.words) > 1 or (q.words and q.words[0] not in kinds):
         raise _Exit(BAD_PARAMETER, "usage: cl_status listnodes [-p|-n]")
-    for node in kinds[q.words[0]] if q.words else q.pings + q.normal:
-        q.say(node, f"{node} is a {'ping' if node in q.pings else 'normal'} node.")
+    nodes = kinds[q.words[0]] if q.words else q.normal + q.pings
+    if q.human:
+        q.say("The nodes are as follow:")
+    for node in nodes:
+        q.say(node)
     return OK
 
 
 def _nodestatus(q: _Question) -> int:
     node = q.known(q.take(1, "nodestatus NODE")[0])
     state = _state_of(q, node)
-    q.say(state, f"The cluster node {node} is {state}.")
+    q.say(state, f"The cluster node {node} is {state}")
     return FAILED if state == "dead" else OK
 
 
@@ -171,7 +174,7 @@ def _state_of(q: _Question, node: str) -> str:
 def _nodetype(q: _Question) -> int:
     node = q.known(q.take(1, "nodetype NODE")[0])
     kind = "ping" if node in q.pings else "normal"
-    q.say(kind, f"The node {node} is a {kind} node.")
+    q.say(kind, f"The node {node}'s type: {kind}")
     return OK
 
 
@@ -187,6 +190,8 @@ def _listhblinks(q: _Question) -> int:
     (node,) = q.take(1, "listhblinks NODE")
     if node not in q.normal + q.pings:
         raise _Exit(UNKNOWN, f"{node} is no node of this pair")
+    if q.human:
+        q.say("\tthis node has the following heartbeat links:")
     for link in _links_of(q, node):
         q.say(f"\t{link}")
     return OK
@@ -197,7 +202,7 @@ def _hblinkstatus(q: _Question) -> int:
     found = _links_of(q, node) if node in q.normal + q.pings else {}
     if link not in found:
         raise _Exit(UNKNOWN, f"{link} is no heartbeat link of {node}")
-    q.say(found[link], f"The link {link} of {node} is {found[link]}.")
+    q.say(found[link], f"The node {node}'s heartbeat link {link} is {found[link]}")
     return OK if found[link] == "up" else FAILED
 
 
@@ -224,21 +229,38 @@ def _rscstatus(q: _Question) -> int:
     return OK
 
 
+#: directives that may stand there several times have no one value
+_SEVERAL = {
+    "node",
+    "bcast",
+    "mcast",
+    "mcast6",
+    "ucast",
+    "ucast6",
+    "serial",
+    "ping",
+    "ping6",
+    "ping_group",
+    "respawn",
+    "apiauth",
+}
+
+
 def _hbparameter(q: _Question) -> int:
-    if len(q.words) != 2 or q.words[0] != "-p":
+    if len(q.words) < 2 or q.words[0] != "-p":
         raise _Exit(BAD_PARAMETER, "usage: cl_status hbparameter -p PARAMETER")
     name = q.words[1]
     value = _VERSION if name == "hbversion" else q.ask("parameters")["parameters"].get(name)
-    if value is None:
-        raise _Exit(FAILED)
-    q.say(value)
+    if value is None or name in _SEVERAL:
+        raise _Exit(FAILED, f"Cannot get parameter {name}'s value")
+    q.say(value, f"Heartbeat parameter {name}'s value: {value}")
     return OK
 
 
 _COMMANDS: dict[str, Callable[[_Question], int]] = {
     "hbstatus": _hbstatus, "listnodes": _listnodes, "nodestatus": _nodestatus, "nodetype": _nodetype,
     "listhblinks": _listhblinks, "hblinkstatus": _hblinkstatus, "clientstatus": _clientstatus, "rscstatus": _rscstatus,
-    "hbparameter": _hbparameter, "parameter": _hbparameter,
+    "hbparameter": _hbparameter,
 }  # fmt: skip
 
 
@@ -251,7 +273,7 @@ def move(command: str, argv: Sequence[str], connect: Callable[[], Heartbeat], ou
     """hb_standby gives the service to the peer, hb_takeover takes it from one that is gone. Which resources: all there are."""
     if len(argv) > 1 or (argv and argv[0] not in _WHICH):
         output.err(f"usage: {command} [all|foreign|local|failback]\n  example: {command}")
-        return OK if argv and argv[0] in ("-h", "--help") else BAD_PARAMETER
+        return OK if argv[0] in ("-h", "--help") else FAILED
     request = "standby" if command == "hb_standby" else "activate"
     try:
         answer = connect().request(request, {"by": command, "which": argv[0] if argv else "all"})
@@ -261,7 +283,7 @@ def move(command: str, argv: Sequence[str], connect: Callable[[], Heartbeat], ou
     except ControlError as error:
         output.err(f"ERROR: Cannot signon with heartbeat: {error}")
         return FAILED
-    output.out(str(answer.get("text", "")))
+    output.err(str(answer.get("text", "")))  # where Linux-HA's says it; its standard output is empty
     return OK
 
 

@@ -89,6 +89,9 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
             said = f"no script {resource.script} in {', '.join(SCRIPT_FOLDERS)}: {resource} can't be started"
             cf.warnings.append(f"{resources_file}:{resource.line}: {said}")
     keys_file = os.path.join(folder, "authkeys")
+    keyring = authkeys.load(keys_file, cf.compatible)
+    if cf.compatible:
+        linuxha_config.check_keys(keyring, keys_file)
     return Config(
         site=Site(
             node,
@@ -106,7 +109,7 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
         ping_groups=dict(cf.ping_groups),
         vips=tuple(Vip(each.address, _device(each, assigned, resources_file), cf.vip_port) for each in addresses),
         resources=tuple(others),
-        keyring=authkeys.load(keys_file, cf.compatible),
+        keyring=keyring,
         facility=cf.facility,
         debug=cf.debug,
         realtime=cf.realtime,

@@ -15,9 +15,10 @@ from __future__ import annotations
 from math import inf
 
 from heartbeat import linuxha_report as report
-from heartbeat.linuxha_hold import Hold, asked, given, mirrored, read, word
+from heartbeat.linuxha_handover import LinuxHaHandover
+from heartbeat.linuxha_hold import Hold, asked, given, mirrored, word
 from heartbeat.linuxha_link import Frame, decimal, hexadecimal
-from heartbeat.linuxha_state import ANSWER_LIMIT, BOTH_STARTING, LinuxHaState
+from heartbeat.linuxha_state import ANSWER_LIMIT, BOTH_STARTING
 from heartbeat.model import (
     Activate,
     DropVip,
@@ -39,14 +40,15 @@ from heartbeat.model import (
 
 #: reqnodes is repeated after this time; a peer that never answers it is joined without (seconds)
 _ASK_NODES_AGAIN, _JOIN_ANYWAY = 1.0, 5.0
-#: both say that they have the address: a Linux-HA node restarts itself within that time; if not, this one does. The preferred
-#: one waits longer, so that two of ours don't both let go.
-_BOTH_LIMIT, _BOTH_LIMIT_PREFERRED = 8.0, 12.0
+#: both say that they have the address: the peer is asked to hand over, and if that comes to nothing (a Linux-HA node that knows
+#: of the partition restarts itself, which takes 4 s), this one begins anew. The preferred one waits longer: not both at once.
+_ASK_BACK, _ASK_BACK_PREFERRED = 1.5, 3.0
+_BOTH_LIMIT, _BOTH_LIMIT_PREFERRED = 8.0, 10.0
 #: nobody has the address although both are settled
 _UNHELD_LIMIT = 2.0
 
 
-class LinuxHaCore(LinuxHaState):
+class LinuxHaCore(LinuxHaHandover):
     """One node's part."""
 
     def deadline(self) -> float | None:
@@ -289,9 +291,21 @@ class LinuxHaCore(LinuxHaState):
         self._unheld_since = min(self._unheld_since, self.now) if unheld else inf
         if self.now - self._unheld_since >= _UNHELD_LIMIT:
             self._fill("neither node has the address")
-        twice = peer.here and self.holds_vip and self.peer_holds_vip
-        self._both_since = min(self._both_since, self.now) if twice else inf
-        if self.now - self._both_since >= (_BOTH_LIMIT_PREFERRED if self.preferred else _BOTH_LIMIT):
+        self._watch_rival()
+
+    def _watch_rival(self) -> None:
+        """Both hold the address: the other one did not run, or wasn't heard, and neither knows what the other one did."""
+        if not (self.peer.here and self.holds_vip and self.peer_holds_vip):
+            self._both_since, self._asked_back = inf, False
+            return
+        if self._both_since == inf:
+            self._both_since = self.now
+            self._say_resources()
+        since = self.now - self._both_since
+        if since >= (_ASK_BACK_PREFERRED if self.preferred else _ASK_BACK) and not self._asked_back:
+            self._asked_back = True
+            self._say("hb_takeover", rsc_hold="all")
+        if since >= (_BOTH_LIMIT_PREFERRED if self.preferred else _BOTH_LIMIT):
             self._rejoin(f"{self.site.peer} holds the same resources")
 
     def _rejoin(self, because: str) -> None:
@@ -302,57 +316,7 @@ class LinuxHaCore(LinuxHaState):
         self.peer.stable = False
         self._begin(generation)
 
-    # --- hb_standby, hb_takeover, stop
-
-    def _asked_standby(self, event: Standby) -> None:
-        which = given(event.which)
-        if which is None:
-            self._reply(False, f"{event.which!r} is none of all, local, foreign, failback")
-        elif why := self._why_not_give():
-            self._reply(False, why)
-        else:
-            self._give(which)
-            self._reply(True, f"Going standby [{word(which)}].")
-
-    def _why_not_give(self) -> str:
-        if self.peer.status != "active":
-            return f"{self.site.peer} is {self.peer.status}: there is nobody to hand over to"
-        if not self.stable or not self.peer.stable or self.giving or self.taking:
-            return "a change is under way: try again when `cl_status rscstatus` no longer says transition"
-        return ""
-
-    def _give(self, which: Hold) -> None:
-        if self._why_not_give() or which is Hold.NONE:
-            return
-        self.giving, self._giving_since = which, self.now
-        self._say("ask_resources", rsc_hold=word(which), info="me")
-
-    def _asked_resources(self, fields: Frame) -> None:
-        which, step = read(fields.get("rsc_hold")), fields.get("info")
-        if which is None or which is Hold.NONE:
-            return
-        if step == "me" and self.stable and not self.giving:
-            self.taking = mirrored(which)
-            self._say("ask_resources", rsc_hold=word(which), info="other")
-        elif step == "other" and self.giving == which and not self.gave:
-            self.gave = True
-            self._hold_now(self.hold & ~which, f"handed over to {self.site.peer}", stable=False, info="standby")
-            self._say("ask_resources", rsc_hold=word(which), info="done")
-        elif step == "done" and self.gave:
-            self._end_handover()
-        elif step == "done" and self.taking == mirrored(which):
-            taken, self.taking = self.taking, Hold.NONE
-            self._hold_now(self.hold | taken, f"{self.site.peer} handed over")
-            self._say("ask_resources", rsc_hold=word(which), info="done")
-
-    def _end_handover(self) -> None:
-        """Done, or void because the peer is gone."""
-        self.taking = self.giving = Hold.NONE
-        self._giving_since = inf
-        self._alarm("standby", "")
-        if self.gave:
-            self.gave = False
-            self._hold_now(self.hold, f"handed over to {self.site.peer}")
+    # --- hb_takeover, stop
 
     def _asked_takeover(self, event: Activate) -> None:
         if given(event.which) is None:

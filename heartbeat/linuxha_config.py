@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from heartbeat.frames import Keyring, Method
 from heartbeat.hacf import HaCf
 from runtime.errors import ConfigError
 from runtime.timing import Timing, scaled
@@ -33,6 +34,16 @@ def check(cf: HaCf) -> None:
         raise cf.error(
             f"auto_failback {failback}: next to Linux-HA both nodes must agree, and this heartbeat knows only off",
             cf.lines["auto_failback"], "write auto_failback off on both servers, the Linux-HA one first",
+        )  # fmt: skip
+
+
+def check_keys(keyring: Keyring, file: str) -> None:
+    """Raises ConfigError when the peer could not read what this node sends."""
+    key = keyring.sending
+    if key.method is Method.SHA256:
+        raise ConfigError(
+            f"key {key.number} is of a method that Linux-HA doesn't know: sha256", file=file,
+            remedy="send with the sha1 key that the other node has, as long as it runs Linux-HA",
         )  # fmt: skip
 
 

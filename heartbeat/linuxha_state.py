@@ -111,6 +111,7 @@ class LinuxHaState:
         self.taking = Hold.NONE
         self._unheld_since = inf
         self._both_since = inf
+        self._asked_back = False
         self._say_status("init")
         self._say_status("up")
 

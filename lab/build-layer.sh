@@ -17,7 +17,6 @@ mount -o remount,bind,ro "$root/tmp/project"
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 
-# shellcheck disable=SC2016
 [ $# = 0 ] || chroot "$root" /bin/sh -euc '. /tmp/project/packaging/debian.sh; add_packages "$@"' sh "$@"
 
 [ ! -f "$project/install.sh" ] || chroot "$root" /bin/sh /tmp/project/install.sh

@@ -9,6 +9,7 @@ request from the client's machine, and on the interfaces.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -25,14 +26,16 @@ from runtime.commands import Completed
 NUMBERS = {"vs-166": 166, "vs-28": 28}
 OURS, THEIRS = "ours", "theirs"
 _PYTHON = "/opt/ha-manager/venv/bin/python"
+_ALARMS = """import json; from runtime.control import Client
+print(json.dumps(Client("/run/heartbeat/control", 2).request("status")["alarms"]))"""
 _THEIR_TOOLS = "/usr/share/heartbeat"
 _OUR_TOOLS = "/opt/ha-manager/bin"
 
 HA_CF = """logfacility local0
-keepalive 250ms
-warntime 750ms
+keepalive 200ms
+warntime 600ms
 deadtime {deadtime}
-initdead 5
+initdead 3
 udpport 694
 {media}
 auto_failback off
@@ -70,6 +73,12 @@ class Member:
         self.node.write(f"{folder}/ha.cf", ha_cf + ("" if self.theirs else "compatibility linux-ha\n"))
         self.node.write(f"{folder}/haresources", f"vs-166 {VIP}/24/eth0\n")
         self.node.write(f"{folder}/authkeys", f"auth 1\n1 {key}\n", 0o600)
+
+    def configure_as(self, other: Member) -> None:
+        """Of the same kind: the same files."""
+        folder = "/etc/ha.d" if self.theirs else "/etc/heartbeat"
+        for name, mode in (("ha.cf", 0o644), ("haresources", 0o644), ("authkeys", 0o600)):
+            self.node.write(f"{folder}/{name}", other.node.read(f"{folder}/{name}"), mode)
 
     # --- life
 
@@ -124,6 +133,11 @@ class Member:
     def sees(self, name: str) -> str:
         return self.tool("cl_status", "nodestatus", name).stdout.strip()
 
+    def alarms(self) -> dict[str, str]:
+        """Of ours."""
+        said = self.node.run(["/opt/ha-manager/venv/bin/python", "-c", _ALARMS]).stdout
+        return dict(json.loads(said))
+
     def has_vip(self) -> bool:
         return f"inet {VIP}/" in self.node.sh("ip -4 address show dev eth0")
 
@@ -149,7 +163,7 @@ class LinuxHaPair:
     def other(self, member: Member) -> Member:
         return next(each for each in self.members.values() if each is not member)
 
-    def configure(self, key: str = "sha1 a-secret-of-this-test", deadtime: float = 2.0, media: str = "") -> None:
+    def configure(self, key: str = "sha1 a-secret-of-this-test", deadtime: float = 1.5, media: str = "") -> None:
         ucasts = "\n".join(f"ucast {card} {net}.{number}" for card, net in (("eth0", "192.168.120"), ("eth1", "10.120.0"))
                            for number in NUMBERS.values())  # fmt: skip
         text = HA_CF.format(deadtime=deadtime, media=media or ucasts)
@@ -198,6 +212,24 @@ class Answers:
         )  # fmt: skip
 
     def end(self) -> list[tuple[float, frozenset[str]]]:
+        """(time, who answered) of every question; ends the asking."""
         self._process.terminate()
         out, _ = self._process.communicate(timeout=10)
-        return [(float(at), frozenset(macs.split(","))) for at, _, macs in (line.partition(" ") for line in out.splitlines())]
+        found = []
+        for line in out.splitlines():
+            at, _, macs = line.partition(" ")
+            found.append((float(at), frozenset(macs.split(",")) - {""}))
+        assert found, "nothing was asked"
+        return found
+
+    def twice(self) -> int:
+        """How often two answered."""
+        return sum(len(macs) > 1 for _, macs in self.end())
+
+    def silence(self) -> float:
+        """The longest time without an answer (seconds)."""
+        last, longest = None, 0.0
+        for at, macs in self.end():
+            last = at if last is None or macs else last
+            longest = max(longest, at - last)
+        return longest

@@ -21,7 +21,8 @@ def question(mac: bytes, target: bytes) -> bytes:
     return b"\xff" * 6 + mac + struct.pack("!H", _ARP) + body
 
 
-def answers(s: socket.socket, target: bytes, until: float) -> set[str]:
+def answers(s: socket.socket, mac: bytes, target: bytes, until: float) -> set[str]:
+    """Who answers this asker; announcements are for everybody, and don't count."""
     found = set()
     while (left := until - time.monotonic()) > 0:
         s.settimeout(left)
@@ -29,7 +30,7 @@ def answers(s: socket.socket, target: bytes, until: float) -> set[str]:
             frame = s.recv(100)
         except TimeoutError:
             break
-        if frame[20:22] == b"\0\2" and frame[28:32] == target:
+        if frame[:6] == mac and frame[20:22] == b"\0\2" and frame[28:32] == target:
             found.add(frame[22:28].hex(":"))
     return found
 
@@ -38,12 +39,13 @@ def main() -> None:
     target = socket.inet_aton(sys.argv[1])
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ARP)) as s:
         s.bind((sys.argv[2], _ARP))
-        packet = question(s.getsockname()[4], target)
+        mac = s.getsockname()[4]
+        packet = question(mac, target)
         due = time.monotonic()
         while True:
             due = max(due + PERIOD, time.monotonic())
             s.send(packet)
-            macs = answers(s, target, due)
+            macs = answers(s, mac, target, due)
             print(f"{time.monotonic():.3f} {','.join(sorted(macs))}", flush=True)
 
 

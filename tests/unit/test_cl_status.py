@@ -41,7 +41,7 @@ class Answers:
         if self.refusal:
             raise Refused(self.refusal)
         if do == "parameters":
-            return {"parameters": {"deadtime": "30", "udpport": "694"}}
+            return {"parameters": {"deadtime": "30", "udpport": "694", "node": "vs-28"}}
         return {"text": "handing over"} if do in ("standby", "activate") else dict(self._status)
 
 
@@ -55,7 +55,7 @@ def call(*argv: str, **status: Any) -> tuple[str, int]:
     ("command", "output", "code"),
     [
         ("hbstatus", "Heartbeat is running on this machine.", 0),
-        ("listnodes", "192.168.120.1\ngroup1\nvs-166\nvs-28", 0),
+        ("listnodes", "vs-166\nvs-28\n192.168.120.1\ngroup1", 0),
         ("listnodes -p", "192.168.120.1\ngroup1", 0),
         ("listnodes -n", "vs-166\nvs-28", 0),
         ("listnodes -x", "", 11),
@@ -90,7 +90,15 @@ def call(*argv: str, **status: Any) -> tuple[str, int]:
         ("hbparameter", "", 11),
         ("hbparameter deadtime", "", 11),
         ("frobnicate", "", 11),
-        ("", "", 11),
+        ("-m", "", 11),
+        ("parameter -p deadtime", "", 11),
+        ("hbparameter -p node", "", 1),
+        ("rscstatus overlooked", "all", 0),
+        ("listnodes -p -m", "The nodes are as follow:\n192.168.120.1\ngroup1", 0),
+        ("nodetype vs-28 -m", "The node vs-28's type: normal", 0),
+        ("listhblinks 192.168.120.1 -m", "\tthis node has the following heartbeat links:\n\t192.168.120.1", 0),
+        ("hblinkstatus vs-28 eth0 -m", "The node vs-28's heartbeat link eth0 is up", 0),
+        ("hbparameter -p deadtime -m", "Heartbeat parameter deadtime's value: 30", 0),
     ],
 )
 def test_the_table(command: str, output: str, code: int) -> None:
@@ -119,7 +127,7 @@ def test_a_silent_peer_is_dead_and_a_waiting_one_up() -> None:
 
 
 def test_in_words_for_people() -> None:
-    assert call("nodestatus", "-m", "vs-28") == ("The cluster node vs-28 is active.", 0)
+    assert call("nodestatus", "-m", "vs-28") == ("The cluster node vs-28 is active", 0)
 
 
 def _stopped() -> Answers:
@@ -145,9 +153,27 @@ def test_hbstatus_of_a_stopped_heartbeat() -> None:
 def test_moving_the_service(command: str, do: str) -> None:
     streams, answers = Streams(), Answers()
     assert move(command, ["all"], lambda: answers, streams) == 0
-    assert answers.asked == [(do, {"by": command, "which": "all"})] and streams.stdout == ["handing over"]
+    assert answers.asked == [(do, {"by": command, "which": "all"})] and streams.stdout == []
+    assert streams.stderr == ["handing over"]
     answers.refusal = "the passive is not fit"
     assert move(command, [], lambda: answers, streams) == 1
-    assert streams.stderr == [f"{command}: the passive is not fit"]
-    assert move(command, ["everything"], lambda: answers, streams) == 11
+    assert streams.stderr[-1] == f"{command}: the passive is not fit"
+    assert move(command, ["everything"], lambda: answers, streams) == 1
+    assert answers.asked[-1][1]["which"] == "all"
     assert move(command, [], _stopped, streams) == 1
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"]])
+def test_help_is_help(argv: list[str]) -> None:
+    streams = Streams()
+    assert run(argv, _stopped, streams) == 0
+    assert "example: cl_status" in streams.stdout[0]
+
+
+@pytest.mark.parametrize("held", ["all", "local", "foreign", "none", "transition"])
+def test_next_to_linux_ha_it_says_what_a_linux_ha_node_would(held: str) -> None:
+    told = {"resources": held, "status": "up", "peer_status": "unknown"}
+    assert call("rscstatus", linux_ha=told) == (held, 0)
+    assert call("nodestatus", "vs-166", linux_ha=told) == ("up", 0)
+    assert call("nodestatus", "vs-28", linux_ha=told) == ("dead", 1)
+    assert call("nodestatus", "192.168.120.1", linux_ha=told) == ("ping", 0)

@@ -210,6 +210,7 @@ def test_local_and_foreign_are_in_the_giver_s_words(preferred: str, given: str, 
     bench = Bench(preferred)
     bench.join()
     bench.hear("ask_resources", rsc_hold=given, info="me")
+    bench.hear("resource", rsc_hold=mine, rtype="full", isstable="0", info="standby")
     said = bench.hear("ask_resources", rsc_hold=given, info="done")
     assert said == [f"resource {mine} full 1", f"ask_resources {given} done"] and bench.vip
 
@@ -324,6 +325,21 @@ def test_a_peer_that_returns_with_the_address_is_told_and_if_it_keeps_it_this_no
     assert bench.vip
     bench.run(0.4)
     assert not bench.vip and NewRun(8) in bench.done
+
+
+def test_a_peer_that_returns_with_the_address_is_asked_to_hand_it_over() -> None:
+    bench = Bench()
+    bench.join("all")
+    bench.run(3.2, peer=False)
+    bench.hear("status", st="active", dt="bb8")
+    assert bench.run(2.8) == []
+    assert bench.run(0.4) == ["hb_takeover all"]
+    assert bench.hear("ask_resources", rsc_hold="all", info="me") == ["ask_resources all other"]
+    bench.hear("resource", rsc_hold="none", rtype="full", isstable="0", info="standby")
+    bench.hear("ask_resources", rsc_hold="all", info="done")
+    bench.run(12.0)
+    assert bench.vip and "two-actives" not in bench.core.alarms
+    assert not any(isinstance(effect, NewRun) for effect in bench.done)
 
 
 def test_an_address_that_nobody_has_is_taken() -> None:
