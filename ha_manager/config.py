@@ -54,7 +54,16 @@ class Config:
     def of_heartbeat(self) -> tuple[object, ...]:
         """What goes into heartbeat's own files: only `ha start` brings a change of it there."""
         site = self.site
-        return (self.links, site.ping_nodes, site.virtual_ip, site.timing, site.synchronous, site.solo, site.boot_alone)
+        return (
+            self.links,
+            site.ping_nodes,
+            site.virtual_ip,
+            site.resources,
+            site.timing,
+            site.synchronous,
+            site.solo,
+            site.boot_alone,
+        )
 
 
 def load(
@@ -88,11 +97,15 @@ def _side(site: Site, own: set[str], path: Path) -> bool:
 
 def _check_networks(site: Site, addresses: Sequence[Interface], is_active: bool, path: Path) -> None:
     # The VIP itself may be here, held by heartbeat or left by one that crashed: that is no network.
-    networks = [each.network for each in addresses if str(each.ip) != site.virtual_ip]
-    if site.virtual_ip and not any(ip_address(site.virtual_ip) in network for network in networks):
+    networks = [each.network for each in addresses if str(each.ip) not in site.virtual_addresses]
+    for address in site.virtual_addresses:
+        if any(ip_address(address) in network for network in networks):
+            continue
         known = ", ".join(str(network) for network in networks) or "none"
-        what = f"element 'virtual_ip', attribute 'ip': {site.virtual_ip} is in none of this server's networks ({known})"
-        raise ConfigError(what, file=path, line=_line_of(path, "virtual_ip"), remedy="use a free address of one of them")
+        element, attribute = ("virtual_ip", "ip") if address == site.virtual_ip else ("resource", "name")
+        what = f"element '{element}', attribute '{attribute}': {address} is in none of this server's networks ({known})"
+        line = _line_of(path, element, "" if element == "virtual_ip" else address) or _line_of(path, element)
+        raise ConfigError(what, file=path, line=line, remedy="use a free address of one of them")
     own = {str(each.ip) for each in addresses}
     for link in site.links:
         mine = link.default_active if is_active else link.default_passive

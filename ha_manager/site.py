@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
+from heartbeat import haresources
 from runtime import modulexml
+from runtime.errors import ConfigError
 from runtime.modulexml import Section
 from runtime.timing import PROFILES, Timing
 from runtime.timing import check as check_timing
@@ -18,7 +20,7 @@ from runtime.timing import check as check_timing
 MODULE_XML = Path("/var/wasp/conf/ha/current/module.xml")
 
 #: Elements that may stand more than once.
-_MANY = frozenset({"ping_node", "link"})
+_MANY = frozenset({"ping_node", "link", "resource"})
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,19 @@ class Site:
     files: tuple[ReplicatedFile, ...] = ()
     ping_nodes: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
+    #: further virtual addresses, and scripts, as haresources names them
+    resources: tuple[str, ...] = ()
     profile: str = "recommended"
     timing: Timing = PROFILES["recommended"]
     synchronous: bool = True
     solo: str = "silence"
     boot_alone: str = "wait"
+
+    @property
+    def virtual_addresses(self) -> tuple[str, ...]:
+        """All of them, ``virtual_ip`` first."""
+        further = (_virtual_address(each) for each in self.resources)
+        return tuple(each for each in (self.virtual_ip, *further) if each)
 
 
 def load_site(path: Path = MODULE_XML) -> Site:
@@ -101,6 +111,7 @@ class _Reader:
             virtual_ip=self._virtual_ip(),
             files=self._files(),
             ping_nodes=tuple(_address(each, "ip") for each in self._every["ping_node"]),
+            resources=tuple(_resource(each) for each in self._every["resource"]),
             links=tuple(
                 Link(_address(each, "default_active"), _address(each, "default_passive")) for each in self._every["link"]
             ),
@@ -185,8 +196,13 @@ class _Reader:
         if site.virtual_ip in (active.ip, passive.ip):
             remedy = "use an address that no device has"
             raise self._one["virtual_ip"].error(f"{site.virtual_ip} is a server's own address", "ip", remedy=remedy)
+        for each, resource in zip(self._every["resource"], site.resources, strict=True):
+            address = _virtual_address(resource)
+            if address and (address in (active.ip, passive.ip) or site.virtual_addresses.count(address) > 1):
+                remedy = "use an address that no device has, once"
+                raise each.error(f"{address} is in use already", "name", remedy=remedy)
         for each, node in zip(self._every["ping_node"], site.ping_nodes, strict=True):
-            if node in (active.ip, passive.ip, site.virtual_ip):
+            if node in (active.ip, passive.ip, *site.virtual_addresses):
                 remedy = "use a third device, usually the default gateway"
                 raise each.error(f"{node} belongs to the pair itself", "ip", remedy=remedy)
         for each, link in zip(self._every["link"], site.links, strict=True):
@@ -201,6 +217,26 @@ def _address(section: Section, attribute: str) -> str:
     if address.is_unspecified or address.is_multicast or address.is_loopback:
         raise section.error(f"{text} can't be a device's address", attribute, remedy="use an address of the network")
     return text
+
+
+def _resource(section: Section) -> str:
+    """A word that heartbeat will understand."""
+    word = section.text("name")
+    if "#" in word or len(word.split()) != 1:
+        remedy = "write one word of haresources, as IPv6addr::fd00:120::187/64/eth0 or script::argument"
+        raise section.error(f"{word!r} is not one word", "name", remedy=remedy)
+    try:
+        _virtual_address(word)
+    except ConfigError as error:
+        raise section.error(error.message, "name", remedy=error.remedy or "") from error
+    return word
+
+
+def _virtual_address(word: str) -> str:
+    """The address that a word of haresources stands for; "" for a script. Raises ConfigError."""
+    (group,) = haresources.parse(f"node {word}")
+    address = haresources.virtual_address(group.resources[0])
+    return address.address if address else ""
 
 
 def _seconds(text: str) -> float:

@@ -77,6 +77,7 @@ def _files(config: Config, cluster: PostgresConfig, keys: Keys) -> hafiles.HaFil
         links=tuple((interface_of(own), peer) for own, peer in config.links),
         key=keys.derive(HEARTBEAT_KEY).hex(),
         virtual_ip=site.virtual_ip,
+        resources=site.resources,
         ping_nodes=site.ping_nodes,
         profile=site.profile,
         timing=site.timing,

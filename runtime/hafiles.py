@@ -44,6 +44,8 @@ class HaFiles:
     key: str = field(repr=False)
     #: "" for a pair without one
     virtual_ip: str = ""
+    #: further words of haresources, in their order
+    resources: Sequence[str] = ()
     ping_nodes: Sequence[str] = ()
     profile: str = "recommended"
     timing: Timing = PROFILES["recommended"]
@@ -78,7 +80,8 @@ def _milliseconds(seconds: float) -> str:
 
 
 def haresources(pair: HaFiles) -> str:
-    return _MARK + f"{pair.nodes[0]} {pair.virtual_ip}".rstrip() + "\n"
+    words = [pair.nodes[0], *([pair.virtual_ip] if pair.virtual_ip else []), *pair.resources]
+    return _MARK + " ".join(words) + "\n"
 
 
 def authkeys(pair: HaFiles) -> str:

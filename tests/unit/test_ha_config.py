@@ -76,11 +76,14 @@ def test_optional_elements(tmp_path: Path) -> None:
         '<link default_active="10.0.0.166" default_passive="10.0.0.28"/>'
         '<timing profile="aggressive" initdead="3s"/><replication synchronous="on" solo="release"/>'
         '<boot_alone mode="after_initdead"/>'
+        '<resource name="IPaddr2::192.168.120.188/24"/><resource name="web::a::b"/>'
     )
     config = loaded(tmp_path, with_more(more).replace('28"/>', '28" name="vs-28"/>', 1))
     site = config.site
     assert site.ping_nodes == ("192.168.120.1", "192.168.120.2")
     assert (site.timing.deadtime, site.timing.initdead) == (0.3, 3.0)
+    assert site.resources == ("IPaddr2::192.168.120.188/24", "web::a::b")
+    assert site.virtual_addresses == ("192.168.120.187", "192.168.120.188")
     assert (site.solo, site.boot_alone, config.peer, config.node) == ("release", "after_initdead", "vs-28", "vs-166")
     assert config.links == (("192.168.120.166", "192.168.120.28"), ("10.0.0.166", "10.0.0.28"))
 
@@ -93,6 +96,7 @@ def test_optional_elements(tmp_path: Path) -> None:
         '<boot_alone mode="after_initdead"/>',
         '<timing profile="aggressive"/>',
         '<link default_active="10.0.0.166" default_passive="10.0.0.28"/>',
+        '<resource name="web"/>',
     ],
 )
 def test_what_only_ha_start_brings_to_heartbeat(tmp_path: Path, more: str) -> None:
@@ -130,6 +134,15 @@ MISTAKES = [
     ("no time", with_more('<timing keepalive="soon"/>'), "soon", 12),
     ("link equal", with_more('<link default_active="10.0.0.1" default_passive="10.0.0.1"/>'), "both servers have 10.0.0.1", 12),
     ("link not ours", with_more('<link default_active="10.9.9.9" default_passive="10.9.9.8"/>'), "10.9.9.9 is not", 12),
+    ("resource of two words", with_more('<resource name="web cron"/>'), "'web cron' is not one word", 12),
+    ("resource is a comment", with_more('<resource name="web#1"/>'), "is not one word", 12),
+    ("resource is a path", with_more('<resource name="../evil"/>'), "can't be a resource script", 12),
+    ("resource is no address", with_more('<resource name="IPaddr::192.168.120.300"/>'), "no address of this form", 12),
+    ("resource in no network", with_more('<resource name="172.16.0.1"/>'), "element 'resource', attribute 'name'", 12),
+    ("resource is the vip", with_more('<resource name="192.168.120.187/24"/>'), "192.168.120.187 is in use already", 12),
+    ("resource is a server's", with_more('<resource name="192.168.120.28"/>'), "192.168.120.28 is in use already", 12),
+    ("ping node is a resource",
+     with_more('<resource name="192.168.120.9"/><ping_node ip="192.168.120.9"/>'), "belongs to the pair itself", 12),
     ("another name", EXAMPLE.replace('166"/>', '166" name="other"/>'), "is called vs-166, not other", 6),
     ("doctype", EXAMPLE.replace("<module id", "<!DOCTYPE module [<!ENTITY x SYSTEM 'file:///x'>]>\n<module id"), "DOCTYPE", 1),
 ]  # fmt: skip

@@ -340,7 +340,8 @@ def test_a_folder_instead_of_keys(tmp_path: Path) -> None:
 
 PAIR = HaFiles(
     nodes=("vs-166", "vs-28"), links=(("eth0", "192.168.120.28"), ("eth1", "10.0.0.28")), key="k" * 64,
-    virtual_ip="192.168.120.187", ping_nodes=("192.168.120.1", "192.168.120.2"), profile="aggressive",
+    virtual_ip="192.168.120.187", resources=("no-such::x", "IPv6addr::fd00:120::187/64/eth0"),
+    ping_nodes=("192.168.120.1", "192.168.120.2"), profile="aggressive",
     timing=PROFILES["aggressive"], synchronous=False, solo="release", boot_alone="after_initdead", vip_port=5433, udp_port=6940,
 )  # fmt: skip
 
@@ -355,7 +356,9 @@ def test_heartbeat_reads_what_ha_start_writes(tmp_path: Path) -> None:
         ("eth0", "192.168.120.28", 6940),
         ("eth1", "10.0.0.28", 6940),
     ]
-    assert config.timing == PAIR.timing and config.warnings == ()
+    assert config.timing == PAIR.timing and len(config.warnings) == 1 and "no script no-such" in config.warnings[0]
+    assert [vip.address for vip in config.vips] == ["192.168.120.187", "fd00:120::187"]
+    assert [str(resource) for resource in config.resources] == ["no-such::x"]
     assert config.vip is not None and config.vip.port == 5433
     assert config.keyring.sending.secret == b"k" * 64
     assert (tmp_path / "authkeys").stat().st_mode & 0o7777 == 0o600
