@@ -266,7 +266,9 @@ class Core(Passive, Active):
 
     def _asked_activate(self, event: Activate) -> None:
         p = self.members.peer
-        if self.phase not in {Phase.PASSIVE, Phase.WAITING}:
+        if self.phase is Phase.ACTIVE and not self.disk.solo:
+            self._asked_to_go_on_alone(event)
+        elif self.phase not in {Phase.PASSIVE, Phase.WAITING}:
             self._reply(False, f"this server is {self.phase}")
         elif p and p.phase in SERVING and self.members.in_contact():
             self._reply(False, f"{p.node} is active and heard; use `ha failover` there")
@@ -277,6 +279,22 @@ class Core(Passive, Active):
             self.forced = f"forced by {event.by} although the peer could not be asked"
             if self.phase is Phase.WAITING:
                 self._become(Phase.PASSIVE, self.forced)
+
+    def _asked_to_go_on_alone(self, event: Activate) -> None:
+        """Where silence isn't enough (solo=release, a fence that fails, no witnesses), an operator may know more."""
+        peer = self.site.peer
+        if self.members.in_contact():
+            self._reply(False, f"this server is active, and {peer} is heard: if it fails, it is released by itself")
+        elif self.saving:
+            self._reply(False, "a change of state is being written to disk: say it again")
+        elif not event.force:
+            risk = (
+                f"if that one has taken over, what one of the two acknowledges from now on is lost; if {peer} is certainly off"
+            )
+            self._reply(False, f"this server is active, and its commits wait for {peer}; {risk}: `ha activate --force`")
+        else:
+            self._reply(True, f"going on without {peer}")
+            self._go_solo(f"forced by {event.by} although {peer} could not be asked")
 
     def _asked_suspend(self, event: Suspend) -> None:
         newest = self._newest()

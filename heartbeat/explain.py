@@ -90,7 +90,7 @@ def _waits_for_passive(core: Server) -> str:
         return f"Commits don't wait for {peer} (asynchronous replication)."
     waits = f"No write is acknowledged: every commit waits for {peer}"
     if site.solo == "release":
-        return f"{waits}, until it is back (solo=release)."
+        return f"{waits}, until it is back (solo=release). If it is certainly off: `ha activate --force`."
     if missing := report.unanswered(core):
         return f"{waits}; going on alone is out of the question while {missing} here."
     if core.unfenced:

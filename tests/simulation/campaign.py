@@ -11,13 +11,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import Pool, cpu_count
+from random import Random
 
 from heartbeat.arpcheck import ANNOUNCED
 from heartbeat.election import Core
 from heartbeat.rules import Rules
 from heartbeat.timing import PROFILES, Timing
 
-from .faults import Schedule
+from .faults import Fault, Schedule
+from .network import NODES
 from .schedules import schedule_of
 from .shrink import shrink
 from .world import COARSE, RECOMMENDED, Result, Setting, play
@@ -41,10 +43,22 @@ class Variant:
 
     def schedule(self, seed: int) -> Schedule:
         schedule = schedule_of(seed, self.way, self.most, self.symmetric)
+        schedule += self._besides(seed)
         if self.arp_check:
             # the entry says nothing until the start's announcements are over
             schedule = tuple(replace(fault, at=round(fault.at + ANNOUNCED, 2)) for fault in schedule)
         return schedule
+
+    def _besides(self, seed: int) -> Schedule:
+        """Faults of what stands beside the pair, where it is there."""
+        kinds = [("stranger", "")] * self.arp_check + [("port", "carrier")] * self.arp_check + [("unfenced", "")] * self.fence
+        kinds += [("witness", str(number)) for number in range(self.witnesses)]
+        random = Random(f"besides {seed}")
+        chosen = random.sample(kinds, min(len(kinds), random.randrange(3)))
+        return tuple(
+            Fault(round(random.uniform(1.0, 6.0), 2), kind, random.choice(NODES), round(random.uniform(0.1, 6.0), 2), argument)
+            for kind, argument in chosen
+        )
 
     def timing(self, seed: int) -> Timing:
         return RECOMMENDED if seed % 20 == 7 else PROFILES["aggressive"] if seed % 20 == 13 else COARSE

@@ -502,6 +502,22 @@ def test_a_planned_failover_checkpoints_then_stops_fast() -> None:
     assert stops == [Stop.FAST]
 
 
+def test_an_operator_may_let_an_active_go_on_alone() -> None:
+    server = active_in_sync()
+    server.core.site = replace(SITE, solo="release")
+    (reply,) = [e for e in server.give(Activate("root", force=True)) if isinstance(e, Reply)]
+    assert not reply.ok and "vs-28 is heard" in reply.text
+    server.peer_speaks = False
+    server.run(5.0)
+    (reply,) = [e for e in server.give(Activate("root")) if isinstance(e, Reply)]
+    assert not reply.ok and "`ha activate --force`" in reply.text and not server.core.disk.solo
+    (reply,) = [e for e in server.give(Activate("root", force=True)) if isinstance(e, Reply)]
+    assert reply.ok
+    server.run(0.1)
+    assert server.core.disk.solo and server.core.disk.epoch == Epoch(5, "vs-166") and server.core.phase is Phase.ACTIVE
+    assert server.want is not None and server.want.names is Names.RELAXED
+
+
 def test_activation_says_what_is_at_risk_and_needs_force() -> None:
     server = Server(Record(Epoch(4, "vs-28"), in_sync=True))
     server.run(4.0)

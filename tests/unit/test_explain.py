@@ -88,6 +88,8 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
     ("in sync, with the ARP check", lambda: active(arp_check=True), (
         "go on alone, if the ping node's ARP entry of the virtual IP points here.",)),
     ("in sync, solo=release", lambda: active(solo="release"), (f"{NO_WRITE} until it is back (solo=release).",)),
+    ("the passive silent, solo=release", lambda: silent(active(solo="release")), (
+        "every commit waits for vs-28, until it is back (solo=release). If it is certainly off: `ha activate --force`.",)),
     ("asynchronous", lambda: active(synchronous=False), (
         "Commits don't wait for vs-28 (asynchronous replication): if it died now, nothing would change here.",
         "vs-28 would take over after 1 s; what had not reached it yet would be lost.")),
