@@ -284,6 +284,10 @@ class Rules:
             and not c.leaving
         )
 
+    def may_follow(self, m: Message) -> bool:
+        """The peer is an active whose data is not older than this server's: nobody is overwritten with the past."""
+        return m.phase in {Phase.ACTIVE, Phase.PREPARING} and m.epoch.number >= max(self.core.disk.epoch.number, 1)
+
     def holds_all(self, m: Message) -> bool:
         """This passive holds everything that the active names, and follows the epoch that it is called in sync with."""
         c = self.core

@@ -247,7 +247,7 @@ class Server:
                 postgres = Database.KEEP
             case Phase.PASSIVE:
                 postgres = Database.STANDBY
-                if p and p.phase in {Phase.ACTIVE, Phase.PREPARING} and p.epoch.number > 0:
+                if p and self.rules.may_follow(p):
                     follow = p.epoch
                 if self.members.silent_for() >= self.timing.warntime and self.rules.served_lately():
                     ask = "no heartbeat is heard on any link, but it still serves"

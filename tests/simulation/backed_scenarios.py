@@ -50,6 +50,8 @@ BACKED: tuple[Scenario, ...] = (
        timing=replace(COARSE, stall=60.0)),
     _s("W4 a planned failover, no witness", F(1, "witness", "A", 20, "0"), F(1.5, "failover", "A"), witnesses=1, outage=1,
        activations=1),
+    _s("W5 the successor boots, hears the old active, and is not heard", F(1.5, "cut", "A", 4.5, "*:both"),
+       F(2.97, "power", "B", 0.5), F(5.5, "cut", "B", 4, "hb:out"), witnesses=1),
     _s("S1 the ping node comes and goes for one after the other", *_flapping(8), most_changes=2, activations=3, links=LAN),
     _s("S2 the same, then the active dies", *_flapping(5), F(18, "power", "B", 12), most_changes=2, activations=5, outage=3),
 )  # fmt: skip

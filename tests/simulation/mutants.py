@@ -160,6 +160,13 @@ class SyncUncalled(Rules):
         return m.phase is Phase.ACTIVE and c.facts.postgres is Database.STANDBY and c.facts.following == m.epoch
 
 
+class FollowsAnyone(Rules):
+    """Rule 8: a server that holds a higher epoch follows an active of a lower one."""
+
+    def may_follow(self, m: Message) -> bool:
+        return m.phase in {Phase.ACTIVE, Phase.PREPARING} and m.epoch.number > 0
+
+
 class HoldsTooLittle(Rules):
     """Rule 7: the passive calls itself in sync without holding what is named, or following its epoch."""
 

@@ -66,6 +66,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.EntryAnnounced, "R5", 3),
     (mutants.KeepsLostVip, "R1", 3),
     (mutants.EpochsWasted, "W3 a granted", 3),
+    (mutants.FollowsAnyone, "W5", 3),
     (mutants.NeverRestrained, "S1", 3),
     (mutants.RestrainedDead, "S2", 3),
     (mutants.TakesWithoutCounting, "S1", 3),

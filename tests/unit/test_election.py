@@ -362,6 +362,15 @@ def test_in_sync_on_its_way_to_the_disk_is_never_denied() -> None:
     assert not server.said.in_sync and not server.core.disk.in_sync
 
 
+def test_an_active_of_an_older_epoch_is_not_followed() -> None:
+    server = Server(Record(Epoch(5, "vs-166"), active=True, solo=True))
+    server.hear(**PEER_ACTIVE)
+    server.run(0.1)
+    assert server.core.phase is Phase.PASSIVE and server.want is not None and server.want.follow == Epoch()
+    server.hear(epoch=Epoch(6, "vs-28"))
+    assert server.want.follow == Epoch(6, "vs-28")
+
+
 def test_a_higher_epoch_wins_even_from_a_passive() -> None:
     server = active_in_sync()
     server.hear(epoch=Epoch(5, "vs-28"), highest=5)
