@@ -12,7 +12,8 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from heartbeat import authkeys, hacf, haresources, linuxha_config
+from heartbeat import authkeys, fence_lines, hacf, haresources, linuxha_config
+from heartbeat.fence_lines import Agent
 from heartbeat.frames import Keyring
 from heartbeat.hacf import HaCf
 from heartbeat.haresources import Resource, VirtualAddress
@@ -26,6 +27,8 @@ from runtime.timing import PROFILES, Timing, check, scaled
 
 FOLDER = "/etc/heartbeat"
 _LIMIT = 1024 * 1024
+#: seconds that all fence agents together may take; below ``backing.FENCE_LIMIT``
+FENCE_LIMIT = 280.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Config:
     parameters: dict[str, str]
     warnings: tuple[str, ...]
     authkeys_file: str
+    #: what switches the peer off, in the order in which they are tried; seconds for each
+    fences: tuple[Agent, ...] = ()
+    fence_timeout: float = 60.0
+    #: "" or the kernel's watchdog
+    watchdog: str = ""
     #: the peer is a Linux-HA node: this one is run by ``linuxha``
     linux_ha: bool = False
 
@@ -84,6 +92,7 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
         linuxha_config.check(cf)
     timing = linuxha_config.timing(cf) if cf.compatible else _timing(cf)
     peer = next(name for name in site_nodes if name != node)
+    fences = _fences(cf, node, peer)
     for resource in others:
         if not script_of(resource):
             said = f"no script {resource.script} in {', '.join(SCRIPT_FOLDERS)}: {resource} can't be started"
@@ -103,6 +112,8 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
             cf.boot_alone,
             synchronous=cf.synchronous,
             ping_quorum=cf.ping_quorum,
+            arp_check=cf.arp_check,
+            fence=bool(fences),
         ),
         timing=timing,
         links=links,
@@ -117,6 +128,9 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
         parameters=dict(cf.parameters),
         warnings=tuple(cf.warnings),
         authkeys_file=keys_file,
+        fences=fences,
+        fence_timeout=cf.fence_timeout,
+        watchdog=cf.watchdog,
         linux_ha=cf.compatible,
     )
 
@@ -189,6 +203,15 @@ def _check_ping_nodes(cf: HaCf, links: Sequence[LinkLine], own: Collection[str])
             if whose:
                 remedy = "name a third machine that lives on when either server dies, as the default gateway"
                 raise cf.error(f"ping node {address} is {whose}", cf.ping_lines[group], remedy)
+
+
+def _fences(cf: HaCf, node: str, peer: str) -> tuple[Agent, ...]:
+    """The fence agents of this node; the core gives up on them after ``FENCE_LIMIT``."""
+    fences = fence_lines.agents(cf.fences, cf.file, node, peer)
+    if not 1 <= cf.fence_timeout * max(1, len(fences)) <= FENCE_LIMIT:
+        said = f"fence_timeout {cf.fence_timeout:g} s for {len(fences)} fence agents: together they may take {FENCE_LIMIT:g} s"
+        raise cf.error(said, cf.lines.get("fence_timeout"), "lower it, or leave it out (60 s)")
+    return fences
 
 
 # --- the virtual addresses and what moves with them -------------------------------------------------------------------------

@@ -18,10 +18,12 @@ from heartbeat.manager_link import ManagerLink
 from heartbeat.model import (
     SERVING,
     Alarm,
+    AskGrant,
     DropVip,
     Effect,
     Event,
     Exit,
+    Fence,
     ForceStop,
     Garp,
     Gate,
@@ -29,7 +31,9 @@ from heartbeat.model import (
     Persist,
     Phase,
     Ping,
+    PingFromVip,
     PingSent,
+    Probe,
     Record,
     RefreshLease,
     Reply,
@@ -110,6 +114,15 @@ class Force(Protocol):
     def force_stop(self, because: str) -> None: ...
 
 
+class Senses(Protocol):
+    """``lookout.Lookout``."""
+
+    def probe(self) -> None: ...
+    def ping_from_vip(self, seq: int) -> None: ...
+    def fence(self, because: str) -> None: ...
+    def ask_grant(self, asked: AskGrant) -> None: ...
+
+
 @dataclass(frozen=True)
 class Hands:
     """Everything that effects are carried out with."""
@@ -121,6 +134,7 @@ class Hands:
     role_file: RoleSink
     manager: ManagerLink
     force: Force
+    lookout: Senses
     #: push(kind, fields) to the subscribers of the control socket
     push: Callable[[str, Mapping[str, Any]], None]
 
@@ -196,6 +210,14 @@ class Edge:
             case Ping(seq):
                 for node in hands.pings.ping(seq):
                     self._events.append((PingSent(node, seq), None))
+            case Probe():
+                hands.lookout.probe()
+            case PingFromVip(seq):
+                hands.lookout.ping_from_vip(seq)
+            case Fence(because):
+                hands.lookout.fence(because)
+            case AskGrant():
+                hands.lookout.ask_grant(effect)
             case Persist(serial, record):
                 hands.disk.persist(serial, record)
             case TakeVip():

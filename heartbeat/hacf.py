@@ -5,7 +5,7 @@ refused, so that an existing file can be used as it is; a directive that nobody 
 refused with its line and a remedy. Only the lines are judged here; whether they make a pair is ``config``'s question.
 Source: facts/linux-ha-heartbeat.md, "ha.cf"; ha.cf(5). Ours: ``profile``, ``ping_period``, ``isolation``, ``lease``,
 ``stale``, ``solo_time``, ``role_expiry``, ``allowance``, ``stall``, ``synchronous``, ``solo``, ``boot_alone``, ``vip_port``,
-``compatibility``, ``ping_quorum``.
+``compatibility``, ``ping_quorum``, ``arp_check``, ``fence``, ``fence_timeout``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from heartbeat.fence_lines import FenceLine, read_line
 from heartbeat.media import Medium
 from runtime.errors import ConfigError
 from runtime.hafiles import TIMES
@@ -48,6 +49,11 @@ class HaCf:
     debug: int = 0
     realtime: bool = True
     priority: int = 1
+    arp_check: bool = False
+    fences: list[FenceLine] = field(default_factory=list)
+    #: seconds for all that one fence agent does
+    fence_timeout: float = 60.0
+    watchdog: str = ""
     #: every directive as written, for ``cl_status hbparameter``
     parameters: dict[str, str] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
@@ -276,6 +282,38 @@ def _read_synchronous(cf: HaCf, name: str, values: list[str], line: int) -> None
     cf.synchronous = _boolean(cf, name, values, line)
 
 
+def _read_arp_check(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.arp_check = _boolean(cf, name, values, line)
+
+
+def _read_fence(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    if not values:
+        raise cf.error("fence takes an agent and its options", line, "write: fence fence_ipmilan ip=10.0.0.9 plug={peer}")
+    cf.fences.append(read_line("*", values[0], values[1:], cf.file, line))
+
+
+def _read_stonith_host(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    """Linux-HA's own plugins (of cluster-glue) are other programs with other arguments."""
+    if len(values) < 2:
+        raise cf.error(f"{name} takes a node (or *), an agent and its options", line, f"write: {name} * fence_apc ip=10.0.0.9")
+    host, agent, *options = values
+    if "fence_" in agent:
+        cf.fences.append(read_line(host, agent, options, cf.file, line))
+    else:
+        because = "only the standard fence_* agents are run; NOTHING IS FENCED by this line"
+        cf.warnings.append(f"{cf.file}:{line}: {name} … {agent} is not used: {because}")
+
+
+def _read_fence_timeout(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.fence_timeout = _seconds(cf, name, values, line)
+
+
+def _read_watchdog(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    cf.watchdog = _one(cf, name, values, line)
+    if not cf.watchdog.startswith("/"):
+        raise cf.error(f"watchdog: {cf.watchdog!r} is no full path", line, "write: watchdog /dev/watchdog")
+
+
 def _read_facility(cf: HaCf, name: str, values: list[str], line: int) -> None:
     text = _one(cf, name, values, line).lower()
     if text == "none":
@@ -334,8 +372,9 @@ _DIRECTIVES: dict[str, Reader] = {
     **dict.fromkeys(TIMES, _read_time),
     **dict.fromkeys(("logfile", "debugfile", "use_logd", "conn_logd_time"), _LOGGING),
     **dict.fromkeys(("respawn", "apiauth"), _PROCESSES),
-    **dict.fromkeys(("stonith", "stonith_host"), _unused("fence agents are not called yet; NOTHING IS FENCED by this line")),
-    "watchdog": _unused("the Manager watches heartbeat, and its leases end by themselves"),
+    "arp_check": _read_arp_check, "fence": _read_fence, "stonith_host": _read_stonith_host,
+    "fence_timeout": _read_fence_timeout, "watchdog": _read_watchdog,
+    "stonith": _unused("fence agents are named by fence, or stonith_host; NOTHING IS FENCED by this line"),
     **dict.fromkeys(("compression", "compression_threshold", "traditional_compression"), _unused("frames are small")),
     **dict.fromkeys(("uuidfrom", "coredumps", "hbgenmethod", "msgfmt"), _quiet),
     "autojoin": _unused("a pair has exactly the two nodes that are named"),

@@ -24,6 +24,7 @@ from heartbeat.edge import Edge, Hands
 from heartbeat.election import Core
 from heartbeat.enforcer import Enforcer
 from heartbeat.links import Links
+from heartbeat.lookout import Lookout
 from heartbeat.manager_link import ManagerLink
 from heartbeat.model import SERVING, Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Tick
 from heartbeat.ping import Pinger
@@ -54,6 +55,9 @@ log = logging.getLogger(__name__)
 
 #: a stop that was asked for with SIGTERM ends after this time at the latest (seconds); the init script waits longer
 STOP_LIMIT = 20.0
+#: of the configuration: what a running heartbeat doesn't change
+_FIXED = ("site", "timing", "links", "ping_groups", "vips", "resources", "facility", "realtime", "priority", "fences",
+          "fence_timeout", "watchdog")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,11 @@ class Daemon:
         self._services = Services(config.resources, self._selector, boottime, self._trouble)
         self._address = self._service_address()
         self._manager = ManagerLink(config.timing.keepalive, config.timing.allowance)
-        hands = Hands(self._radio, self._pings, self._writer, self._address, self._role_file, self._manager, self, self._push)
+        self._lookout = Lookout(
+            config, self._selector, self._radio, lambda event: self.edge.feed(event), self._trouble, boottime
+        )
+        hands = Hands(self._radio, self._pings, self._writer, self._address, self._role_file, self._manager, self,
+                      self._lookout, self._push)  # fmt: skip
         self.edge = self._act(hands)
         vips = [(vip.address, vip.device) for vip in config.vips]
         self._vip_watch = VipWatch(vips, self._address, self._selector, self._trouble, boottime)
@@ -153,7 +161,9 @@ class Daemon:
         self._service.register(self._selector, self._signal)
         self._turned_at = boottime()
         self._link_events()
+        self._lookout.tick(self._turned_at)
         self.edge.feed(Tick())
+        self._lookout.start(self._config, self._netlink.addresses())
 
     def loop(self) -> int:
         """Run until the core says that the process may end; returns the exit status."""
@@ -172,6 +182,7 @@ class Daemon:
             self._stop_services()
         if self._control is not None:
             self._control.close()
+        self._lookout.close(clean=self.edge.ended)
         self._links.close()
         self._writer.close()
 
@@ -200,6 +211,7 @@ class Daemon:
                 self.edge.feed(reply)
         for key, mask in ready:
             key.data(mask)
+        self._lookout.listen()
         self._on_time(boottime())
 
     def _on_time(self, now: float) -> None:
@@ -214,6 +226,8 @@ class Daemon:
             lost = self._manager.tick(now)
             if lost is not None:
                 self.edge.feed(lost)
+        if now >= self._lookout.due:
+            self._lookout.tick(now)
         if now >= self._stop_at:
             self._stop_at = inf
             self._give_up_stopping()
@@ -222,7 +236,7 @@ class Daemon:
         deadline = self.core.deadline()
         return min(
             deadline if deadline is not None else inf, self._address.due, self._services.due, self._manager.due,
-            self._vip_watch.due, self._stop_at, boottime() + 1.0,
+            self._vip_watch.due, self._lookout.due, self._stop_at, boottime() + 1.0,
         )  # fmt: skip
 
     def _peer_heard(self) -> tuple[bool, bool]:
@@ -281,11 +295,7 @@ class Daemon:
             log.error("the configuration is left as it was: %s", error)
             return
         old = self._config
-        changed = [
-            name
-            for name in ("site", "timing", "links", "ping_groups", "vips", "resources", "facility", "realtime", "priority")
-            if getattr(new, name) != getattr(old, name)
-        ]
+        changed = [name for name in _FIXED if getattr(new, name) != getattr(old, name)]
         self._config = replace(old, keyring=new.keyring, debug=new.debug, warnings=new.warnings)
         self._radio.keyring = new.keyring
         logging.getLogger().setLevel(_level(new.debug))

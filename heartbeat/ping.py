@@ -47,18 +47,20 @@ class Reply(NamedTuple):
 class Pinger:
     """Pings several nodes. ``errors``: by node, why the latest request did not leave ("" if it did)."""
 
-    def __init__(self, nodes: Iterable[str], source: str | None = None) -> None:
-        """``source``: the address to ping from; it may be added to the interface later (then sending fails until it is)."""
+    def __init__(self, nodes: Iterable[str], source: str | None = None, device: str = "") -> None:
+        """``source``: the address to ping from; it may be added to the interface later (then sending fails until it is);
+        ``device``: leave and arrive through this interface only.
+        """
         self.nodes = tuple(dict.fromkeys(nodes))
         self.errors = dict.fromkeys(self.nodes, "")
         self._nonce = os.urandom(8)
         self._id = int.from_bytes(os.urandom(2))
         self._wake = select.epoll()  # one descriptor for both families
         self._sockets = {
-            kind: self._open(kind, source) for kind in (IPV4, IPV6) if any(_kind(node) is kind for node in self.nodes)
+            kind: self._open(kind, source, device) for kind in (IPV4, IPV6) if any(_kind(node) is kind for node in self.nodes)
         }
 
-    def _open(self, kind: Kind, source: str | None) -> socket.socket:
+    def _open(self, kind: Kind, source: str | None, device: str) -> socket.socket:
         s = socket.socket(kind.family, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, kind.protocol)
         if kind is IPV4:
             s.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", 0xFFFFFFFF & ~(1 << kind.reply)))
@@ -67,6 +69,8 @@ class Pinger:
             blocked[kind.reply // 32] &= ~(1 << kind.reply % 32)
             s.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("=8I", *blocked))
         bpf.attach(s, bpf.icmp_replies(kind.reply, self._id, kind.with_ip_header))
+        if device:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
         if source is not None:
             s.setsockopt(*((socket.IPPROTO_IP, _IP_FREEBIND) if kind is IPV4 else (socket.IPPROTO_IPV6, _IPV6_FREEBIND)), 1)
             s.bind((source, 0))

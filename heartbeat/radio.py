@@ -22,7 +22,7 @@ from heartbeat.media import LinkLine
 from heartbeat.model import Boot, Heard, Message, PingReply
 from heartbeat.sources import Sources
 from heartbeat.timing import Timing
-from heartbeat.wire import Header, Stamp, fields, message, stamp
+from heartbeat.wire import Header, Stamp, fields, macs, message, stamp
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +137,12 @@ class Radio:
         self.sent = 0
         #: the newest frame taken: the same comes on every link, and is hashed and read once
         self._newest: tuple[bytes, Keyring, Message] | None = None
+        #: the MACs that every heartbeat names; those that the peer's latest one named
+        self.own_macs: tuple[bytes, ...] = ()
+        self.peers_macs: frozenset[bytes] = frozenset()
 
     def say(self, said: Message) -> None:
-        header = Header(self._uuid, self._deadtime_ms, self._ttl, int(time.time()))
+        header = Header(self._uuid, self._deadtime_ms, self._ttl, int(time.time()), macs=self.own_macs)
         frame = encode(fields(said, header), self.keyring)
         self._boot = said.boot
         self.sent += 1
@@ -153,6 +156,13 @@ class Radio:
             for reception, datagram in self.admitted()
             if (taken := self._take(reception, datagram)) is not None
         ]
+
+    def peers(self) -> dict[str, tuple[str, ...]]:
+        """The peer's addresses by interface: those that ha.cf names, and those it was heard from."""
+        found: dict[str, set[str]] = {}
+        for r in self.receptions:
+            found.setdefault(r.link.line.device, set()).update(r.link.line.peers, r.sources.known)
+        return {device: tuple(sorted(addresses)) for device, addresses in found.items() if addresses}
 
     def admitted(self) -> Iterator[tuple[Reception, Datagram]]:
         """Everything that is queued on the links now and whose sender is worth a hash."""
@@ -199,7 +209,8 @@ class Radio:
             if stamped is not None and not reception.is_new(stamped):
                 reception.refused.again += 1
                 return None
-            taken = message(read(body))
+            said = read(body)
+            taken = message(said)
         except FrameError as error:
             self._wrong(reception, datagram, error)
             return None
@@ -209,6 +220,7 @@ class Radio:
             return None
         reception.note(Stamp(taken.node, taken.boot, taken.seq))
         self.is_peers(reception, datagram, taken.node)
+        self.peers_macs = macs(said) or self.peers_macs
         self._newest = datagram.frame, self.keyring, taken
         return taken
 

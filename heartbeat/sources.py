@@ -46,6 +46,11 @@ class Sources:
             del self._heard[min(self._heard, key=self._heard.__getitem__)]
         return new and not self._open and sender not in self._named
 
+    @property
+    def known(self) -> frozenset[str]:
+        """The addresses from which the peer was ever heard here."""
+        return frozenset(self._heard)
+
     def lately(self, now: float) -> frozenset[str]:
         """The addresses from which the peer was heard within ``patience``."""
         return frozenset(sender for sender, at in self._heard.items() if now - at < self._patience)

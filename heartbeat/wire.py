@@ -25,6 +25,7 @@ _HEX = re.compile(r"[0-9a-f]{1,16}\Z")
 _DATA = ("ready", "starting", "copying", "none", "failed", "unknown")
 _LEAVING = ("", "restart", "handover", "off")
 MAX_POSITION = 2**63 - 1
+_MAC, _MOST_MACS = re.compile(r"[0-9a-f]{12}\Z"), 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Header:
     #: seconds since 1970, and the load average as /proc/loadavg says it
     time: int = 0
     load: str = "0.00 0.00 0.00 1/1 1"
+    #: the MACs with which this host may answer for a virtual address (six bytes each)
+    macs: tuple[bytes, ...] = ()
 
 
 def fields(message: Message, header: Header) -> dict[str, Value]:
@@ -50,7 +53,18 @@ def fields(message: Message, header: Header) -> dict[str, Value]:
     }  # fmt: skip
     for name, (attribute, form) in _OURS.items():
         out[name] = form.write(getattr(message, attribute))
+    if header.macs:
+        out["x_macs"] = " ".join(mac.hex() for mac in header.macs[:_MOST_MACS])
     return out
+
+
+def macs(frame: Mapping[str, Value]) -> frozenset[bytes]:
+    """The MACs with which the sender may answer for a virtual address; none if it doesn't say, or not in this form."""
+    said = frame.get("x_macs")
+    words = said.split(" ") if isinstance(said, str) else []
+    if len(words) > _MOST_MACS or not all(map(_MAC.match, words)):
+        return frozenset()
+    return frozenset(map(bytes.fromhex, words))
 
 
 def message(frame: Mapping[str, Value]) -> Message | None:

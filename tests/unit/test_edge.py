@@ -9,6 +9,7 @@ from heartbeat.edge import Edge, Hands
 from heartbeat.manager_link import ManagerLink
 from heartbeat.model import (
     Alarm,
+    AskGrant,
     Boot,
     Database,
     DropVip,
@@ -16,6 +17,7 @@ from heartbeat.model import (
     Epoch,
     Event,
     Exit,
+    Fence,
     ForceStop,
     Garp,
     Gate,
@@ -23,7 +25,9 @@ from heartbeat.model import (
     Persist,
     Phase,
     Ping,
+    PingFromVip,
     PingSent,
+    Probe,
     Record,
     RefreshLease,
     Reply,
@@ -106,6 +110,18 @@ class Recorder:
     def force_stop(self, because: str) -> None:
         self.done.append(("force", because))
 
+    def probe(self) -> None:
+        self.done.append("probe")
+
+    def ping_from_vip(self, seq: int) -> None:
+        self.done.append(("vip ping", seq))
+
+    def fence(self, because: str) -> None:
+        self.done.append(("fence", because))
+
+    def ask_grant(self, asked: AskGrant) -> None:
+        self.done.append(("ask", asked.new))
+
     def push(self, kind: str, fields: Mapping[str, Any]) -> None:
         self.done.append((kind, fields.get("because") or fields.get("name"), fields.get("raised")))
 
@@ -128,7 +144,7 @@ class Bench:
         self.now = 100.0
         manager = ManagerLink(0.2, 0.45)
         h = self.hands
-        self.edge = Edge(self.core, Hands(h, h, h, h, h, manager, h, h.push), 0.5, lambda: self.now)
+        self.edge = Edge(self.core, Hands(h, h, h, h, h, manager, h, h, h.push), 0.5, lambda: self.now)
 
     def play(self, *effects: Effect, event: Event = Tick(), asked: Asker | None = None) -> list[Any]:  # noqa: B008
         self.core.script[event] = list(effects)
@@ -243,3 +259,8 @@ def test_a_role_file_that_can_not_be_written_is_an_alarm_not_the_end() -> None:
     assert bench.play(Send(message(1)), Send(message(2))) == [("say", 1), ("alarm", "role-file", True), ("say", 2)]
     bench.hands.disk_full = False
     assert bench.play(Send(message(3))) == [("say", 3), ("alarm", "role-file", False)]
+
+
+def test_what_is_asked_of_the_surroundings_goes_to_the_lookout() -> None:
+    done = Bench().play(Probe(), PingFromVip(3), Fence("silent"), AskGrant(Epoch(3, "a"), Epoch(4, "a")))
+    assert done == ["probe", ("vip ping", 3), ("fence", "silent"), ("ask", Epoch(4, "a"))]

@@ -126,7 +126,7 @@ def test_a_linux_ha_file_can_be_used_as_it_is(tmp_path: Path) -> None:
     assert (config.facility, config.debug, config.realtime, config.priority) == ("local0", 1, False, 50)
     assert config.parameters["logfile"] == "/var/log/ha-log" and config.parameters["keepalive"] == "2"
     warned = "\n".join(config.warnings)
-    for name in ("stonith", "stonith_host", "serial", "respawn", "watchdog", "auto_failback", "nice_failback"):
+    for name in ("stonith", "stonith_host", "serial", "respawn", "auto_failback", "nice_failback"):
         assert re.search(rf"ha\.cf:\d+: {name}\b", warned), name
 
 
@@ -400,3 +400,37 @@ def test_a_key_that_would_break_the_file_is_refused(tmp_path: Path, key: str) ->
     with pytest.raises(ConfigError, match="key"):
         write(replace(PAIR, key=key), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fence_agents_a_watchdog_and_the_arp_check(tmp_path: Path) -> None:
+    agent = tmp_path / "fence_test"
+    agent.write_text("#!/bin/sh\n")
+    agent.chmod(0o755)
+    more = (
+        f"arp_check on\nfence {agent} plug={{peer}}\nstonith_host vs-166 {agent} ip=10.0.0.9\n"
+        f"stonith_host vs-28 {agent} ip=10.0.0.8\nfence_timeout 20\nwatchdog /dev/watchdog\n"
+    )
+    config = loaded(folder(tmp_path, HA_CF + more))
+    assert config.site.arp_check and config.site.fence and config.watchdog == "/dev/watchdog" and config.fence_timeout == 20
+    assert [each.options for each in config.fences] == [(("plug", "vs-28"),), (("ip", "10.0.0.9"),)]
+    plain = loaded(folder(tmp_path))
+    assert not plain.site.arp_check and not plain.site.fence and plain.fences == () and plain.watchdog == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("fence", "fence takes an agent and its options"),
+        ("fence fence_nowhere ip=10.0.0.9", "fence agent fence_nowhere is not installed"),
+        ("fence fence_apc passwd=sesame", "fence_apc: passwd is a secret"),
+        ("stonith_host vs-166", "stonith_host takes a node"),
+        ("fence_timeout 300", "fence_timeout 300 s for 0 fence agents"),
+        ("fence_timeout 500ms", "fence_timeout 0.5 s for 0 fence agents"),
+        ("watchdog softdog", "watchdog: 'softdog' is no full path"),
+        ("arp_check maybe", "arp_check: 'maybe' is neither on nor off"),
+    ],
+)
+def test_fences_and_watchdogs_that_are_refused(tmp_path: Path, line: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(error)) as raised:
+        loaded(folder(tmp_path, HA_CF + line + "\n"))
+    assert "ha.cf:7" in str(raised.value) and "sesame" not in str(raised.value)

@@ -8,7 +8,7 @@ import pytest
 
 from heartbeat.frames import FrameError, Key, Keyring, Method, Value, decode, encode
 from heartbeat.model import Boot, Epoch, Message, Phase
-from heartbeat.wire import Header, message
+from heartbeat.wire import Header, macs, message
 from heartbeat.wire import fields as to_fields
 
 RING = Keyring.of(1, [Key(1, Method.SHA256, b"s")])
@@ -84,3 +84,12 @@ def test_values_are_strict(name: str, value: Value) -> None:
 def test_an_empty_epoch_travels() -> None:
     sent = replace(PLAIN, epoch=Epoch())
     assert message(to_fields(sent, HEADER)) == sent
+
+
+def test_the_macs_of_the_sender() -> None:
+    named = (bytes.fromhex("02000000a166"), bytes.fromhex("02000000a128"))
+    frame = to_fields(FULL, replace(HEADER, macs=named))
+    assert macs(frame) == frozenset(named) and message(frame) == FULL
+    assert "x_macs" not in to_fields(FULL, HEADER) and macs({}) == frozenset()
+    for wrong in (b"02000000a166", "02000000a16", "02:00:00:00:a1:66", " ".join(["02000000a166"] * 17), "02000000a166 "):
+        assert macs({"x_macs": wrong}) == frozenset()
