@@ -342,6 +342,26 @@ def test_a_peer_that_returns_with_the_address_is_asked_to_hand_it_over() -> None
     assert not any(isinstance(effect, NewRun) for effect in bench.done)
 
 
+def test_what_the_peer_holds_is_what_it_said_last_and_what_it_added() -> None:
+    bench = Bench()
+    bench.join("local")
+    bench.hear("resource", rsc_hold="foreign", info="mach_down")  # no rtype: more than before
+    assert bench.core.status(bench.now)["linux_ha"]["peer_resources"] == "all"  # type: ignore[index]
+    bench.hear("resource", rsc_hold="none")
+    assert bench.core.status(bench.now)["linux_ha"]["peer_resources"] == "none"  # type: ignore[index]
+    bench.hear("resource", rsc_hold="all", rtype="full", isstable="1")
+    bench.hear("starting")  # holds nothing until it says so
+    assert bench.core.status(bench.now)["linux_ha"]["peer_resources"] == "transition"  # type: ignore[index]
+    assert not bench.core.peer_holds_vip
+
+
+def test_who_has_just_started_asks_for_two_seconds_more_patience() -> None:
+    bench = Bench()
+    bench.run(6.0)
+    asked = [str(e.fields["dt"]) for e in bench.done if isinstance(e, SendFrame) and e.fields["t"] == "status"]
+    assert asked[0] == "1388" and asked[-1] == "bb8" and set(asked) == {"1388", "bb8"}
+
+
 def test_an_address_that_nobody_has_is_taken() -> None:
     bench = Bench("b")
     bench.join("local")
@@ -534,7 +554,7 @@ class World:
 
 @pytest.mark.parametrize("block", range(4))
 def test_two_of_ours_end_with_one_holder_whatever_happened(block: int) -> None:
-    for seed in range(block * 60, block * 60 + 60):
+    for seed in range(block * 15, block * 15 + 15):
         world = World(seed)
         world.start("a")
         world.start("b")

@@ -58,6 +58,13 @@ def test_a_status_does_not_wait() -> None:
     assert inbox.complete == 3
 
 
+def test_a_status_is_handed_on_once_too() -> None:
+    inbox = Inbox()
+    handed_on = [len(inbox.take(said(seq, "status"), 0.0)[1]) for seq in (1, 1, 3, 3, 2, 1)]
+    assert handed_on == [1, 0, 1, 0, 1, 0]
+    assert inbox._early == {}
+
+
 def test_what_is_missing_is_asked_for_in_runs_and_again_until_it_is_given_up() -> None:
     inbox = Inbox()
     taken(inbox, 1, 5, 7)
