@@ -140,12 +140,15 @@ def test_a_healed_partition_leaves_no_moment_without_the_address(turned: LinuxHa
 
 def test_cut_off_alone_ours_leaves_and_comes_back(turned: LinuxHaPair) -> None:
     holding(turned.ours, turned.theirs)
+    answers = Answers(turned.lab)
     for card in ("eth0", "eth1"):
         turned.lab.cut(f"vs-166:{card}")
-    until("ours let go", lambda: turned.holders() == ["vs-28"])
+    until("ours let go", lambda: not turned.ours.has_vip())
     assert turned.ours.resources() == "transition" and "isolated" in turned.ours.alarms()
+    until("Linux-HA took over", lambda: turned.holders() == ["vs-28"])
     turned.lab.heal()
     turned.until_settled("vs-28")
+    assert answers.silence() > 0.5  # the asker notices: ours can't be reached until Linux-HA calls it dead
 
 
 def test_a_thawed_linux_ha_doesn_t_keep_what_ours_took(pair: LinuxHaPair) -> None:
