@@ -480,13 +480,13 @@ class World:
     def step(self) -> None:
         self.now = round(self.now + self.STEP, 3)
         due = [mail for mail in self.mail if mail[0] <= self.now]
-        waiting = []
-        for at, name, event in due:
+        self.mail = [mail for mail in self.mail if mail[0] > self.now]
+        for mail in due:
+            _, name, event = mail
             if self.asleep_until[name] > self.now:
-                waiting.append((at, name, event))
+                self.mail.append(mail)
             else:
                 self.give(name, event)
-        self.mail = waiting + [mail for mail in self.mail if mail[0] > self.now]
         for name in ("a", "b"):
             self.give(name, Tick())
 
