@@ -285,6 +285,11 @@ class Daemon:
         if answer.get("ok"):
             self.heartbeat_status = answer
 
+    def heartbeat_says(self) -> dict[str, object]:
+        """The latest status of whoever decides; Linux-HA's is put together here."""
+        said = self.link.status() if isinstance(self.link, LinuxHaLink) else self.heartbeat_status
+        return {name: value for name, value in said.items() if name not in ("id", "ok")}
+
     def on_poll(self) -> None:
         """Every heartbeat_cmd_interval (Trustwave §2.1): what only changes slowly."""
         self.write_status()

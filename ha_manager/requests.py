@@ -123,7 +123,7 @@ class Requests:
             "plan": {"role": plan_role, "epoch": plan_epoch, "steps": {n: list(s) for n, s in steps.items()}},
             "session": {"connected": daemon.peer.connected, "why": daemon.peer.why, "listening": daemon.peer.listening,
                         "state": dict(daemon.peer.state)},
-            "heartbeat_says": {k: v for k, v in daemon.heartbeat_status.items() if k not in ("id", "ok")},
+            "heartbeat_says": daemon.heartbeat_says(),
         }  # fmt: skip
 
     def replication(self) -> str:
