@@ -28,6 +28,8 @@ from runtime.errors import ConfigError, HaError
 log = logging.getLogger(__name__)
 
 ASK_LIMIT, STANDBY_LIMIT = 5.0, 30.0
+#: while a hand-over is under way it is asked so often (seconds)
+QUICK = 0.5
 #: what is wanted holds for so long (seconds) beyond two intervals, should this thread hang
 PATIENCE = 20.0
 
@@ -55,6 +57,8 @@ class LinuxHaLink:
         self._ended = False
         self._latest = Facts()
         self._force: tuple[str, Then] | None = None
+        #: until when a hand-over that was asked for may be under way
+        self._giving_until = 0.0
         # the thread's own
         self._holds, self._said = Holds.NO_ANSWER, "not asked yet"
         self._outcome: Outcome | None = None
@@ -85,6 +89,11 @@ class LinuxHaLink:
             self._latest = facts
             self._wake.set()
 
+    @property
+    def _giving(self) -> bool:
+        active = self._outcome is not None and self._outcome.role is Role.ACTIVE
+        return active and boottime() < self._giving_until
+
     # --- the thread -----------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -92,7 +101,7 @@ class LinuxHaLink:
         while not self._ended:
             try:
                 if boottime() >= ask_at:
-                    ask_at = boottime() + self._config().site.heartbeat_cmd_interval
+                    ask_at = boottime() + (QUICK if self._giving else self._config().site.heartbeat_cmd_interval)
                     self._ask()
                 self.turn()
             except Exception:
@@ -209,9 +218,11 @@ class LinuxHaLink:
 
     def _hb_standby(self, then: Then) -> None:
         answer: dict[str, Any] = {"ok": True, "text": "hb_standby was accepted"}
+        self._giving_until = boottime() + STANDBY_LIMIT
         try:
             run(self._config().host.linux_ha.hb_standby, timeout=STANDBY_LIMIT)
         except HaError as wrong:
+            self._giving_until = 0.0
             answer = {"ok": False, "error": str(wrong)}
         self._mail.post(lambda: then(answer))
 
@@ -220,6 +231,8 @@ class LinuxHaLink:
         outcome, word = self._outcome, self._word()
         phase, role = (outcome.want.phase, outcome.role) if outcome is not None else (Phase.WAITING, None)
         because = outcome.want.because if outcome is not None else self._said
+        if self._giving:
+            phase, because = Phase.PREPARING, f"hb_standby was asked for; rscstatus is {self._holds}"
         peer = (word.role or "waiting") if word is not None else "unknown"
         return {
             "node": self._config().node, "peer": self._config().peer, "role": role or "passive", "phase": phase.value,

@@ -140,6 +140,9 @@ def test_operators(bench: Bench) -> None:
     assert load(save_at) == Record(Epoch(5, "vs-166"), Role.ACTIVE, solo=True)
     assert "is not in sync" in bench.ask("standby")["error"] and not (bench.folder / "gave").exists()
     assert bench.ask("standby", force=True)["ok"] and (bench.folder / "gave").exists()
+    assert bench.ask("status")["phase"] == "preparing", "until Linux-HA has done it"
+    bench.says("none")
+    bench.until(lambda: bench.ask("status")["phase"] == "passive")
 
 
 def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
