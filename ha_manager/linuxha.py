@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +98,18 @@ class LinuxHaLink:
     # --- the thread -----------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        ask_at = 0.0
+        asked_at = -inf
         while not self._ended:
+            period = QUICK if self._giving else self._config().site.heartbeat_cmd_interval
             try:
-                if boottime() >= ask_at:
-                    ask_at = boottime() + (QUICK if self._giving else self._config().site.heartbeat_cmd_interval)
+                if boottime() >= asked_at + period:
+                    asked_at = boottime()
                     self._ask()
                 self.turn()
             except Exception:
                 log.exception("asking cl_status")
             # Facts come ten times a second while the passive catches up: once a tick is enough.
-            self._wake.wait(max(0.05, ask_at - boottime()))
+            self._wake.wait(max(0.05, asked_at + period - boottime()))
             self._wake.clear()
 
     def _ask(self) -> None:
@@ -219,6 +221,7 @@ class LinuxHaLink:
     def _hb_standby(self, then: Then) -> None:
         answer: dict[str, Any] = {"ok": True, "text": "hb_standby was accepted"}
         self._giving_until = boottime() + STANDBY_LIMIT
+        self._wake.set()
         try:
             run(self._config().host.linux_ha.hb_standby, timeout=STANDBY_LIMIT)
         except HaError as wrong:
