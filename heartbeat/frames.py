@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 
 from runtime.errors import PeerError
@@ -99,9 +100,12 @@ def encode(fields: Mapping[str, Value], keyring: Keyring) -> bytes:
     Raises FrameError for a name or value that the format can't carry, so that nothing goes out that ``decode`` refuses.
     """
     key = keyring.sending
-    inner = b"".join(_classic(name, value) for name, value in fields.items())
-    parts = [HEAD]
-    parts += [_netstring(_prefixed(name, value)) for name, value in fields.items()]
+    lines, parts = [], [HEAD]
+    for name, value in fields.items():
+        line, netstring = _written(name, value)
+        lines.append(line)
+        parts.append(netstring)
+    inner = b"".join(lines)
     parts.append(_netstring(b"(0)auth=%d %s" % (key.number, key.digest(inner))))
     parts.append(TAIL)
     body = b"".join(parts)
@@ -196,14 +200,35 @@ def _fields(body: bytes) -> dict[str, Value]:
     at, end = len(HEAD), len(body) - len(TAIL)
     fields: dict[str, Value] = {}
     while at < end:
-        content, at = _read_netstring(body, at, end)
-        name, value = _split(content)
+        name, value, at = _plain(body, at, end) or _any(body, at, end)
         if name in fields:
             raise FrameError(f"field {name} twice", authentic=True)
         fields[name] = value
     return fields
 
 
+#: how nearly every field of ours begins; what doesn't is read step by step, and refused with the reason
+_PLAIN = re.compile(rb"([1-9][0-9]{0,4}):\(0\)([A-Za-z_][A-Za-z0-9_.-]{0,63})=")
+
+
+def _plain(body: bytes, at: int, end: int) -> tuple[str, str, int] | None:
+    """A string of ASCII at ``at``, its name, and where the next field begins."""
+    match = _PLAIN.match(body, at, end)
+    if match is None:
+        return None
+    stop = match.end(1) + 1 + int(match[1])
+    raw = body[match.end() : stop]
+    if not match.end() <= stop < end or body[stop] != _COMMA or not raw.isascii() or b"\0" in raw:
+        return None
+    return match[2].decode(), raw.decode(), stop + 1
+
+
+def _any(body: bytes, at: int, end: int) -> tuple[str, Value, int]:
+    content, at = _read_netstring(body, at, end)
+    return *_split(content), at
+
+
+_COMMA = ord(",")
 _CLASSIC_KIND = re.compile(rb"\(([0-9])\)(.*)\Z", re.DOTALL)
 
 
@@ -258,25 +283,23 @@ def _split(content: bytes) -> tuple[str, Value]:
     return name, text
 
 
-def _check(name: str, value: Value) -> None:
+def _written(name: str, value: Value) -> tuple[bytes, bytes]:
+    """The field as Linux-HA's classic form has it, over which the inner hash is made, and as netstring."""
+    raw_name = _checked(name)
+    if isinstance(value, bytes):
+        line = b"(1)%s=%s\n" % (raw_name, binascii.b2a_base64(value, newline=False))
+        return line, _netstring(b"(1)%s=%s" % (raw_name, value))
+    if "\0" in value or "\n" in value:
+        raise FrameError(f"the value of {name} can't be sent as a string")
+    content = b"%s=%s" % (raw_name, value.encode(errors="replace"))
+    return content + b"\n", b"%d:(0)%s," % (len(content) + 3, content)
+
+
+@lru_cache(maxsize=256)
+def _checked(name: str) -> bytes:
     if not _NAME.match(name) or name == "auth":
         raise FrameError(f"{name!r} can't be the name of a field")
-    if isinstance(value, str) and ("\0" in value or "\n" in value):
-        raise FrameError(f"the value of {name} can't be sent as a string")
-
-
-def _prefixed(name: str, value: Value) -> bytes:
-    _check(name, value)
-    if isinstance(value, bytes):
-        return b"(1)%s=%s" % (name.encode(), value)
-    return b"(0)%s=%s" % (name.encode(), value.encode(errors="replace"))
-
-
-def _classic(name: str, value: Value) -> bytes:
-    """The line of the field in Linux-HA's classic form, over which the inner hash is made."""
-    if isinstance(value, bytes):
-        return b"(1)%s=%s\n" % (name.encode(errors="replace"), binascii.b2a_base64(value, newline=False))
-    return b"%s=%s\n" % (name.encode(errors="replace"), value.encode(errors="replace"))
+    return name.encode()
 
 
 def _netstring(content: bytes) -> bytes:
