@@ -101,6 +101,7 @@ class Core(Passive, Active):
                 return self._heard(event)
             case PingSent(node, seq):
                 self.members.ping_sent(node, seq)
+                self.calm = False  # until it is answered
                 return False
             case PingReply(node, seq):
                 self.members.ping_reply(node, seq)

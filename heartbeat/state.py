@@ -107,6 +107,8 @@ class Server:
         self.said: Message | None = None
         self._answer_now = False
         self._pinged_at = -inf
+        #: as of the last event; see ``_is_calm``
+        self.calm = False
         self._ping_seq = 0
         # standing questions: the seq of the first message that asked; 0: not asking
         self.ask_release_seq = 0
@@ -283,8 +285,7 @@ class Server:
         """Pings from the VIP are due now and then: it is here, and the passive could take it."""
         return self.site.arp_check and self.phase in SERVING and not self.disk.solo
 
-    @property
-    def calm(self) -> bool:
+    def _is_calm(self) -> bool:
         """The peer and every ping node answer, and no decision waits for another answer."""
         m, p = self.members, self.members.peer
         asking = self.ask_ping_seq or self.ask_release_seq or p is None or p.asks_ping or p.asks_release
@@ -303,6 +304,7 @@ class Server:
         """Ask whoever can tell: the ping nodes, the ping node's ARP table, and whatever shows whether a silent peer lives."""
         if self.phase is Phase.LEFT:
             return
+        self.calm = self._is_calm()
         if self.site.ping_nodes and self.now >= self._ping_due - self.timing.ping_period / 4:
             self._ping_seq += 1
             self._pinged_at = self.now
