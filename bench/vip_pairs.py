@@ -175,8 +175,11 @@ class Ours(VipPair):
 
     def changes(self, node: str) -> list[dict[str, Any]]:
         """Changes of role that the node remembers, oldest first."""
-        found = self._ask(node, "history").get("changes", [])
-        return found if isinstance(found, list) else []
+        answer = self._ask(node, "history")
+        if not answer:
+            raise HaError(f"{self.kind}: heartbeat on {node} doesn't answer\n{self.explain()}")
+        changes: list[dict[str, Any]] = answer["changes"]
+        return changes
 
     def _ask(self, node: str, do: str, **fields: str) -> dict[str, Any]:
         try:
