@@ -86,7 +86,8 @@ class Wires:
         return at
 
     def unplug(self, node: str) -> None:
-        """What the machine had in memory is gone, addresses too."""
+        """What the machine had in memory is gone, addresses too; the cables now, not whenever the kernel cleans up."""
+        self._batch(self.gateway, [f"link del {card}.{NODES[node]}" for card, _, _ in NETWORKS])
         sh(f"ip netns del {self.space(node)}")
 
     def part(self, parted: bool) -> float:
