@@ -50,8 +50,10 @@ class Wires:
 
     def up(self) -> None:
         lines = []
-        for _, network, bridge in NETWORKS:
-            lines += [f"link add {bridge} type bridge", f"link set {bridge} up", f"addr add {network}.1/24 dev {bridge}"]
+        for number, (_, network, bridge) in enumerate(NETWORKS):
+            # a bridge without a MAC of its own takes that of a cable, and another one when the cable goes: a new gateway
+            lines += [f"link add {bridge} address 02:00:00:00:00:0{number} type bridge", f"link set {bridge} up"]
+            lines += [f"addr add {network}.1/24 dev {bridge}"]
         sh(f"ip netns add {self.gateway}")
         self._batch(self.gateway, ["link set lo up", *lines])
         for node in NODES:
