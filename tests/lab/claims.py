@@ -28,7 +28,7 @@ class Claims:
         for line in self._process.stdout:
             if line == "listening\n":
                 self._ready.set()
-            else:
+            elif line.endswith("\n"):  # the last one may have been cut short by the end
                 address, mac, kind = line.split()
                 self.heard.append((address, mac, kind))
 
