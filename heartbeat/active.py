@@ -78,7 +78,7 @@ class Active(Backed):
             if self.disk.tentative and not self.saving:
                 self._save(replace(self._newest(), tentative=False))
             self._out.append(Gate(True))
-            self._become(Phase.ACTIVE, f"Postgres is promoted: {self._takeover_because}")
+            self._become(Phase.ACTIVE, f"Postgres is promoted: {self.takeover.because}")
         elif self.unhealthy_since < inf and self.now - max(self.unhealthy_since, self.phase_since) > PROMOTE_LIMIT:
             self._stand_down(f"Postgres can't be promoted: {self.facts.because}")
 
@@ -100,7 +100,7 @@ class Active(Backed):
         p = self.members.peer
         if self.forced or (p and p.fit and self.members.in_contact()):
             if self.facts.prepared and self.want.prepare and self.facts.serial >= self.want.serial:
-                self._stand_down(self._takeover_because, Stop.FAST)
+                self._stand_down(self.takeover.because, Stop.FAST)
             elif self.now - self.phase_since > PREPARE_LIMIT:
                 self._become(Phase.ACTIVE, "the planned failover was given up: the checkpoint took too long")
         else:

@@ -57,7 +57,7 @@ from heartbeat.model import (
 )
 from heartbeat.passive import Passive
 from heartbeat.rules import REIGNING
-from heartbeat.state import SPACING
+from heartbeat.state import SPACING, Takeover
 
 
 class Core(Passive, Active):
@@ -250,8 +250,8 @@ class Core(Passive, Active):
                 return
             self._reply(True, f"handing over to {self.site.peer}")
             self.forced = f"forced by {event.by}" if event.force else ""
-            self._takeover_because = f"planned failover, asked by {event.by}"
-            self._become(Phase.PREPARING, self._takeover_because)
+            self.takeover = Takeover(f"planned failover, asked by {event.by}")
+            self._become(Phase.PREPARING, self.takeover.because)
         else:
             self._reply(False, f"{self.site.peer} can't take over: {report.why_peer_unfit(self)}")
 

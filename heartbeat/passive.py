@@ -24,6 +24,7 @@ from heartbeat.model import (
     Record,
     TakeVip,
 )
+from heartbeat.state import Takeover
 
 
 class Passive(Backed):
@@ -142,8 +143,7 @@ class Passive(Backed):
 
     def _begin_takeover(self, because: str, against: Callable[[], str], by_silence: bool = False) -> None:
         """``against``: asked again when the receiver is stopped, just before there is no way back."""
-        self._takeover_because, self._takeover_against, self.by_silence = because, against, by_silence
-        self._takeover_asked = bool(self.forced) or self._peer_was_asked
+        self.takeover = Takeover(because, against, by_silence, asked=bool(self.forced) or self._peer_was_asked)
         self.pledged_to = Boot()
         self._become(Phase.DETACHING, because)
         if by_silence:
@@ -165,9 +165,9 @@ class Passive(Backed):
 
     def _detached(self) -> None:
         """Nothing more is acknowledged here; the last moment at which there is a way back."""
-        if against := self._takeover_against():
+        if against := self.takeover.against():
             self._give_up(against)
-        elif not self.by_silence or self._backing(Epoch(self.highest + 1, self.site.node)):
+        elif not self.takeover.by_silence or self._backing(Epoch(self.highest + 1, self.site.node)):
             self._open()
         elif self.attempt and self.attempt.failed:
             self._give_up(self.attempt.failed, rest=FENCE_AGAIN if self.unfenced else self.timing.deadtime)
@@ -187,12 +187,12 @@ class Passive(Backed):
         self.opening = Epoch(self.highest + 1, self.site.node)
         self.highest = self.opening.number
         self.forced = ""
-        self._become(Phase.OPENING, self._takeover_because)
+        self._become(Phase.OPENING, self.takeover.because)
         self.attempt = None
-        self.lease_at, self.vip_taken_run = self.now, self.members.run
+        self.lease_at, self.takeover.vip_taken_run = self.now, self.members.run
         self._out.append(TakeVip())
         self._send()
-        if not self.by_silence or self.rules.entry_taken():
+        if not self.takeover.by_silence or self.rules.entry_taken():
             self._write_epoch()
 
     def _opening(self) -> None:
@@ -210,7 +210,7 @@ class Passive(Backed):
 
     def _write_epoch(self) -> None:
         newest = self._newest()
-        if not self._takeover_asked:
+        if not self.takeover.asked:
             self.restraint.took_over(self.now)
         record = Record(
             epoch=self.opening, active=True, solo=True, tentative=True, previous=self.disk.epoch, timeline=self.facts.timeline,

@@ -135,7 +135,7 @@ class Rules:
 
     def entry_taken(self) -> bool:
         """Taking over by silence: the ping node answered what was sent from the VIP after it was taken and announced here."""
-        return not self.asks_entry() or self.core.arp.answered_at >= self.core.vip_taken_run
+        return not self.asks_entry() or self.core.arp.answered_at >= self.core.takeover.vip_taken_run
 
     def entry_kept(self, silent_since: float) -> bool:
         """Going solo by silence: the entry still points here, later than the passive could have taken it.

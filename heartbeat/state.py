@@ -67,6 +67,21 @@ class Attempt:
     failed: str = ""
 
 
+@dataclass
+class Takeover:
+    """The takeover (or planned failover) under way, or the last one."""
+
+    because: str = ""
+    #: what stands against it, "" if nothing; asked once more before there is no way back
+    against: Callable[[], str] = str
+    #: it rests on silence, not on a word of the peer: it needs what ``backing`` asks for
+    by_silence: bool = False
+    #: an operator asked for it, here or there: it doesn't count as flapping
+    asked: bool = False
+    #: running clock: when it took the VIP
+    vip_taken_run: float = inf
+
+
 class Server:
     """State of one server. Attributes are for ``rules``, ``report`` and ``speech`` to read; only its subclasses write them."""
 
@@ -127,20 +142,14 @@ class Server:
         self.vip_links_down: set[str] = set()
         self.leaving = ""
         self.forced = ""
-        self._takeover_because = ""
-        #: what stands against the takeover under way, "" if nothing
-        self._takeover_against: Callable[[], str] = str
-        #: it rests on silence, not on a word of the peer: it needs what ``backing`` asks for
-        self.by_silence = False
+        self.takeover = Takeover()
         self.attempt: Attempt | None = None
         self._attempt_wait = -inf
         #: why the peer could not be fenced, why the witnesses refused; "" if they didn't
         self.unfenced = self.refused = ""
-        #: running clock: when a takeover took the VIP
-        self.vip_taken_run = inf
         self._announced_at = -inf
-        #: the peer is handing over because somebody asked it to; so is the takeover under way
-        self._peer_was_asked = self._takeover_asked = False
+        #: the peer is handing over because somebody asked it to
+        self._peer_was_asked = False
         self._stop = Stop.IMMEDIATE
         self._proving_since = inf
         self._proof_wait = -inf
