@@ -5,8 +5,11 @@ Postgres is scripted. Each fault is made in the network or the process, none in 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import shutil
+import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,6 +201,45 @@ def test_a_word_of_the_peer_needs_no_fencing(tmp_path: Path) -> None:
         active.ask("standby", by="test")
         wait_for("moved", lambda: passive.is_(phase="active"))
         assert not any(request.startswith("off") for request in switch.asked) and switch.dark == set()
+
+
+def test_a_switch_that_could_not_fence_is_told_before_it_has_to(tmp_path: Path) -> None:
+    with fenced_pair(tmp_path) as (pair, switch):
+        switch.broken = True
+        active, _ = pair.settle()
+        wait_for("told", lambda: "monitor ended with 1: the switch is broken" in alarm(active, "fence-agent"), 15.0)
+
+
+# --- the watchdog, played by a terminal: no kernel watchdog is here ----------------------------------------------------------
+
+
+def test_the_loop_feeds_the_watchdog_and_tells_it_of_a_clean_end() -> None:
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    os.set_blocking(master, False)
+    seen = bytearray()
+
+    def written() -> bytes:
+        with contextlib.suppress(BlockingIOError):
+            seen.extend(os.read(master, 100))
+        return bytes(seen)
+
+    with two_heartbeats() as pair:
+        node = pair.nodes["vs-166"]
+        file = node.folder / "etc" / "ha.cf"
+        file.write_text(f"watchdog {os.ttyname(slave)}\n{file.read_text()}")
+        pair.settle()
+        wait_for("fed again and again", lambda: len(written()) >= 3)
+        assert set(written()) == {0} and not alarm(node, "watchdog")
+        node.kill()
+        assert set(written()) == {0}, "a killed heartbeat leaves it armed"
+        pair.settle()
+        assert node.process is not None
+        node.process.terminate()
+        node.process.wait(10)
+        assert written().endswith(b"V")
+    os.close(master)
+    os.close(slave)
 
 
 # --- the ping node's ARP table --------------------------------------------------------------------------------------------
