@@ -57,6 +57,7 @@ class Config:
         return (
             self.links,
             site.ping_nodes,
+            site.ping_quorum,
             site.virtual_ip,
             site.resources,
             site.timing,

@@ -71,6 +71,8 @@ class Site:
     synchronous: bool = True
     solo: str = "silence"
     boot_alone: str = "wait"
+    #: so many of the ping nodes must answer
+    ping_quorum: int = 1
 
     @property
     def virtual_addresses(self) -> tuple[str, ...]:
@@ -155,7 +157,10 @@ class _Reader:
         if replication is not None:
             site = replace(site, synchronous=replication.flag("synchronous", True), solo=replication.text("solo", "silence"))
         alone = self._one.get("boot_alone")
-        return site if alone is None else replace(site, boot_alone=alone.text("mode", "wait"))
+        if alone is not None:
+            site = replace(site, boot_alone=alone.text("mode", "wait"))
+        quorum = self._one.get("ping_quorum")
+        return site if quorum is None else replace(site, ping_quorum=quorum.whole("nodes", 1))
 
     def _timed(self, site: Site) -> Site:
         section = self._one.get("timing")
@@ -205,6 +210,10 @@ class _Reader:
             if node in (active.ip, passive.ip, *site.virtual_addresses):
                 remedy = "use a third device, usually the default gateway"
                 raise each.error(f"{node} belongs to the pair itself", "ip", remedy=remedy)
+        if site.ping_quorum > max(1, len(site.ping_nodes)):
+            remedy = "lower it, or add a <ping_node>"
+            said = f"{site.ping_quorum} ping nodes must answer, but there are {len(site.ping_nodes)}"
+            raise self._one["ping_quorum"].error(said, "nodes", remedy=remedy)
         for each, link in zip(self._every["link"], site.links, strict=True):
             if link.default_active == link.default_passive:
                 remedy = "give each server its own address on the link"

@@ -79,6 +79,7 @@ def _files(config: Config, cluster: PostgresConfig, keys: Keys) -> hafiles.HaFil
         virtual_ip=site.virtual_ip,
         resources=site.resources,
         ping_nodes=site.ping_nodes,
+        ping_quorum=site.ping_quorum,
         profile=site.profile,
         timing=site.timing,
         synchronous=site.synchronous,

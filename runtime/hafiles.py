@@ -54,12 +54,14 @@ class HaFiles:
     boot_alone: str = "wait"
     vip_port: int = 5432
     udp_port: int = 694
+    ping_quorum: int = 1
 
 
 def ha_cf(pair: HaFiles) -> str:
     lines = ["logfacility daemon", f"udpport {pair.udp_port}"]
-    lines += [f"ucast {interface} {address}" for interface, address in pair.links]
+    lines += [f"ucast{'6' if ':' in address else ''} {interface} {address}" for interface, address in pair.links]
     lines += [f"ping {address}" for address in pair.ping_nodes]
+    lines += [f"ping_quorum {pair.ping_quorum}"] if pair.ping_quorum > 1 else []
     lines += [f"node {node}" for node in pair.nodes]
     lines += ["auto_failback off", f"profile {pair.profile}", *_times(pair)]
     lines += [f"synchronous {'on' if pair.synchronous else 'off'}", f"solo {pair.solo}", f"boot_alone {pair.boot_alone}"]

@@ -13,7 +13,7 @@ import pytest
 from tests.lab.two_heartbeats import LINKS, NODES, Node, Pair, two_heartbeats, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs namespaces")]
-SECONDS, RATE = 5, 10_000
+SECONDS, RATE = 3, 10_000
 BROADCAST = "bcast eth0 eth1\nping 192.168.120.1\n"
 
 
@@ -48,21 +48,24 @@ def refused(node: Node) -> int:
     return kinds + int(status["link_states"]["eth0"]["dropped"])
 
 
-@pytest.mark.parametrize("source", ["own", "peer"])
-@pytest.mark.parametrize("side", ["active", "passive"])
-def test_a_flood_of_hostile_frames_changes_nothing(pair: Pair, side: str, source: str) -> None:
+def test_floods_of_hostile_frames_change_nothing(pair: Pair) -> None:
+    """At each of the two, from a stranger's address and, forged, from the peer's."""
     active, passive = pair.settle()
-    target = active if side == "active" else passive
-    wait_for("both links up", lambda: set(target.status()["links"].values()) == {"up"})
+    for node in (active, passive):
+        wait_for("both links up", lambda node=node: set(node.status()["links"].values()) == {"up"})  # type: ignore[misc]
     before = [(node.ask("history", last=100)["changes"], node.log().count("alarm")) for node in (active, passive)]
-    beats, spent = target.status()["link_states"]["eth0"]["sent"], cpu(target)
-    sent = flood(pair, target, source)
-    print(f"{source} -> {side}: {sent} sent, {refused(target)} refused, CPU {(cpu(target) - spent) / SECONDS:.0%}")
-    assert target.status()["link_states"]["eth0"]["sent"] - beats >= SECONDS / 0.2 / 2
+    for target in (active, passive):
+        for source in ("own", "peer"):
+            beats, spent, counted = target.status()["link_states"]["eth0"]["sent"], cpu(target), refused(target)
+            sent = flood(pair, target, source)
+            counted = refused(target) - counted
+            used = (cpu(target) - spent) / SECONDS
+            print(f"{source} -> {target.status()['role']}: {sent} sent, {counted} refused, CPU {used:.0%}")
+            assert target.status()["link_states"]["eth0"]["sent"] - beats >= SECONDS / 0.2 / 2
+            assert counted > sent / 2
     assert [(node.ask("history", last=100)["changes"], node.log().count("alarm")) for node in (active, passive)] == before
     assert active.is_(phase="active", epoch=[1, active.name], solo=False) and passive.is_(
         phase="passive", fit=True, in_sync=True
     )
-    assert refused(target) > sent / 2
-    assert target.log().count("frames were not taken") <= 2
+    assert all(node.log().count("frames were not taken") <= 2 for node in (active, passive))
     assert pair.outage() < 0.5

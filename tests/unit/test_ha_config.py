@@ -72,7 +72,7 @@ def test_the_sample_loads(tmp_path: Path) -> None:
 
 def test_optional_elements(tmp_path: Path) -> None:
     more = (
-        '<ping_node ip="192.168.120.1"/><ping_node ip="192.168.120.2"/>'
+        '<ping_node ip="192.168.120.1"/><ping_node ip="192.168.120.2"/><ping_quorum nodes="2"/>'
         '<link default_active="10.0.0.166" default_passive="10.0.0.28"/>'
         '<timing profile="aggressive" initdead="3s"/><replication synchronous="on" solo="release"/>'
         '<boot_alone mode="after_initdead"/>'
@@ -80,7 +80,7 @@ def test_optional_elements(tmp_path: Path) -> None:
     )
     config = loaded(tmp_path, with_more(more).replace('28"/>', '28" name="vs-28"/>', 1))
     site = config.site
-    assert site.ping_nodes == ("192.168.120.1", "192.168.120.2")
+    assert site.ping_nodes == ("192.168.120.1", "192.168.120.2") and site.ping_quorum == 2
     assert (site.timing.deadtime, site.timing.initdead) == (0.3, 3.0)
     assert site.resources == ("IPaddr2::192.168.120.188/24", "web::a::b")
     assert site.virtual_addresses == ("192.168.120.187", "192.168.120.188")
@@ -129,6 +129,8 @@ MISTAKES = [
     ("relative file", EXAMPLE.replace('"/etc/shadow"', '"etc/shadow"'), "etc/shadow", 14),
     ("file with ..", EXAMPLE.replace('"/etc/shadow"', '"/etc/../shadow"'), "/etc/../shadow can't be replicated", 14),
     ("file twice", EXAMPLE.replace("/etc/shadow", "/var/logserver/archive"), "/var/logserver/archive stands twice", 16),
+    ("quorum of none", with_more('<ping_quorum nodes="0"/>'), "ping_quorum", 12),
+    ("quorum too large", with_more('<ping_quorum nodes="2"/>'), "2 ping nodes must answer, but there are 0", 12),
     ("ping node is ours", with_more('<ping_node ip="192.168.120.28"/>'), "belongs to the pair itself", 12),
     ("keepalive ≥ deadtime", with_more('<timing keepalive="2" deadtime="1"/>'), "deadtime > 2 × keepalive does not hold", 12),
     ("no time", with_more('<timing keepalive="soon"/>'), "soon", 12),

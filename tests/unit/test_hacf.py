@@ -364,6 +364,18 @@ def test_heartbeat_reads_what_ha_start_writes(tmp_path: Path) -> None:
     assert (tmp_path / "authkeys").stat().st_mode & 0o7777 == 0o600
 
 
+def test_heartbeat_reads_links_and_ping_nodes_of_ipv6(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    write(
+        replace(PAIR, links=(*PAIR.links, ("eth1", "fd00:1::28")), ping_nodes=("192.168.120.1", "fd00:1::1"), ping_quorum=2),
+        tmp_path,
+    )
+    config = loaded(tmp_path)
+    assert config.site.links == ("eth0", "eth1", "eth1/ipv6") and config.site.ping_nodes == ("192.168.120.1", "fd00:1::1")
+    assert config.links[2].peers == {"fd00:1::28"} and config.site.ping_quorum == 2
+
+
 def test_every_time_survives_being_written(tmp_path: Path) -> None:
     from dataclasses import fields, replace
 
