@@ -53,7 +53,7 @@ class VipPair(ABC):
     def __init__(self, times: Times) -> None:
         self.times = times
         self.folder = Path(tempfile.mkdtemp(prefix="vip-pair-", dir="/var/tmp"))
-        self.wires = Wires(f"{self.kind[:2]}{os.getpid()}", self.folder)
+        self.wires = Wires(f"{self.kind[:2]}{times.profile[:2]}{os.getpid()}", self.folder)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def up(self) -> None:
