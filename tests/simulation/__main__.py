@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 
+from . import transcripts
 from .campaign import Tally, Variant, results
 from .schedules import WAYS
 
@@ -21,6 +22,9 @@ def main() -> int:
         options.most, options.way, options.symmetric, options.solo,
         arp_check=options.arp, fence=options.fence, witnesses=options.witnesses,
     )  # fmt: skip
+    if options.transcripts:
+        print(f"written anew: {', '.join(transcripts.write()) or 'nothing, all are as they were'}")
+        return 0
     if options.seed is not None:
         return _replay(variant, options.seed, options.shrink)
     return _search(variant, options.first, options.runs)
@@ -29,6 +33,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Two cores under seeded faults.")
     parser.add_argument("--seed", type=int, help="replay this seed with its trace")
+    parser.add_argument("--transcripts", action="store_true", help="write tests/scenarios/*.txt anew")
     parser.add_argument("--shrink", action="store_true", help="with --seed: shrink a failing schedule first")
     parser.add_argument("--runs", type=int, default=1000, help="how many seeds to search (default: 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first of them")

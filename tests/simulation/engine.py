@@ -8,7 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop, heappush
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsLenAndGetItem
+
+T = TypeVar("T")
+
+
+class Middling(Random):
+    """Chance without chance: always the middle. What it times changes only when something is decided or timed otherwise."""
+
+    def random(self) -> float:
+        return 0.5
+
+    def choice(self, seq: SupportsLenAndGetItem[T]) -> T:
+        return seq[len(seq) // 2]
+
+    def randint(self, a: int, b: int) -> int:
+        return (a + b) // 2
 
 
 class Spin(Exception):
@@ -18,9 +36,9 @@ class Spin(Exception):
 class Engine:
     """Seconds of true time since the start of the run; the servers' clocks are derived from it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, middling: bool = False) -> None:
         self.now = 0.0
-        self.random = Random(seed)
+        self.random = Middling(seed) if middling else Random(seed)
         self._heap: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self._count = 0
 

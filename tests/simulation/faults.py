@@ -44,14 +44,14 @@ Schedule = tuple[Fault, ...]
 
 def begin(world: World, fault: Fault) -> None:
     """Make ``fault`` happen, and heal it after its length."""
-    world.note("fault", f"{fault}")
+    world.note_fault(fault)
     world.faults_end = max(world.faults_end, world.engine.now + fault.length)
     heal = KINDS[fault.kind](world, world.servers[fault.node], fault)
     world.engine.after(fault.length, _heal, world, fault, heal)
 
 
 def _heal(world: World, fault: Fault, heal: Heal) -> None:
-    world.note("fault", f"over: {fault}")
+    world.note_fault(fault, over=True)
     heal()
 
 

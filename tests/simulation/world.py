@@ -40,7 +40,7 @@ from .backing import Backing
 from .checks import RECOVERY, Checks
 from .clients import LocalClient, VipClient
 from .engine import Engine, Spin
-from .faults import Schedule, begin
+from .faults import Fault, Schedule, begin
 from .network import CLIENT, GATEWAY, LINKS, NODES, Network, other
 from .postgres import PRIMARY, STANDBY
 from .server import Server
@@ -73,6 +73,8 @@ class Setting:
     witnesses: int = 0
     #: takeovers in ten minutes that suspend yields and planned failovers (rule 12)
     most_changes: int = 99
+    #: nothing is left to chance: for transcripts
+    middling: bool = False
     rules: type[Rules] = Rules
     core: type[Core] = Core
 
@@ -82,7 +84,7 @@ PLAIN = Setting()
 
 class World:
     def __init__(self, seed: int, schedule: Schedule, setting: Setting = PLAIN, tracing: bool = False) -> None:
-        self.engine = Engine(seed)
+        self.engine = Engine(seed, setting.middling)
         self.setting = setting
         self.timing = setting.timing
         self.schedule = schedule
@@ -155,6 +157,9 @@ class World:
     def note(self, who: str, text: str) -> None:
         if self.tracing:
             self.lines.append(f"{self.engine.now:8.3f} {who:5} {text}")
+
+    def note_fault(self, fault: Fault, over: bool = False) -> None:
+        self.note("fault", f"{'over: ' if over else ''}{fault}")
 
     def note_step(self, who: str, event: Event, effects: list[Effect]) -> None:
         quiet = isinstance(event, Tick | Heard | PingSent | PingReply | Facts | ArpAnswer | Sign)
