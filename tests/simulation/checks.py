@@ -20,7 +20,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from heartbeat.model import Epoch, Phase, RoleChanged
+from heartbeat.model import Phase, RoleChanged
 
 from .network import other
 from .postgres import PRIMARY
@@ -118,17 +118,18 @@ class Checks:
         if missing:
             self.fail("lost", f"{server.name} {does} without {len(missing)} acknowledged writes, e.g. {min(missing)}")
 
-    def _forced(self, server: Server, epoch: Epoch) -> None:
+    def _forced(self, server: Server) -> None:
         """An operator gave up what only the other server holds; with both serving there is nothing left to check."""
-        self._forced_epoch = epoch.number
-        self.acked = [entry for entry in self.acked if entry in set(server.postgres.log)]
+        core, held = server.heartbeat.core, set(server.postgres.log)
+        self._forced_epoch = core.opening.number if core is not None else 0
+        self.acked = [entry for entry in self.acked if entry in held]
         self._given_up = self._given_up or server.peer.postgres.mode == PRIMARY
 
     def role_changed(self, server: Server, change: RoleChanged) -> None:
+        if change.after is Phase.OPENING and "forced by" in change.because:
+            self._forced(server)
         if change.after is Phase.ACTIVE and change.before is Phase.PROMOTING:
-            if "forced by" in change.because:
-                self._forced(server, change.epoch)
-            elif "running solo when it stopped" in change.because and change.epoch.number <= self._forced_epoch:
+            if "running solo when it stopped" in change.because and change.epoch.number <= self._forced_epoch:
                 # it never heard of the operator's decision, and its own disk says that nobody else could be active
                 self._given_up = True
             self.activations += 1
