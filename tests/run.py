@@ -39,6 +39,8 @@ def main() -> int:
     failures: list[str] = []
     counts: Counter[str] = Counter()
     unsteady = 0
+    if not options.fast and not paths:
+        os.environ.setdefault("SIMULATED_SEEDS", "3000")
     for title, targets, limit, covered in plan(options.fast, paths):
         say(title)
         words = [word for word in rest if word not in paths]
