@@ -360,9 +360,11 @@ class Rules:
         return max(ranked)[-1] if ranked else "nobody"
 
     def peer_pledged(self) -> bool:
-        """The loser persisted that it will not take over, for this run of the winner."""
-        p = self.members.peer
-        return p is not None and p.pledged_to == self.core.boot and p.phase in ELECTABLE and not p.in_sync
+        """The loser persisted that it will not take over, for this run of the winner, and says so after hearing that this one
+        is passive: a pledge of an earlier election has been void since the winner reigned, and the loser came in sync."""
+        c, p = self.core, self.members.peer
+        given = p is not None and p.pledged_to == c.boot and p.phase in ELECTABLE and not p.in_sync
+        return given and self.members.echoes(c.passive_seq)
 
     # --- rule 12: restraint ---------------------------------------------------------------------------------------------
 

@@ -102,6 +102,8 @@ class Server:
         self.phase = Phase.WAITING
         self.because = "heartbeat has just started"
         self.phase_since = now
+        #: the first message that could say that this server became passive, the last time that it did
+        self.passive_seq = 1
         self.highest = record.epoch.number
         #: the highest epoch heard since an active last called this node in sync in the epoch of this node's own database
         self.heard_epoch = 0
@@ -225,6 +227,8 @@ class Server:
             return
         self._out.append(RoleChanged(self.phase, phase, self.disk.epoch, because))
         self.phase, self.because, self.phase_since = phase, because, self.now
+        if phase is Phase.PASSIVE:
+            self.passive_seq = self.seq + 1
 
     def _reset_reign(self) -> None:
         """A new epoch begins: what was asked and proven in the last one is void."""

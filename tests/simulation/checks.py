@@ -10,9 +10,9 @@
 5. Once the faults are over: one active, one fit passive in sync, the client served, within ``RECOVERY``.
 
 Exception (design §4, "What stays impossible"): while both servers run, both see the ping node (again and again, at least),
-and no path at all is open between them, for ``BLIND`` or more, both may answer for the VIP, and with ``solo="silence"`` 1 and
-2 can't hold either; with ``solo="release"``, the ARP check, fence devices or witnesses those hold in every schedule. (A silent
-active whose VIP went elsewhere is told by the ARP check alone; that takes it a deadtime.)
+and no path at all is open between them, for ``BLIND`` deadtimes or more, both may answer for the VIP, and with
+``solo="silence"`` 1 and 2 can't hold either; with ``solo="release"``, the ARP check, fence devices or witnesses those hold in
+every schedule. (A silent active whose VIP went elsewhere is told by the ARP check alone; that takes it a deadtime.)
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Checks:
             self._blind_since = inf
         elif sees:
             self._blind_since, self._pinged_at = min(self._blind_since, now), now
-            self.blind = self.blind or now - self._blind_since >= BLIND
+            self.blind = self.blind or now - self._blind_since >= BLIND * self.world.timing.deadtime
 
     def _no_path(self, a: Server, b: Server) -> bool:
         """Both run, and nothing can pass between them."""

@@ -286,7 +286,14 @@ def _failover(world: World, server: Server, fault: Fault) -> Heal:
 
 
 def _suspend(world: World, server: Server, fault: Fault) -> Heal:
-    server.later(0.0, server.heartbeat.feed, Suspend("an operator", True))
+    asked = False
+
+    def ask() -> None:
+        nonlocal asked
+        asked = True
+        server.heartbeat.feed(Suspend("an operator", True))
+
+    server.later(0.0, ask)
 
     def resume() -> None:
         """An operator who sees that it is still suspended somewhere says it again."""
@@ -295,7 +302,7 @@ def _suspend(world: World, server: Server, fault: Fault) -> Heal:
             core = one.heartbeat.core
             if one.heartbeat.works and core is not None and core.disk.suspended:
                 one.later(0.0, one.heartbeat.feed, Suspend("an operator", False))
-        unheard = server.paused or server.heartbeat.stopped
+        unheard = server.paused or server.heartbeat.stopped or (server.alive and not asked)
         if unheard or any(core is None or core.saving or core.disk.suspended for core in cores):
             world.engine.after(1.0, resume)
 
@@ -304,11 +311,18 @@ def _suspend(world: World, server: Server, fault: Fault) -> Heal:
 
 def _leave(world: World, server: Server, fault: Fault) -> Heal:
     heartbeat = server.heartbeat
-    server.later(0.0, heartbeat.feed, Leave("an operator", fault.arg))
+    asked = False
+
+    def ask() -> None:
+        nonlocal asked
+        asked = True
+        heartbeat.feed(Leave("an operator", fault.arg))
+
+    server.later(0.0, ask)
 
     def comes_back() -> None:
         leaving = heartbeat.core is not None and heartbeat.core.leaving in ("handover", "off")
-        if server.paused or heartbeat.stopped or leaving:
+        if server.paused or heartbeat.stopped or leaving or (server.alive and not asked):
             world.engine.after(0.5, comes_back)
             return
         heartbeat.left = False

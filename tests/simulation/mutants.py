@@ -199,6 +199,14 @@ class NoElection(Rules):
         return "nobody"
 
 
+class OldPledge(Rules):
+    """Rule 9: a pledge counts however long ago it was given."""
+
+    def peer_pledged(self) -> bool:
+        p = self.members.peer
+        return p is not None and p.pledged_to == self.core.boot and p.phase is Phase.PASSIVE and not p.in_sync
+
+
 class DefaultWins(Rules):
     """Rule 9: the default active wins, whatever it holds."""
 

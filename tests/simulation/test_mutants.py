@@ -40,6 +40,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.NeverReady, "H1 replication", 2),
     (mutants.NoElection, "H7 the active stands still", 3),
     (mutants.Unpledged, "H2 the active's heartbeat restarts, the", 12),
+    (mutants.OldPledge, "a pledge of an earlier", 12),
     (mutants.DefaultWins, "H7 the active stands still", 3),
     (mutants.BootsAlone, "H8 heard but not hearing", 3),
     (mutants.NeverTentative, "H15", 3),
