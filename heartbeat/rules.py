@@ -384,6 +384,9 @@ class Rules:
             return ""
         if c.disk.tentative or self.higher_epoch_known():
             return ""
+        p = self.members.peer
+        if p is not None and p.epoch.number == c.disk.epoch.number and p.epoch != c.disk.epoch:
+            return ""  # an operator activated the peer, which knew nothing of this server's epoch: it may hold newer writes
         if c.disk.solo and c.disk.active:
             return "the peer is not heard, and this server was running solo when it stopped"
         if c.site.boot_alone == "after_initdead" and c.disk.epoch.node in ("", c.site.node):

@@ -201,6 +201,14 @@ HOLES: tuple[Scenario, ...] = (
         hasty=True,
     ),
     _s(
+        "activated by an operator in ignorance of a solo one's epoch, that one boots, and its successor dies",
+        F(1.5, "cut", "A", 14, "repl:both"),
+        F(4.0, "power", "A", 2.75),
+        F(4.466, "leave", "B", 0.0, "handover"),
+        F(6.0, "activate", "B"),
+        F(12.0, "power", "B", 3.0),
+    ),
+    _s(
         "activated by an operator over a solo one, that one boots, and its successor dies",
         F(1.5, "cut", "A", 14, "repl:both"),
         F(4.0, "power", "A", 5.5),
