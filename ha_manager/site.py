@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from heartbeat import haresources
+from heartbeat import fence_lines, haresources
 from runtime import modulexml
 from runtime.errors import ConfigError
 from runtime.modulexml import Section
@@ -20,7 +20,7 @@ from runtime.timing import check as check_timing
 MODULE_XML = Path("/var/wasp/conf/ha/current/module.xml")
 
 #: Elements that may stand more than once.
-_MANY = frozenset({"ping_node", "link", "resource"})
+_MANY = frozenset({"ping_node", "link", "resource", "fence"})
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,15 @@ class ReplicatedFile:
 
 
 @dataclass(frozen=True)
+class Fence:
+    """An agent that switches a server off: ``of`` is "default_active", "default_passive", or "" for either."""
+
+    agent: str
+    options: str = ""
+    of: str = ""
+
+
+@dataclass(frozen=True)
 class Site:
     enabled: bool
     default_active: Server
@@ -73,6 +82,9 @@ class Site:
     boot_alone: str = "wait"
     #: so many of the ping nodes must answer
     ping_quorum: int = 1
+    fences: tuple[Fence, ...] = ()
+    arp_check: bool = False
+    watchdog: str = ""
 
     @property
     def virtual_addresses(self) -> tuple[str, ...]:
@@ -114,11 +126,12 @@ class _Reader:
             files=self._files(),
             ping_nodes=tuple(_address(each, "ip") for each in self._every["ping_node"]),
             resources=tuple(_resource(each) for each in self._every["resource"]),
+            fences=tuple(_fence(each) for each in self._every["fence"]),
             links=tuple(
                 Link(_address(each, "default_active"), _address(each, "default_passive")) for each in self._every["link"]
             ),
         )
-        site = self._timed(self._numbers(site))
+        site = self._guarded(self._timed(self._numbers(site)))
         self._check_addresses(site)
         return site
 
@@ -161,6 +174,15 @@ class _Reader:
             site = replace(site, boot_alone=alone.text("mode", "wait"))
         quorum = self._one.get("ping_quorum")
         return site if quorum is None else replace(site, ping_quorum=quorum.whole("nodes", 1))
+
+    def _guarded(self, site: Site) -> Site:
+        """What heartbeat may ask besides, before it decides something by silence."""
+        watchdog, check = self._one.get("watchdog"), self._one.get("arp_check")
+        asked = check is not None and check.flag("enabled")
+        if check is not None and asked and not any(ip_address(node).version == 4 for node in site.ping_nodes):
+            remedy = "add the gateway of the virtual IP's network as a <ping_node>"
+            raise check.error("there is no IPv4 ping node whose ARP table could be asked", "enabled", remedy=remedy)
+        return replace(site, arp_check=asked, watchdog=watchdog.text("device") if watchdog is not None else "")
 
     def _timed(self, site: Site) -> Site:
         section = self._one.get("timing")
@@ -226,6 +248,16 @@ def _address(section: Section, attribute: str) -> str:
     if address.is_unspecified or address.is_multicast or address.is_loopback:
         raise section.error(f"{text} can't be a device's address", attribute, remedy="use an address of the network")
     return text
+
+
+def _fence(section: Section) -> Fence:
+    """An agent and options that heartbeat will take; whether it is installed is asked when HA is turned on."""
+    fence = Fence(section.text("agent"), section.text("options", ""), section.text("of", ""))
+    try:
+        fence_lines.read_line("*", fence.agent, fence.options.split(), "", section.line)
+    except ConfigError as error:
+        raise section.error(error.message, "options", remedy=(error.remedy or "").replace("this file", "module.xml")) from error
+    return fence
 
 
 def _resource(section: Section) -> str:

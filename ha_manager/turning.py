@@ -19,8 +19,9 @@ from ha_manager.database import Database
 from ha_manager.host import CONF
 from ha_manager.local import addresses, interface_of
 from ha_manager.managerroles import role_enabled, set_role
-from ha_manager.site import MODULE_XML
+from ha_manager.site import MODULE_XML, Fence
 from ha_manager.wiring import cluster_of, database_of
+from heartbeat import fence_lines
 from runtime import hafiles, modulexml, pidfile
 from runtime.commands import run
 from runtime.control import Client
@@ -66,7 +67,9 @@ def check(module_xml: Path = MODULE_XML, conf: Path = CONF) -> Checked:
         role_enabled(path, ROLE)
     if _on_linux_ha(config):
         _refuse_second_heartbeat()
-    return Checked(config, cluster, database, _files(config, cluster, keys), warnings + _advice(config))
+    files = _files(config, cluster, keys)
+    _check_agents(config, files)
+    return Checked(config, cluster, database, files, warnings + _advice(config))
 
 
 def _files(config: Config, cluster: PostgresConfig, keys: Keys) -> hafiles.HaFiles:
@@ -87,7 +90,24 @@ def _files(config: Config, cluster: PostgresConfig, keys: Keys) -> hafiles.HaFil
         boot_alone=site.boot_alone,
         vip_port=cluster.port,
         udp_port=config.host.heartbeat_port,
+        fences=tuple((_runs(each, first, second), f"{each.agent} {each.options}".rstrip()) for each in site.fences),
+        arp_check=site.arp_check,
+        watchdog=site.watchdog,
     )
+
+
+def _runs(fence: Fence, default_active: str, default_passive: str) -> str:
+    """Who runs the agent: the server that it doesn't switch off."""
+    return {"default_active": default_passive, "default_passive": default_active}.get(fence.of, "*")
+
+
+def _check_agents(config: Config, files: hafiles.HaFiles) -> None:
+    """Heartbeat refuses to start with an agent that isn't there; better to refuse before anything was changed."""
+    lines = []
+    for node, words in files.fences:
+        agent, *options = words.split()
+        lines.append(fence_lines.read_line(node, agent, options, str(config.module_xml), 0))
+    fence_lines.agents(lines, str(config.module_xml), config.node, config.peer)
 
 
 def _advice(config: Config) -> tuple[str, ...]:

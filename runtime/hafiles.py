@@ -55,6 +55,10 @@ class HaFiles:
     vip_port: int = 5432
     udp_port: int = 694
     ping_quorum: int = 1
+    #: (the server that runs the agent, or "*"; the agent and its options)
+    fences: Sequence[tuple[str, str]] = ()
+    arp_check: bool = False
+    watchdog: str = ""
 
 
 def ha_cf(pair: HaFiles) -> str:
@@ -66,6 +70,9 @@ def ha_cf(pair: HaFiles) -> str:
     lines += ["auto_failback off", f"profile {pair.profile}", *_times(pair)]
     lines += [f"synchronous {'on' if pair.synchronous else 'off'}", f"solo {pair.solo}", f"boot_alone {pair.boot_alone}"]
     lines += [f"vip_port {pair.vip_port}"]
+    lines += [f"stonith_host {node} {words}" for node, words in pair.fences]
+    lines += ["arp_check on"] if pair.arp_check else []
+    lines += [f"watchdog {pair.watchdog}"] if pair.watchdog else []
     return _MARK + "\n".join(lines) + "\n"
 
 

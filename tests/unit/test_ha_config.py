@@ -10,6 +10,7 @@ import pytest
 from ha_manager.config import Config, load, pinned_name
 from ha_manager.host import Host, load_host
 from ha_manager.managerroles import role_enabled, set_role
+from ha_manager.site import Fence
 from runtime.errors import ConfigError
 
 HERE = [ip_interface("192.168.120.166/24"), ip_interface("10.0.0.166/24")]
@@ -77,12 +78,16 @@ def test_optional_elements(tmp_path: Path) -> None:
         '<timing profile="aggressive" initdead="3s"/><replication synchronous="on" solo="release"/>'
         '<boot_alone mode="after_initdead"/>'
         '<resource name="IPaddr2::192.168.120.188/24"/><resource name="web::a::b"/>'
+        '<fence agent="fence_ipmilan" options="ip=10.0.0.9 secrets=/etc/f" of="default_passive"/><fence agent="fence_x"/>'
+        '<arp_check enabled="1"/><watchdog device="/dev/watchdog"/>'
     )
     config = loaded(tmp_path, with_more(more).replace('28"/>', '28" name="vs-28"/>', 1))
     site = config.site
     assert site.ping_nodes == ("192.168.120.1", "192.168.120.2") and site.ping_quorum == 2
     assert (site.timing.deadtime, site.timing.initdead) == (0.3, 3.0)
     assert site.resources == ("IPaddr2::192.168.120.188/24", "web::a::b")
+    ipmi = Fence("fence_ipmilan", "ip=10.0.0.9 secrets=/etc/f", "default_passive")
+    assert (site.fences, site.arp_check, site.watchdog) == ((ipmi, Fence("fence_x")), True, "/dev/watchdog")
     assert site.virtual_addresses == ("192.168.120.187", "192.168.120.188")
     assert (site.solo, site.boot_alone, config.peer, config.node) == ("release", "after_initdead", "vs-28", "vs-166")
     assert config.links == (("192.168.120.166", "192.168.120.28"), ("10.0.0.166", "10.0.0.28"))
@@ -136,6 +141,11 @@ MISTAKES = [
     ("no time", with_more('<timing keepalive="soon"/>'), "soon", 12),
     ("link equal", with_more('<link default_active="10.0.0.1" default_passive="10.0.0.1"/>'), "both servers have 10.0.0.1", 12),
     ("link not ours", with_more('<link default_active="10.9.9.9" default_passive="10.9.9.8"/>'), "10.9.9.9 is not", 12),
+    ("no fence agent", with_more('<fence agent="ipmi"/>'), "'ipmi' is no fence agent", 12),
+    ("a secret", with_more('<fence agent="fence_x" options="passwd=geheim"/>'), "passwd is a secret", 12),
+    ("fences a stranger", with_more('<fence agent="fence_x" of="vs-1"/>'), "vs-1", 12),
+    ("arp check of nobody", with_more('<arp_check enabled="1"/>'), "there is no IPv4 ping node whose ARP table", 12),
+    ("watchdog nowhere", with_more('<watchdog device="watchdog"/>'), "watchdog", 12),
     ("resource of two words", with_more('<resource name="web cron"/>'), "'web cron' is not one word", 12),
     ("resource is a comment", with_more('<resource name="web#1"/>'), "is not one word", 12),
     ("resource is a path", with_more('<resource name="../evil"/>'), "can't be a resource script", 12),

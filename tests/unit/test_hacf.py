@@ -376,6 +376,16 @@ def test_heartbeat_reads_links_and_ping_nodes_of_ipv6(tmp_path: Path) -> None:
     assert config.links[2].peers == {"fd00:1::28"} and config.site.ping_quorum == 2
 
 
+def test_heartbeat_reads_what_it_may_ask_besides(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    # any program of the PATH that is named like an agent will do
+    write(replace(PAIR, arp_check=True, watchdog="/dev/watchdog", fences=(("vs-28", "fence_no_such plug=1"),)), tmp_path)
+    config = loaded(tmp_path)
+    assert (config.site.arp_check, config.watchdog) == (True, "/dev/watchdog")
+    assert not config.fences and not config.site.fence, "vs-28 runs it, not this one"
+
+
 def test_every_time_survives_being_written(tmp_path: Path) -> None:
     from dataclasses import fields, replace
 
