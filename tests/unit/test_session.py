@@ -31,7 +31,7 @@ from runtime.session import Caller, Epoch, KeyChanged, Limits, PeerRefused, Peer
 from runtime.session_client import Session
 from runtime.session_server import SessionServer
 
-QUICK = Limits(keepalive=0.1, silence=0.5, login=0.6, strangers=6, strangers_per_address=3, sessions=2, requests=3)
+QUICK = Limits(keepalive=0.1, silence=0.5, login=2.0, strangers=6, strangers_per_address=3, sessions=2, requests=3)
 
 
 def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
