@@ -111,6 +111,7 @@ class Facts:
     sign_age: float = inf
     sign: str = ""
     peer_stood_down: Epoch = Epoch()
+    peer_epoch: Epoch = Epoch()
     prepared: bool = False
     shutdown_lsn: int = -1
 

@@ -55,10 +55,13 @@ class Look:
 
 @dataclass(frozen=True)
 class PeerSigns:
-    """What the pinned session told: when the peer last said that it is active with a living heartbeat, and any stand-down."""
+    """What the pinned session told: when the peer last said that it is active with a living heartbeat, any stand-down, and the
+    newest epoch that it holds data of.
+    """
 
     active_at: float = -inf
     stood_down: Epoch = Epoch()
+    epoch: Epoch = Epoch()
 
 
 @dataclass
@@ -99,6 +102,7 @@ class Outlook:
             sign_age=max(0.0, now - self._sign_at),
             sign=self._sign,
             peer_stood_down=signs.stood_down,
+            peer_epoch=signs.epoch,
             prepared=carried.prepared,
             shutdown_lsn=carried.shutdown_lsn,
         )

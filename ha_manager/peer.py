@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -216,12 +216,19 @@ class Peer:
     def _take_state(self, state: dict[str, Any], asked_at: float) -> None:
         self.state, self.told_at = self.state | state, asked_at
         try:
+            epoch = epoch_from(state.get("epoch"))
+        except ValueError:
+            epoch = Epoch()
+        if epoch.number > self.signs.epoch.number:
+            # Rule 8: also where no heartbeat gets through, whoever is behind must learn it.
+            self._sign(replace(self.signs, epoch=epoch))
+        try:
             phase = Phase(str(state.get("phase")))
         except ValueError:
             return
         if phase in _REIGNING and state.get("heartbeat") is True:
             # As old as the question: the answer can't be older, and a hung peer gives none.
-            self._sign(PeerSigns(asked_at, self.signs.stood_down))
+            self._sign(replace(self.signs, active_at=asked_at))
 
     def _request_stand_down(self, session: Session) -> None:
         because = self._ask_down
@@ -235,7 +242,7 @@ class Peer:
             return
         self._refusal = ""
         log.warning("the peer stood down in epoch %s, as asked: %s", epoch, because)
-        self._sign(PeerSigns(self.signs.active_at, epoch))
+        self._sign(replace(self.signs, stood_down=epoch))
 
     def _sign(self, signs: PeerSigns) -> None:
         self.signs = signs

@@ -184,6 +184,7 @@ class Core(Passive, Active):
             self.stood_down_run = self.members.run
             self._pinged_at = -inf
         self.facts, self.facts_at = facts, self.now
+        self.highest = max(self.highest, facts.peer_epoch.number)
         self.unhealthy_since = inf if facts.healthy else min(self.unhealthy_since, self.now)
         if self.disk.tentative and not self.saving and self.phase in {Phase.WAITING, Phase.PASSIVE} and facts.timeline > 0:
             self._resolve_tentative()

@@ -279,6 +279,8 @@ class Facts:
     sign: str = ""
     #: the peer said over the pinned session that it stood down in this epoch
     peer_stood_down: Epoch = Epoch()
+    #: the newest epoch that the peer said over the pinned session to hold data of
+    peer_epoch: Epoch = Epoch()
     #: planned failover: checkpoint done
     prepared: bool = False
     #: stopped cleanly: end of the shutdown checkpoint record; -1: not a clean stop

@@ -307,8 +307,11 @@ class Rules:
     def outranked(self) -> str:
         """The peer has data of a higher epoch: whoever it is, this node is not active any more."""
         c, p = self.core, self.members.peer
-        if p and p.epoch.number > max(c.disk.epoch.number, c.opening.number):
+        own = max(c.disk.epoch.number, c.opening.number)
+        if p and p.epoch.number > own:
             return f"the peer ({p.phase}) is at epoch {p.epoch}, above {c.disk.epoch}"
+        if c.facts.peer_epoch.number > own:
+            return f"the peer's ha_manager says that it is at epoch {c.facts.peer_epoch}, above {c.disk.epoch}"
         return ""
 
     def rival(self) -> bool:

@@ -51,7 +51,9 @@ BACKED: tuple[Scenario, ...] = (
     _s("W4 a planned failover, no witness", F(1, "witness", "A", 20, "0"), F(1.5, "failover", "A"), witnesses=1, outage=1,
        activations=1),
     _s("W5 the successor boots, hears the old active, and is not heard", F(1.5, "cut", "A", 4.5, "*:both"),
-       F(2.97, "power", "B", 0.5), F(5.5, "cut", "B", 4, "hb:out"), witnesses=1),
+       F(2.97, "power", "B", 0.5), F(5.5, "cut", "B", 4, "hb:out"), F(5.5, "cut", "B", 4, "session:both"), witnesses=1),
+    _s("W6 the old active learns of its successor over the session only", F(2, "cut", "A", 1.33, "*:out"),
+       F(2.78, "cut", "B", 8, "hb:both"), witnesses=1),
     _s("S1 the ping node comes and goes for one after the other", *_flapping(8), most_changes=2, activations=3, links=LAN),
     _s("S2 the same, then the active dies", *_flapping(5), F(18, "power", "B", 12), most_changes=2, activations=5, outage=3),
 )  # fmt: skip

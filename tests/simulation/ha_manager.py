@@ -53,7 +53,7 @@ class HaManager:
         self.shutdown_lsn = -1
         self.session_at = -inf
         self.sign_at = -inf
-        self.peer_stood_down = Epoch()
+        self.peer_stood_down = self.peer_epoch = Epoch()
         self._start_after = 0.0
         self._hung_since = inf
 
@@ -301,6 +301,7 @@ class HaManager:
         heartbeat = peer.heartbeat
         if heartbeat.works and heartbeat.core is not None:
             disk = heartbeat.core.disk
+            self.peer_epoch = max(self.peer_epoch, disk.epoch, key=lambda epoch: epoch.number)
             self.peer_stood_down = disk.epoch if disk.stood_down and not heartbeat.core.saving else Epoch()
             if heartbeat.core.phase in SERVING and peer.clock() < peer.role_expires:
                 self.sign_at = self.engine.now
@@ -384,6 +385,7 @@ class HaManager:
             sign_age=now - sign_at,
             sign="its replication connection delivers" if heard_at >= self.sign_at else "its ha_manager says that it is active",
             peer_stood_down=self.peer_stood_down,
+            peer_epoch=self.peer_epoch,
             prepared=want is not None and want.prepare and self.prepared == want.serial,
             shutdown_lsn=self.shutdown_lsn if pg.mode == STOPPED else -1,
         )  # fmt: skip

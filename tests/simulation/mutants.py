@@ -181,6 +181,17 @@ class NeverOutranked(Rules):
         return ""
 
 
+class SessionUnheard(Rules):
+    """Rule 8: a higher epoch that only the session tells doesn't end a reign."""
+
+    def outranked(self) -> str:
+        facts = self.core.facts
+        self.core.facts = replace(facts, peer_epoch=Epoch())
+        found = super().outranked()
+        self.core.facts = facts
+        return found
+
+
 class FitForEver(StaleFitness, HigherEpochForgotten, NeverOutranked):
     """Rules 2 and 8, H9: all three at once (each covers for the others)."""
 

@@ -100,6 +100,7 @@ def test_signs_of_service_age_with_the_messages_and_outlive_the_connection() -> 
     asked = told(replace(STANDBY, at=10.5), outlook=outlook, now=10.6, signs=PeerSigns(active_at=10.55))
     assert asked.sign_age == pytest.approx(0.05) and "ha_manager" in asked.sign
     assert told(STANDBY).sign_age == inf
+    assert told(STANDBY, signs=PeerSigns(epoch=Epoch(9, "vs-28"))).peer_epoch == Epoch(9, "vs-28")
 
 
 def test_stalled_counts_waiting_commits_and_an_absent_standby_only_while_enforced() -> None:
