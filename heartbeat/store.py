@@ -31,6 +31,8 @@ _NUMBERS = ("timeline", "suspend_version", "changes")
 #: fields that a record of an earlier heartbeat doesn't have
 _ADDED = {"changes"}
 _LIMIT = 65536
+#: no run has so high a number (it begins with seconds since 1970), and no frame could carry a much higher one
+_FAR_FUTURE = 1 << 40
 
 
 def record_to_json(record: Record) -> dict[str, Any]:
@@ -132,16 +134,19 @@ class Store:
         return record_from_json(document, self.record_file)
 
     def next_generation(self, now: float) -> int:
-        """The number of this run: above that of every run before it. ``now``: seconds since 1970, the seed of a first one.
+        """The number of this run: above that of every run before it. ``now``: seconds since 1970.
 
         Written without waiting for the disk, which outlives this process; the writer repeats it with an fsync.
         """
         try:
             stored = int(self._read(self.generation_file).strip())
         except (OSError, ValueError):
-            # Missing or damaged: the time is above any number counted up from an earlier time, one at each start.
-            stored = int(now)
-        generation = max(stored, 0) + 1
+            stored = 0
+        if not 0 <= stored < _FAR_FUTURE:
+            stored = 0
+        # The time is above any number counted up from an earlier time, one at each start, so a missing or damaged file costs
+        # nothing; a peer ignores whoever begins below what it has heard. The file counts where the clock was set back.
+        generation = max(stored, int(now)) + 1
         write_durably(self.generation_file, f"{generation}\n", mode=0o600, durable=False)
         return generation
 

@@ -107,9 +107,15 @@ def test_a_record_that_can_not_be_read_is_not_empty(store: Store) -> None:
 
 
 def test_generations_grow_and_are_seeded_by_the_time(store: Store) -> None:
-    assert [store.next_generation(1000.5), store.next_generation(2000.0), store.next_generation(5.0)] == [1001, 1002, 1003]
-    store.generation_file.write_text("rubbish")
-    assert store.next_generation(2000.0) == 2001
+    assert [store.next_generation(1000.5), store.next_generation(2000.0), store.next_generation(5.0)] == [1001, 2001, 2002]
+
+
+@pytest.mark.parametrize("content", ["rubbish", "", "-5", "17", "\x00\x00", "9" * 20, "9" * 4200, "1e9"])
+def test_a_damaged_generation_never_begins_below_what_the_peer_has_heard(store: Store, content: str) -> None:
+    """Nor above what a frame can carry: either way the peer would ignore this server for good."""
+    heard = store.next_generation(2000.0)
+    store.generation_file.write_text(content)
+    assert heard < store.next_generation(2001.0) < 1 << 64
 
 
 def test_a_second_heartbeat_is_refused_while_the_first_lives(store: Store) -> None:
