@@ -3,7 +3,7 @@
 Promise: heartbeat never waits for the disk. Records are written one after the other in the order of ``persist``; each is
 answered, ``Persisted`` only after the fsync of file and folder. A writer that dies is replaced and given what it left undone;
 one that dies over the same record again and again is answered for with ``PersistFailed``. It ends when heartbeat has ended, a
-write under way included, and holds the store's lock until then.
+write under way and the history included, and holds the store's lock until then.
 """
 
 from __future__ import annotations
@@ -161,14 +161,31 @@ def _serve(connection: int, store: Store) -> NoReturn:
     try:
         _detach({connection, store.lock})
         with socket.socket(fileno=connection) as channel:
-            while data := channel.recv(_MESSAGE):
-                # Everything is answered: an answer is what makes heartbeat send what waits for room in the socket.
-                channel.send(json.dumps(_carry_out(json.loads(data), store)).encode())
-        code = 0
-    except BrokenPipeError:
+            try:
+                while data := channel.recv(_MESSAGE):
+                    # Everything is answered: an answer is what makes heartbeat send what waits for room in the socket.
+                    channel.send(json.dumps(_carry_out(json.loads(data), store)).encode())
+            except (BrokenPipeError, ConnectionResetError):
+                _last_words(channel, store)
         code = 0
     finally:
         os._exit(code)
+
+
+def _last_words(channel: socket.socket, store: Store) -> None:
+    """heartbeat has ended. What it had to say last is still in the socket: the history is written down, without an fsync; a
+    record that nobody waits for any more is not.
+    """
+    while True:
+        try:
+            data = channel.recv(_MESSAGE)
+        except ConnectionResetError:  # told once, before what waits: heartbeat ended with an answer unread
+            continue
+        if not data:
+            return
+        request = json.loads(data)
+        if "history" in request:
+            _carry_out(request, store)
 
 
 def _detach(keep: set[int]) -> None:

@@ -197,6 +197,21 @@ def test_the_writer_ends_with_heartbeat(store: Store) -> None:
     assert os.waitstatus_to_exitcode(status) == 0 and store.read_record() == FULL
 
 
+@pytest.mark.parametrize("answered", [0, 1], ids=["while it writes", "with an answer unread"])
+def test_the_history_of_a_heartbeat_that_has_just_ended_is_whole(store: Store, answered: int) -> None:
+    """Its last lines tell why it ended."""
+    writer = Writer(store)
+    if answered:
+        writer.persist(1, FULL)
+        assert select.select([writer], [], [], 10.0)[0]
+    for number in range(20):
+        writer.remember({"number": number})
+    writer.close()
+    _, status = os.waitpid(writer.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert [change["number"] for change in store.read_history()] == list(range(20))
+
+
 def test_history_and_generation(store: Store, writer: Writer) -> None:
     writer.settle(77)
     for number in range(1200):
