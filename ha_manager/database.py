@@ -367,11 +367,14 @@ class Database:
         )
 
     def data(self) -> str:
-        """ready | none | copying | failed: can this database win an election (Message.data)."""
+        """ready | none | copying | failed: can this database win an election (Message.data). Raises ConfigError when the note
+        of its promotions is damaged: it could not be promoted.
+        """
         if self._copying:
             return "copying"
         if not receiving.has_data(self.config.data_dir):
             return "none"
+        self._book.read()
         unusable = seeding.in_progress(self.config.data_dir) or rewinding.interrupted(self.config)
         return "failed" if unusable else "ready"
 

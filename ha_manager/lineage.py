@@ -17,6 +17,8 @@ from pathlib import Path
 from runtime import durable
 from runtime.errors import ConfigError
 
+_REMEDY = "if the other server's database is good, remove it: this one is then compared with that by timelines alone"
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -102,10 +104,10 @@ class Book:
             self._now = lineage
 
     def _load(self) -> Lineage:
-        value = durable.read_json(self._path, {})
         try:
+            value = durable.read_json(self._path, {})
             promotions = {int(k): str(v) for k, v in value.pop("promotions", {}).items()}
             return Lineage(promotions=promotions, **value)
-        except (TypeError, ValueError, AttributeError) as wrong:
-            remedy = "remove it: the next comparison of databases will then find them diverged, and copy"
-            raise ConfigError(f"is damaged: {wrong}", file=self._path, remedy=remedy) from wrong
+        except (TypeError, ValueError, AttributeError, ConfigError) as wrong:
+            because = f"it {wrong.message}" if isinstance(wrong, ConfigError) else wrong
+            raise ConfigError(f"is damaged: {because}", file=self._path, remedy=_REMEDY) from wrong

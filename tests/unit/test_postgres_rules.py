@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ha_manager import adoption, controldata, seeding, settings
-from ha_manager.cluster import PostgresConfig
+from ha_manager.cluster import Paths, PostgresConfig
+from ha_manager.database import Database
 from ha_manager.keeper import Keeper
 from ha_manager.lineage import Book, Lineage
 from ha_manager.observation import Identity, Observation, StandbyRow, epoch_of, lsn, lsn_text, slot_name, standby_name
@@ -384,10 +385,26 @@ def test_the_book_is_durable_and_damage_is_told(tmp_path: Path) -> None:
     lineage = Lineage("s", {2: "1/a"}, 5, 70, 2)
     Book(path).write(lineage)
     assert Book(path).read() == lineage
-    path.write_text('{"unknown": 1}')
-    with pytest.raises(ConfigError, match="is damaged"):
-        Book(path).read()
+    for damaged in ('{"unknown": 1}', "", "\x00\x00", '{"epoch": 5, "prom'):
+        path.write_text(damaged)
+        with pytest.raises(ConfigError, match=r"is damaged: .*remove it"):
+            Book(path).read()
     assert Book(tmp_path / "none").read() == Lineage()
+
+
+def test_a_database_whose_note_of_promotions_is_damaged_does_not_stand_for_election(tmp_path: Path) -> None:
+    """Its promotion would fail, after the other server had given way."""
+    config = plain_cluster(tmp_path, "", "local all all peer\n")
+    for name in ("PG_VERSION", "global/pg_control"):
+        (config.data_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (config.data_dir / name).write_text("15\n")
+    lineage = Paths(config.state_dir).lineage
+    lineage.parent.mkdir(parents=True, exist_ok=True)
+    lineage.write_text("\x00\x00")
+    with pytest.raises(ConfigError, match="is damaged"):  # the worker says "failed" then
+        Database(config, "a", "b", peer_addresses=(), password="").data()
+    lineage.unlink()
+    assert Database(config, "a", "b", peer_addresses=(), password="").data() == "ready"
 
 
 # --- directories --------------------------------------------------------------------------------------------------------------
