@@ -34,7 +34,8 @@ from bench.vip_pairs import LinuxHa, Ours, Times, VipPair
 from runtime.clock import boottime
 from runtime.errors import HaError
 
-PACKAGES = ("heartbeat", "stress-ng")
+#: net-tools: Linux-HA's IPaddr calls ifconfig, which Debian only recommends
+PACKAGES = ("heartbeat", "net-tools", "stress-ng")
 PROFILES = ("recommended", "aggressive")
 #: an answer of the old active may still be on its way when its cables go (seconds)
 _IN_FLIGHT = 0.02

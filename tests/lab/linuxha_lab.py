@@ -9,7 +9,8 @@ import pytest
 
 from lab.api import Lab
 
-PACKAGES = ("heartbeat",)
+#: its IPaddr calls ifconfig, which Debian only recommends
+PACKAGES = ("heartbeat", "net-tools")
 
 
 @pytest.fixture(scope="module")

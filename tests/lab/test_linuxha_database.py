@@ -15,6 +15,7 @@ from bench.pair import ACTIVE, MODULE_XML, PASSIVE, SERVERS, Pair, module_xml
 from lab.api import Lab
 from lab.layer import say
 from lab.topology import VIP
+from tests.lab.linuxha_lab import PACKAGES
 from tests.lab.linuxha_pair import THEIRS, LinuxHaPair
 
 pytestmark = pytest.mark.lab
@@ -93,7 +94,7 @@ class Servers:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
-    with Lab(f"other-{os.getpid()}", packages=("heartbeat",)) as lab:
+    with Lab(f"other-{os.getpid()}", packages=PACKAGES) as lab:
         made = Servers(lab)
         made.put_up()
         yield made

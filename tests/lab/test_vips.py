@@ -25,7 +25,6 @@ BRIDGES = {VIP: "br0", VIP_B: "br1", VIP6: "br0"}
 def pair() -> Iterator[Pair]:
     """IPv6 on the service network; not started."""
     with two_heartbeats() as pair:
-        sh(f"ip -n {pair.gateway} address add fd00:120::1/64 dev br0 nodad")
         for name, node in pair.nodes.items():
             sh(f"ip -n {node.ns} address add fd00:120::{NODES[name]:x}/64 dev eth0 nodad")
             (node.folder / "etc" / "haresources").write_text(
