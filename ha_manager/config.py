@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
 
 from ha_manager.host import CONF, Host, load_host
@@ -64,6 +64,9 @@ class Config:
             site.synchronous,
             site.solo,
             site.boot_alone,
+            site.fences,
+            site.arp_check,
+            site.watchdog,
         )
 
 
@@ -107,6 +110,10 @@ def _check_networks(site: Site, addresses: Sequence[Interface], is_active: bool,
         what = f"element '{element}', attribute '{attribute}': {address} is in none of this server's networks ({known})"
         line = _line_of(path, element, "" if element == "virtual_ip" else address) or _line_of(path, element)
         raise ConfigError(what, file=path, line=line, remedy="use a free address of one of them")
+    if site.arp_check and not any(_knows_the_vip(network, site) for network in networks):
+        what = "element 'arp_check': no ping_node (IPv4) is on the network of a virtual address (IPv4)"
+        remedy = "add such a <ping_node>, usually the default gateway; or leave arp_check out"
+        raise ConfigError(what, file=path, line=_line_of(path, "arp_check"), remedy=remedy)
     own = {str(each.ip) for each in addresses}
     for link in site.links:
         mine = link.default_active if is_active else link.default_passive
@@ -117,8 +124,19 @@ def _check_networks(site: Site, addresses: Sequence[Interface], is_active: bool,
             raise ConfigError(what, file=path, line=line, remedy="correct it, or bring that interface up")
 
 
+def _knows_the_vip(network: IPv4Network | IPv6Network, site: Site) -> bool:
+    """Its ARP tables do: a virtual address and a ping node are on it."""
+    within = [any(ip_address(each) in network for each in some) for some in (site.virtual_addresses, site.ping_nodes)]
+    return network.version == 4 and all(within)
+
+
 def _check_linux_ha(site: Site, path: Path, conf: Path) -> None:
     """Linux-HA can't tell a dead passive from one that took over: an active that guesses would lose what is acknowledged."""
+    for element, is_there in (("fence", site.fences), ("arp_check", site.arp_check), ("watchdog", site.watchdog)):
+        if is_there:
+            what = f"element '{element}': nothing would be done by it on a Linux-HA heartbeat ({conf}, [linux-ha] cl_status)"
+            remedy = "remove it; Linux-HA's own ha.cf has stonith_host and watchdog"
+            raise ConfigError(what, file=path, line=_line_of(path, element), remedy=remedy)
     if site.synchronous and site.solo == "release":
         return
     wrong = f'solo="{site.solo}"' if site.synchronous else 'synchronous="off"'

@@ -6,7 +6,7 @@ remedy; the result is frozen. No external entity, DTD or network is ever read. S
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -21,6 +21,8 @@ MODULE_XML = Path("/var/wasp/conf/ha/current/module.xml")
 
 #: Elements that may stand more than once.
 _MANY = frozenset({"ping_node", "link", "resource", "fence"})
+#: Agents that one server may be switched off with: heartbeat gives each 60 s, and all of them 280 s.
+_AGENTS = 4
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Fence:
     agent: str
     options: str = ""
     of: str = ""
+    #: of module.xml, for errors
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,9 @@ _TIME = 'write seconds ("2", "1.7") or milliseconds ("500ms")'
 _REMEDIES = {
     "file@name": "write an absolute path",
     "file@permissions": "write user:group",
+    "ping_quorum@nodes": "write a whole number: 1, or up to as many as there are ping nodes",
+    "fence@of": "write the server that is switched off, default_active or default_passive; without it: either",
+    "watchdog@device": "write the device's path, as /dev/watchdog",
     **{f"timing@{name}": _TIME for name in asdict(PROFILES["recommended"])},
     **{f"{element}@name": "write what `uname -n` prints there" for element in ("default_active", "default_passive")},
 }
@@ -182,6 +189,11 @@ class _Reader:
         if check is not None and asked and not any(ip_address(node).version == 4 for node in site.ping_nodes):
             remedy = "add the gateway of the virtual IP's network as a <ping_node>"
             raise check.error("there is no IPv4 ping node whose ARP table could be asked", "enabled", remedy=remedy)
+        for server in ("default_active", "default_passive"):
+            those = [each for each in self._every["fence"] if each.text("of", server) == server]
+            if len(those) > _AGENTS:
+                said = f"{server} has {len(those)} fence agents; {_AGENTS} at most: each may take 60 s, all of them 280 s"
+                raise those[_AGENTS].error(said, remedy="remove some")
         return replace(site, arp_check=asked, watchdog=watchdog.text("device") if watchdog is not None else "")
 
     def _timed(self, site: Site) -> Site:
@@ -252,11 +264,18 @@ def _address(section: Section, attribute: str) -> str:
 
 def _fence(section: Section) -> Fence:
     """An agent and options that heartbeat will take; whether it is installed is asked when HA is turned on."""
-    fence = Fence(section.text("agent"), section.text("options", ""), section.text("of", ""))
+    fence = Fence(section.text("agent"), section.text("options", ""), section.text("of", ""), section.line)
+    if len(fence.agent.split()) != 1:
+        raise section.error(
+            f"{fence.agent!r} is not one word", "agent", remedy='write options="KEY=VALUE …" for what follows it'
+        )
+    if "#" in fence.agent + fence.options:
+        remedy = "write that option into a file that only root can read, and secrets=THAT FILE here"
+        raise section.error("a # would end the line in ha.cf", "options", remedy=remedy)
     try:
         fence_lines.read_line("*", fence.agent, fence.options.split(), "", section.line)
     except ConfigError as error:
-        raise section.error(error.message, "options", remedy=(error.remedy or "").replace("this file", "module.xml")) from error
+        raise section.error(error.message, remedy=(error.remedy or "").replace("this file", "module.xml")) from error
     return fence
 
 

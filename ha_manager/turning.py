@@ -104,9 +104,9 @@ def _runs(fence: Fence, default_active: str, default_passive: str) -> str:
 def _check_agents(config: Config, files: hafiles.HaFiles) -> None:
     """Heartbeat refuses to start with an agent that isn't there; better to refuse before anything was changed."""
     lines = []
-    for node, words in files.fences:
+    for fence, (node, words) in zip(config.site.fences, files.fences, strict=True):
         agent, *options = words.split()
-        lines.append(fence_lines.read_line(node, agent, options, str(config.module_xml), 0))
+        lines.append(fence_lines.read_line(node, agent, options, str(config.module_xml), fence.line))
     fence_lines.agents(lines, str(config.module_xml), config.node, config.peer)
 
 

@@ -102,10 +102,19 @@ def test_optional_elements(tmp_path: Path) -> None:
         '<timing profile="aggressive"/>',
         '<link default_active="10.0.0.166" default_passive="10.0.0.28"/>',
         '<resource name="web"/>',
+        '<ping_quorum nodes="1"/><ping_node ip="192.168.120.1"/>',
+        '<fence agent="fence_apc" options="ip=10.0.0.20"/>',
+        '<watchdog device="/dev/watchdog"/>',
     ],
 )
 def test_what_only_ha_start_brings_to_heartbeat(tmp_path: Path, more: str) -> None:
     assert loaded(tmp_path, with_more(more)).of_heartbeat != loaded(tmp_path).of_heartbeat
+
+
+def test_the_arp_check_too(tmp_path: Path) -> None:
+    ping = '<ping_node ip="192.168.120.1"/>'
+    asked, not_asked = (loaded(tmp_path, with_more(f'{ping}<arp_check enabled="{each}"/>')).of_heartbeat for each in (1, 0))
+    assert asked != not_asked == loaded(tmp_path, with_more(ping)).of_heartbeat
 
 
 def test_the_passive_sees_the_links_the_other_way_round(tmp_path: Path) -> None:
@@ -145,6 +154,13 @@ MISTAKES = [
     ("a secret", with_more('<fence agent="fence_x" options="passwd=geheim"/>'), "passwd is a secret", 12),
     ("fences a stranger", with_more('<fence agent="fence_x" of="vs-1"/>'), "vs-1", 12),
     ("arp check of nobody", with_more('<arp_check enabled="1"/>'), "there is no IPv4 ping node whose ARP table", 12),
+    ("arp check elsewhere",
+     with_more('<ping_node ip="10.0.0.1"/><arp_check enabled="1"/>'), "no ping_node (IPv4) is on the network", 12),
+    ("fence agent of two words", with_more('<fence agent="fence_x ip=10.0.0.9"/>'), "is not one word", 12),
+    ("fence with a comment", with_more('<fence agent="fence_x" options="plug=#1"/>'), "a # would end the line", 12),
+    ("too many fence agents", with_more('<fence agent="fence_x"/>' * 5), "default_active has 5 fence agents", 12),
+    ("quorum no number", with_more('<ping_quorum nodes="all"/>'), "(write a whole number: 1, or up to", 12),
+    ("watchdog of two words", with_more('<watchdog device="/dev/watch dog"/>'), "as /dev/watchdog", 12),
     ("watchdog nowhere", with_more('<watchdog device="watchdog"/>'), "watchdog", 12),
     ("resource of two words", with_more('<resource name="web cron"/>'), "'web cron' is not one word", 12),
     ("resource is a comment", with_more('<resource name="web#1"/>'), "is not one word", 12),

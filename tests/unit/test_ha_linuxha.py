@@ -176,6 +176,13 @@ def test_on_linux_ha_the_active_may_not_guess(tmp_path: Path, more: str, said: s
     assert wrong.value.line and 'solo="release"' in str(wrong.value.remedy)
 
 
+@pytest.mark.parametrize("element", ['<fence agent="fence_apc"/>', '<watchdog device="/dev/watchdog"/>'])
+def test_on_linux_ha_nothing_is_promised_that_ours_would_do(tmp_path: Path, element: str) -> None:
+    with pytest.raises(ConfigError, match="nothing would be done by it") as wrong:
+        loaded(tmp_path, with_more(f'<replication solo="release"/>{element}'), CL_STATUS)
+    assert wrong.value.line and "Linux-HA's own ha.cf" in str(wrong.value.remedy)
+
+
 def test_on_linux_ha_with_release(tmp_path: Path) -> None:
     assert loaded(tmp_path, with_more('<replication solo="release"/>'), CL_STATUS).host.linux_ha.cl_status == (
         "/usr/bin/cl_status",
