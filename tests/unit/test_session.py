@@ -535,8 +535,8 @@ def test_who_logs_in_and_opens_nothing_is_turned_away(pair: tuple[Keys, Keys], s
 
 
 def test_a_peer_that_sends_no_sign_of_life_is_turned_away(pair: tuple[Keys, Keys], server: SessionServer) -> None:
-    channel = _transport(pair[1], server).open_session()
-    channel.invoke_subsystem("ha")
-    until(lambda: server.sessions() == 1)
-    until(lambda: server.sessions() == 0, QUICK.silence + 2)
-    channel.close()
+    transport = _transport(pair[1], server)
+    with contextlib.suppress(EOFError, paramiko.SSHException):  # on a busy machine it is turned away before it is heard
+        channel = transport.open_session()
+        channel.invoke_subsystem("ha")
+    until(lambda: server.sessions() == 0 and not transport.is_active(), QUICK.login + QUICK.silence + 2)
