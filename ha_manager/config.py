@@ -18,6 +18,11 @@ from ha_manager.site import MODULE_XML, Site, load_site
 from runtime.errors import ConfigError
 
 Interface = IPv4Interface | IPv6Interface
+#: told when ``of_heartbeat`` has changed
+NEEDS_HA_START = (
+    "heartbeat's part of module.xml (addresses, links, ping nodes, times, fence agents, …) has changed:"
+    " `ha start` on both servers applies it"
+)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ha_manager import __version__
 from ha_manager.cluster import PostgresConfig
-from ha_manager.config import Config, load
+from ha_manager.config import NEEDS_HA_START, Config, load
 from ha_manager.database import Database
 from ha_manager.greeting import Greeting
 from ha_manager.host import CONF
@@ -236,10 +236,7 @@ class Daemon:
             self._thread("schedule", self._start_schedule)
         later = []
         if old.of_heartbeat != new.of_heartbeat:
-            later.append(
-                "timing, links, ping nodes, the virtual IP, <replication> and <boot_alone> are heartbeat's: `ha start` on both"
-                " servers applies them"
-            )
+            later.append(NEEDS_HA_START)
         if _fixed(old) != _fixed(new):
             later.append("paths, names, Postgres's place and [linux-ha] need `/etc/init.d/ha_manager restart`")
         log.info("configuration read again: %s", "; ".join(later) or ("applied" if old != new else "nothing has changed"))

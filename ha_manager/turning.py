@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from ha_manager.cluster import PostgresConfig
-from ha_manager.config import Config, load
+from ha_manager.config import NEEDS_HA_START, Config, load
 from ha_manager.database import Database
 from ha_manager.host import CONF
 from ha_manager.local import addresses, interface_of
 from ha_manager.managerroles import role_enabled, set_role
 from ha_manager.site import MODULE_XML, Fence
 from ha_manager.wiring import cluster_of, database_of
-from heartbeat import fence_lines
+from heartbeat import fence_lines, haresources
+from heartbeat.scripts import SCRIPT_FOLDERS, script_of
 from runtime import hafiles, modulexml, pidfile
 from runtime.commands import run
 from runtime.control import Client
@@ -69,7 +70,7 @@ def check(module_xml: Path = MODULE_XML, conf: Path = CONF) -> Checked:
         _refuse_second_heartbeat()
     files = _files(config, cluster, keys)
     _check_agents(config, files)
-    return Checked(config, cluster, database, files, warnings + _advice(config))
+    return Checked(config, cluster, database, files, warnings + advice_on(config))
 
 
 def _files(config: Config, cluster: PostgresConfig, keys: Keys) -> hafiles.HaFiles:
@@ -110,8 +111,24 @@ def _check_agents(config: Config, files: hafiles.HaFiles) -> None:
     fence_lines.agents(lines, str(config.module_xml), config.node, config.peer)
 
 
-def _advice(config: Config) -> tuple[str, ...]:
+def also_there(peer: str) -> str:
+    """What ha_manager warns of has just been done here."""
+    return f"module.xml has changed: {peer} needs the same file, and `ha start` there"
+
+
+def advice_on(config: Config) -> tuple[str, ...]:
+    """What is no mistake and would be missed only when it is needed."""
     advice = []
+    for word in config.site.resources:
+        for resource in haresources.parse(f"node {word}")[0].resources:
+            if haresources.virtual_address(resource) is None and not script_of(resource):
+                advice.append(
+                    f"there is no script {resource.script} in {', '.join(SCRIPT_FOLDERS)}: {word} can't be started here"
+                )
+    if config.site.watchdog and not Path(config.site.watchdog).exists():
+        advice.append(
+            f"there is no {config.site.watchdog} (`modprobe softdog` makes one): nothing watches over heartbeat's loop"
+        )
     if not config.site.ping_nodes:
         advice.append("module.xml has no ping_node: a server that lost its network can't tell that from a dead peer")
     if not config.site.links:
@@ -159,7 +176,7 @@ def start(say: Say) -> None:
     # One that ran before knows nothing of what has changed since, of a new key of the peer for instance.
     with Client(config.host.paths.run / "control", START_LIMIT, name="ha_manager") as client:
         for later in client.request("reload").get("later", []):
-            say(f"warning: {later}")
+            say(also_there(config.peer) if later == NEEDS_HA_START else f"warning: {later}")
     _watch(config, say)
 
 

@@ -286,7 +286,9 @@ class Core(Passive, Active):
         """Where silence isn't enough (solo=release, a fence that fails, no witnesses), an operator may know more."""
         peer = self.site.peer
         if self.members.in_contact():
-            self._reply(False, f"this server is active, and {peer} is heard: if it fails, it is released by itself")
+            self._reply(
+                False, f"this server is active already, and {peer} is heard; if {peer} fails, this one goes on by itself"
+            )
         elif self.saving:
             self._reply(False, "a change of state is being written to disk: say it again")
         elif not event.force:

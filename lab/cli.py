@@ -84,7 +84,7 @@ def status(lab: Lab, as_json: bool) -> None:
         click.echo(json.dumps(state, indent=2))
     elif not state["up"]:
         others = [name for name in labs() if name != lab.name]
-        click.echo(f"lab {lab.name} is not up" + (f" (there are: {', '.join(others)})" if others else ""))
+        click.echo(f"lab {lab.name!r} is not up" + (f"; others are: python -m lab --name {others[0]} status" if others else ""))
     else:
         for name, machine in state["machines"].items():
             cards = "  ".join(f"{card} {address}" for card, address in machine["interfaces"].items())

@@ -11,6 +11,7 @@ from ha_manager.config import Config, load, pinned_name
 from ha_manager.host import Host, load_host
 from ha_manager.managerroles import role_enabled, set_role
 from ha_manager.site import Fence
+from ha_manager.turning import advice_on
 from runtime.errors import ConfigError
 
 HERE = [ip_interface("192.168.120.166/24"), ip_interface("10.0.0.166/24")]
@@ -109,6 +110,14 @@ def test_optional_elements(tmp_path: Path) -> None:
 )
 def test_what_only_ha_start_brings_to_heartbeat(tmp_path: Path, more: str) -> None:
     assert loaded(tmp_path, with_more(more)).of_heartbeat != loaded(tmp_path).of_heartbeat
+
+
+def test_what_is_not_there_when_it_will_be_needed_is_told(tmp_path: Path) -> None:
+    more = '<ping_node ip="192.168.120.1"/><link default_active="10.0.0.166" default_passive="10.0.0.28"/>'
+    assert advice_on(loaded(tmp_path, with_more(more + '<resource name="192.168.120.188"/>'))) == ()
+    missing = '<resource name="no-such::a"/><watchdog device="/dev/no-such"/>'
+    script, watchdog = advice_on(loaded(tmp_path, with_more(more + missing)))
+    assert "no script no-such" in script and "there is no /dev/no-such" in watchdog
 
 
 def test_the_arp_check_too(tmp_path: Path) -> None:
