@@ -99,10 +99,12 @@ class Active(Backed):
     def _preparing(self) -> None:
         p = self.members.peer
         if self.forced or (p and p.fit and self.members.in_contact()):
-            if self.facts.prepared and self.want.prepare and self.facts.serial >= self.want.serial:
+            prepared = self.facts.prepared and self.want.prepare and self.facts.serial >= self.want.serial
+            if prepared and self.rules.successor_answers():
                 self._stand_down(self.takeover.because, Stop.FAST)
             elif self.now - self.phase_since > PREPARE_LIMIT:
-                self._become(Phase.ACTIVE, "the planned failover was given up: the checkpoint took too long")
+                late = f"{self.site.peer} did not answer" if prepared else "the checkpoint took too long"
+                self._become(Phase.ACTIVE, f"the planned failover was given up: {late}")
         else:
             self._become(Phase.ACTIVE, "the planned failover was given up: the passive is no longer fit")
 

@@ -375,6 +375,11 @@ class Rules:
         """Too many takeovers lately: no yields and no planned failovers. Says nothing against a takeover."""
         return self.core.restraint.suspended
 
+    def successor_answers(self) -> bool:
+        """Planned failover: the passive has answered what was sent after the hand-over was begun. Whoever dies just before, or
+        during the checkpoint, must not be stood down for: nobody would serve until it is back."""
+        return self.members.echoed_at > self.core.phase_since
+
     # --- rule 11: boot --------------------------------------------------------------------------------------------------
 
     def may_boot_alone(self) -> str:

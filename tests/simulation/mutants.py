@@ -38,6 +38,13 @@ class AnyStandDown(Rules):
         return (p is not None and p.stood_down) or self.core.facts.peer_stood_down != Epoch()
 
 
+class UnansweredHandover(Rules):
+    """Rule 12: a planned failover to a passive that has not answered since."""
+
+    def successor_answers(self) -> bool:
+        return True
+
+
 class UnconnectedIsSilence(Rules):
     """Rule 1, H14: silence counts also while this passive could hear nobody."""
 

@@ -165,9 +165,9 @@ HOLES: tuple[Scenario, ...] = (
     _s(
         "H17 hands over, back again, and its word is not heard",
         F(1.5, "failover", "A"),
-        F(2.1, "failover", "B"),
-        F(2.13, "cut", "A", 4.0, "hb:both"),
-        F(2.13, "cut", "A", 4.0, "session:both"),
+        F(2.3, "failover", "B"),
+        F(2.51, "cut", "A", 4.0, "hb:both"),
+        F(2.51, "cut", "A", 4.0, "session:both"),
     ),
     _s(
         "solo when its power goes, and back without its ping node",
@@ -185,6 +185,13 @@ HOLES: tuple[Scenario, ...] = (
         F(2.0, "ping", "A", 9, "", "A names=enforced"),
     ),
     _s("planned failover", F(1.5, "failover", "A"), outage=1, activations=1, copies=0),
+    _s(
+        "its successor dies before a planned failover",
+        F(1.4, "power", "B", 15),
+        F(1.5, "failover", "A"),
+        outage=5,
+        activations=0,
+    ),
     _s(
         "called in sync, its ha_manager hangs, and it is asked to take over",
         F(1.5, "power", "B", 5.5),
@@ -240,7 +247,7 @@ HOLES: tuple[Scenario, ...] = (
         "planned failover and back, session cut",
         F(1.5, "failover", "A"),
         F(4.0, "failover", "B"),
-        F(1.9, "cut", "A", 8, "session:both"),
+        F(2.2, "cut", "A", 8, "session:both"),
         outage=1,
         activations=2,
     ),

@@ -54,6 +54,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.SyncUncalled, "follows a solo one", 3),
     (mutants.HoldsTooLittle, "called in sync too early", 3),
     (mutants.SoloUnwritten, "solo when its power goes", 6),
+    (mutants.UnansweredHandover, "its successor dies before", 6),
     (mutants.StandsDownRunning, "planned failover", 20),
     (mutants.StandsDownInSync, "H17 hands over", 3),
     (mutants.NoVipSign, "E1", 3),

@@ -505,10 +505,20 @@ def test_a_planned_failover_checkpoints_then_stops_fast() -> None:
     assert reply.ok
     assert server.core.phase is Phase.PREPARING and server.want is not None and server.want.prepare
     server.facts = replace(server.facts, prepared=True)
-    server.run(0.1)
+    server.run(0.5)
     assert server.core.disk.stood_down
     stops = [e.stop for e in server.did if isinstance(e, Want) and e.postgres is Database.STOPPED]
     assert stops == [Stop.FAST]
+
+
+def test_nobody_is_stood_down_for_who_died_before_a_planned_failover() -> None:
+    server = active_in_sync()
+    server.peer_speaks = False
+    server.give(Standby("root"))
+    server.facts = replace(server.facts, prepared=True)
+    server.run(2.0)
+    assert server.core.phase is Phase.ACTIVE and not server.core.disk.stood_down
+    assert "was given up: the passive is no longer fit" in server.core.because
 
 
 def test_an_operator_may_let_an_active_go_on_alone() -> None:
