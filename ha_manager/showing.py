@@ -85,7 +85,10 @@ def headline(found: dict[str, Any]) -> tuple[str, str]:
         return f"{node} is active, but {peer} could not take over", "yellow"
     if heartbeat.get("fit"):
         return f"{node} is passive, ready to take over from {peer}", "green"
-    if not state.get("contact"):
+    heard = state.get("contact") or "up" in heartbeat.get("links", {}).values()
+    if not heard and "held" in heartbeat.get("alarms", {}):
+        return f"{node} is not active; {peer} is not heard, but still serves", "yellow"
+    if not heard:
         return f"{node} is not active, and hears no other server: there may be no service", "red"
     if state.get("phase") in _REIGNING:
         return f"{node} is passive, not ready to take over from {peer}", "yellow"

@@ -69,7 +69,7 @@ def _serving(core: Server) -> list[str]:
             f"If this server died now, nobody would take over: {peer} does not hold everything. Service would wait for this"
             " server's return; nothing would be lost as long as its disk is not.",
         ]
-    silent = core.members.silent_for() >= core.timing.deadtime
+    silent = core.members.silent_for() >= core.timing.deadtime and not core.rules.served_lately()
     return [_waits_for_passive(core) if silent else _if_passive_died(core), _if_active_died(core)]
 
 

@@ -33,6 +33,12 @@ def hearing(server: Server, **fields: object) -> Server:
     return server
 
 
+def replicating(server: Server) -> Server:
+    server.facts = replace(server.facts, sign_age=0.05, sign="the standby's status messages still arrive")
+    server.run(0.1)
+    return server
+
+
 def with_sign(kind: str, text: str) -> Server:
     server = passive_in_sync()
     server.hear(asks_release=True, calls_in_sync=-1)
@@ -102,6 +108,9 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         "vs-28 has not been heard for 1.5 s and shows no sign of life.",
         "No write is acknowledged: every commit waits for vs-28; after 3.5 s of silence this server goes on alone.",
         "vs-28 can't take over, because it was last heard 1.5 s ago.")),
+    ("the passive silent, replication goes on", lambda: replicating(silent(active_in_sync())), (
+        "but it still serves: the standby's status messages still arrive.",
+        "Every commit waits for vs-28. If it died now, nothing would be lost;")),
     ("the passive silent, entry unknown", lambda: silent(active(arp_check=True), 4.5), (
         "the ping node's ARP entry of the virtual IP does not prove that it still points here.",)),
     ("fit", passive_in_sync, (

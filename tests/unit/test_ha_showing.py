@@ -27,6 +27,11 @@ def with_peer(base: dict[str, Any], **peer: Any) -> dict[str, Any]:
     return base | {"heartbeat": base["heartbeat"] | {"fit": False, "peer_state": base["heartbeat"]["peer_state"] | peer}}
 
 
+def with_link(base: dict[str, Any], state: str, **alarms: str) -> dict[str, Any]:
+    """``base`` whose only link is ``state``: "up" while anything is heard there, also from who doesn't hear this server."""
+    return base | {"heartbeat": base["heartbeat"] | {"links": {"eth0": state}, "alarms": alarms}}
+
+
 HEADLINES = [
     (ACTIVE, "vs-166 is active, vs-28 is ready to take over", "green"),
     (with_peer(ACTIVE, fit=False), "vs-166 is active, but vs-28 could not take over", "yellow"),
@@ -34,6 +39,9 @@ HEADLINES = [
     (with_peer(PASSIVE), "vs-166 is passive, not ready to take over from vs-28", "yellow"),
     (with_peer(PASSIVE, contact=False), "vs-166 is not active, and hears no other server: there may be no service",
      "red"),
+    (with_link(with_peer(PASSIVE, contact=False), "up"), "vs-166 is passive, not ready to take over from vs-28", "yellow"),
+    (with_link(with_peer(PASSIVE, contact=False), "dead", held="vs-28 is silent but still serves"),
+     "vs-166 is not active; vs-28 is not heard, but still serves", "yellow"),
     (with_peer(PASSIVE, phase="passive"), "neither vs-166 nor vs-28 is active now: no service", "red"),
     ({"manager": RESTING}, "HA is off on vs-166; `ha start` turns it on", "yellow"),
     ({"role": "active"}, "vs-166 is active, and its heartbeat does not answer", "red"),
