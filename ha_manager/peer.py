@@ -219,7 +219,7 @@ class Peer:
             epoch = epoch_from(state.get("epoch"))
         except ValueError:
             epoch = Epoch()
-        if epoch.number > self.signs.epoch.number:
+        if epoch not in (Epoch(), self.signs.epoch):
             # Rule 8: also where no heartbeat gets through, whoever is behind must learn it.
             self._sign(replace(self.signs, epoch=epoch))
         try:

@@ -301,7 +301,7 @@ class HaManager:
         heartbeat = peer.heartbeat
         if heartbeat.works and heartbeat.core is not None:
             disk = heartbeat.core.disk
-            self.peer_epoch = max(self.peer_epoch, disk.epoch, key=lambda epoch: epoch.number)
+            self.peer_epoch = disk.epoch
             self.peer_stood_down = disk.epoch if disk.stood_down and not heartbeat.core.saving else Epoch()
             if heartbeat.core.phase in SERVING and peer.clock() < peer.role_expires:
                 self.sign_at = self.engine.now
