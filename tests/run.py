@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 FAST = ("unit", "property", "simulation", "scenarios")
+COMPUTING = ("property", "simulation", "scenarios")
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
@@ -41,6 +42,8 @@ def main() -> int:
     unsteady = 0
     if not options.fast and not paths:
         os.environ.setdefault("SIMULATED_SEEDS", "3000")
+    # With --fast, what computes runs beside the unit tests, which mostly wait.
+    beside = Beside(COMPUTING, rest) if options.fast and not paths else None
     for title, targets, limit, covered in plan(options.fast, paths):
         say(title)
         words = [word for word in rest if word not in paths]
@@ -53,6 +56,10 @@ def main() -> int:
         counts += seen
         if code not in (0, 5):  # 5: nothing collected there; nothing at all is dealt with below
             failures.append(title)
+    if beside is not None:
+        code, seen = beside.finish()
+        counts += seen
+        failures += [] if code in (0, 5) else ["simulation"]
     failures += finish_checks(running)
     if not sum(counts.values()):
         failures.append("no test ran")
@@ -80,7 +87,7 @@ def plan(fast: bool, paths: list[str]) -> list[tuple[str, list[str], int, bool]]
     """Pytest runs: title, targets, time limit of a test, with coverage."""
     if paths:
         return [("pytest " + " ".join(paths), paths, LAB_LIMIT, False)]
-    folders = [f"tests/{name}" for name in FAST if any((ROOT / "tests" / name).rglob("test_*.py"))]
+    folders = [f"tests/{name}" for name in FAST if not (fast and name in COMPUTING)]
     runs = [("fast tests", folders, FAST_LIMIT, not fast)] if folders else []
     if not fast and any((ROOT / "tests" / "lab").rglob("test_*.py")):
         runs.append(("lab tests", ["tests/lab"], LAB_LIMIT, False))
@@ -121,6 +128,24 @@ def pytest(words: list[str], covered: bool) -> tuple[int, Counter[str]]:
         if covered:
             run([sys.executable, "-m", "coverage", "report", "--skip-covered", "--skip-empty"], environment)
         return code, count(report)
+
+
+class Beside:
+    """A run of pytest beside the others, told when it has ended. What fails in it computes, so it isn't tried again."""
+
+    def __init__(self, names: tuple[str, ...], words: list[str]) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._report = Path(self._folder.name, "report.xml")
+        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={self._report}"]
+        argv += [f"--timeout={FAST_LIMIT}", *(f"tests/{name}" for name in names), *words]
+        self._child = subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def finish(self) -> tuple[int, Counter[str]]:
+        output = self._child.communicate()[0]
+        say("simulation, properties, scenarios")
+        print(output, flush=True)
+        with self._folder:
+            return self._child.returncode, count(self._report)
 
 
 def run(argv: list[str], environment: dict[str, str]) -> int:
