@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ha_manager.cli_diverged import diverged
-from ha_manager.commandline import FAILED, NOT_RUNNING, AnyCase, fail, need_root, say
-from runtime.errors import HaError
+from ha_manager.commandline import FAILED, NOT_CONFIGURED, NOT_RUNNING, AnyCase, fail, need_root, say
+from runtime.errors import ConfigError, HaError
 
 if TYPE_CHECKING:
-    from ha_manager.config import Config
+    from ha_manager.config import Config, Reach, Reachable
 
 FAILOVER_LIMIT = 90.0
 
@@ -43,6 +43,16 @@ def _config() -> Config:
     from ha_manager.local import addresses
 
     return load(addresses())
+
+
+def _reach() -> Config | Reach:
+    """The same, or while it can't be used what it takes to ask the daemons: they run with what they have read before."""
+    from ha_manager.config import reach
+
+    try:
+        return _config()
+    except ConfigError as wrong:
+        return reach(wrong)
 
 
 # --- on and off -------------------------------------------------------------------------------------------------------------
@@ -85,7 +95,7 @@ def restart() -> None:
     need_root()
     from ha_manager import turning
 
-    config = _config()
+    config = _reach()
     before = turning.heartbeat(config, "status")
     turning.restart_heartbeat(config)
     settled = ("active",) if before["role"] == "active" else ("passive",)
@@ -140,7 +150,7 @@ def failover(force: bool) -> None:
     need_root()
     from ha_manager import turning
 
-    config = _config()
+    config = _reach()
     before = turning.heartbeat(config, "status")
     if before["role"] != "active":
         fail(f"this server is {before['phase']}, not active; run it on {config.peer}", FAILED)
@@ -185,7 +195,7 @@ def _ask(do: str) -> None:
     need_root()
     from ha_manager import turning
 
-    say(str(turning.heartbeat(_config(), do, {"by": f"ha {do}"}, 10.0).get("text", "done")))
+    say(str(turning.heartbeat(_reach(), do, {"by": f"ha {do}"}, 10.0).get("text", "done")))
 
 
 @main.command(short_help="Make this server active: the other is gone for good.")
@@ -201,7 +211,7 @@ def activate(force: bool) -> None:
     from ha_manager import turning
     from runtime.errors import Refused
 
-    config = _config()
+    config = _reach()
     if not force:
         try:
             turning.heartbeat(config, "activate", {"by": "ha activate", "force": False}, 10.0)
@@ -226,7 +236,7 @@ def _may_activate(status: dict[str, Any]) -> bool:
     return status["role"] != "active" and not heard
 
 
-def _when(config: Config, holds: Callable[[dict[str, Any]], bool], limit: float) -> dict[str, Any] | None:
+def _when(config: Reachable, holds: Callable[[dict[str, Any]], bool], limit: float) -> dict[str, Any] | None:
     """Heartbeat's status as soon as ``holds``; None after ``limit`` seconds."""
     from ha_manager import turning
 
@@ -248,17 +258,19 @@ def _when(config: Config, holds: Callable[[dict[str, Any]], bool], limit: float)
 @main.command(short_help="Everything about this pair, in words.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def show(as_json: bool) -> None:
-    """Everything about this pair, in words.
+    """Everything about this pair, in words. While module.xml can't be used (exit status 6), what the daemons say, all the same.
 
     Example: ha show --json | jq .role
     """
     from ha_manager import showing
 
-    found = showing.collect(_config())
+    found = showing.collect(_reach())
     if as_json:
         say(json.dumps(found, indent=2))
     else:
         showing.print_all(found)
+    if found["configuration"]:
+        sys.exit(NOT_CONFIGURED)
 
 
 @main.command(short_help="Why it is so, and what if the peer died now.")
@@ -269,7 +281,7 @@ def explain() -> None:
     """
     from ha_manager import turning
 
-    for line in turning.heartbeat(_config(), "explain")["lines"]:
+    for line in turning.heartbeat(_reach(), "explain")["lines"]:
         say(line)
 
 
@@ -283,7 +295,7 @@ def history(last: int, as_json: bool) -> None:
     """
     from ha_manager import turning
 
-    changes = turning.heartbeat(_config(), "history", {"last": last})["changes"]
+    changes = turning.heartbeat(_reach(), "history", {"last": last})["changes"]
     if as_json:
         say(json.dumps(changes, indent=2))
         return

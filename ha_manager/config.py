@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
+from typing import Protocol
 
 from ha_manager.host import CONF, Host, load_host
 from ha_manager.site import MODULE_XML, Site, load_site
@@ -23,6 +24,25 @@ NEEDS_HA_START = (
     "heartbeat's part of module.xml (addresses, links, ping nodes, times, fence agents, …) has changed:"
     " `ha start` on both servers applies it"
 )
+
+
+class Reachable(Protocol):
+    """What it takes to talk with the daemons of this server."""
+
+    @property
+    def host(self) -> Host: ...
+    @property
+    def peer(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The same while the configuration can't be used, because ``wrong``: the usual places, the peer whose key is pinned."""
+
+    host: Host
+    node: str
+    peer: str
+    wrong: str
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,16 @@ def load(
         _check_linux_ha(site, module_xml, conf)
     node, peer = _names(site, host, is_active, uname or os.uname().nodename, module_xml)
     return Config(site, host, is_active, node, peer, module_xml, conf)
+
+
+def reach(wrong: ConfigError, conf: Path = CONF) -> Reach:
+    """After ``load`` has failed: what is left of it."""
+    try:
+        host = load_host(conf)
+    except ConfigError:
+        host = Host()
+    node, peer = (pinned_name(host.paths.keys / name) for name in ("node.pub", "peer.pub"))
+    return Reach(host, node or os.uname().nodename, peer or "the other server", str(wrong))
 
 
 def _side(site: Site, own: set[str], path: Path) -> bool:

@@ -111,6 +111,22 @@ def listed(diverged_dir: Path, data_dir: Path) -> list[Kept]:
     return sorted(kept, key=lambda each: each.label.partition("-")[2])
 
 
+def newest(diverged_dir: Path) -> str:
+    """A line about the database that was replaced last, and where more is told; "" if nothing is kept. Reads one small file."""
+    labels = sorted((path.name for path in diverged_dir.glob("*") if _LABEL.match(path.name)), key=lambda name: name[-15:])
+    if not labels:
+        return ""
+    try:
+        told = json.loads((diverged_dir / labels[-1] / REPORT).read_bytes())
+        count, word = int(told["transactions"]), str(told["acknowledged"])
+    except (OSError, ValueError, TypeError, KeyError):
+        count, word = -1, ""
+    number = f"{count} transaction{'' if count == 1 else 's'}" if count >= 0 else "an unknown number of transactions"
+    if count:
+        number += {"yes": ", acknowledged to clients,", "no": ", never acknowledged,"}.get(word, "")
+    return f"the database that was replaced here held {number} beyond the fork: `ha diverged show {labels[-1]}`"
+
+
 def _one(label: str, folder: Path, directory: Path) -> Kept:
     try:
         told = json.loads((folder / REPORT).read_bytes())

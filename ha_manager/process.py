@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ha_manager import __version__
+from ha_manager import __version__, divergence
 from ha_manager.cluster import PostgresConfig
 from ha_manager.config import NEEDS_HA_START, Config, load
 from ha_manager.database import Database
@@ -335,7 +335,9 @@ class Daemon:
             case "initialised":
                 self.mail.post(lambda: self.messages.replication_initialised(text))
             case "kept":
-                self.mail.post(lambda: self.messages.alarm("diverged", text))
+                log.warning("%s", text)
+                note = divergence.newest(self.cluster.diverged_dir) or text
+                self.mail.post(lambda: self.messages.alarm("diverged", note))
             case _:
                 log.info("%s", text)
 

@@ -1,8 +1,9 @@
 """``ha show``: all of it, for an operator at three in the morning.
 
-Promise: works with whatever still answers: a process that doesn't is named, and the rest is shown. The first line says
-whether there is service and who could take over; red means that somebody should look now, yellow that the pair is not
-redundant or that there is a note. Source: house style, 11; docs/protocols.md.
+Promise: works with whatever still answers: a process that doesn't is named, and the rest is shown; so too while module.xml or
+ha_manager.conf can't be used, which is then the first alarm. The first line says whether there is service and who could take
+over; red means that somebody should look now, yellow that the pair is not redundant or that there is a note. Source: house
+style, 11; docs/protocols.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from ha_manager.config import Config
+from ha_manager.config import Config, Reach
 from ha_manager.local import role_line
 from runtime.clock import boottime
 from runtime.control import Client
@@ -23,27 +24,38 @@ from runtime.errors import ControlError
 _NOTES = ("ha_manager: diverged",)
 
 
-def collect(config: Config) -> dict[str, Any]:
+def collect(config: Config | Reach) -> dict[str, Any]:
     """What heartbeat, ha_manager and the Manager say; ``errors`` holds those that don't answer."""
-    found: dict[str, Any] = {"node": config.node, "peer": config.peer, "virtual_ip": config.site.virtual_ip, "errors": {}}
-    line = role_line(config.host.paths.heartbeat_run)
+    host, paths = config.host, config.host.paths
+    found: dict[str, Any] = {"node": config.node, "peer": config.peer, "virtual_ip": "", "errors": {}}
+    found["configuration"] = "" if isinstance(config, Config) else config.wrong
+    line = role_line(paths.heartbeat_run)
     fresh = line is not None and line.expires > boottime()
     found["role"] = line.role if line is not None and fresh else "unknown"
     for name, folder, do in (
-        ("heartbeat", config.host.paths.heartbeat_run, "status"),
-        ("ha_manager", config.host.paths.run, "show"),
-        ("manager", config.host.paths.manager_run, "status"),
+        ("heartbeat", paths.heartbeat_run, "status"),
+        ("ha_manager", paths.run, "show"),
+        ("manager", paths.manager_run, "status"),
     ):
         found[name] = _ask(folder, name, do, found["errors"])
-    if config.host.linux_ha.cl_status:
+    if host.linux_ha.cl_status:
         found["heartbeat"] = found["ha_manager"].get("heartbeat_says", {})
         found["errors"].pop("heartbeat", None)
-    explained = _ask(config.host.paths.heartbeat_run, "heartbeat", "explain", {})
+    found |= {"virtual_ip": config.site.virtual_ip} if isinstance(config, Config) else _named(found)
+    explained = _ask(paths.heartbeat_run, "heartbeat", "explain", {})
     found["explain"] = explained.get("lines", [])
     alarms = _alarms(found)
     found["notes"] = {name: alarms.pop(name) for name in _NOTES if name in alarms}
     found["alarms"] = alarms
     return found
+
+
+def _named(found: dict[str, Any]) -> dict[str, str]:
+    """Names and address as the daemons have them."""
+    said = found["ha_manager"] or found["heartbeat"]
+    named = {name: str(said[name]) for name in ("node", "peer", "virtual_ip") if said.get(name)}
+    held = found["heartbeat"].get("vip", {}).get("address")
+    return named if "virtual_ip" in named or not held else named | {"virtual_ip": str(held)}
 
 
 def _ask(folder: Path, name: str, do: str, errors: dict[str, str]) -> dict[str, Any]:
@@ -112,7 +124,8 @@ def print_all(found: dict[str, Any]) -> None:
             whole = textwrap.fill(text, width, initial_indent=indent, subsequent_indent=" " * hanging, break_on_hyphens=False)
         console.print(whole, style=style or None, markup=False)
 
-    troubles = [] if is_off(found) else _troubles(found)
+    off = found | {"errors": {}, "alarms": {}} if is_off(found) else found
+    troubles = _troubles(off)
     text, style = headline(found)
     if troubles:
         text += f"; {len(troubles)} alarm{'s' if len(troubles) != 1 else ''}"
@@ -133,12 +146,14 @@ def print_all(found: dict[str, Any]) -> None:
 
 
 def _troubles(found: dict[str, Any]) -> list[str]:
-    """What doesn't answer, then the alarms. The Manager's are about one of its processes, which they don't name."""
+    """A configuration that can't be used, what doesn't answer, then the alarms. The Manager's are about one of its processes,
+    which they don't name."""
     told = [
         f"{name.removeprefix('manager: ')}: {text}" if name.startswith("manager: ") else text
         for name, text in found["alarms"].items()
     ]
-    return [*found["errors"].values(), *told]
+    wrong = [f"the configuration can't be used: {found['configuration']}"] if found.get("configuration") else []
+    return [*wrong, *found["errors"].values(), *told]
 
 
 _REPLICATION = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ha_manager.cluster import PostgresConfig
-from ha_manager.config import NEEDS_HA_START, Config, load
+from ha_manager.config import NEEDS_HA_START, Config, Reachable, load
 from ha_manager.database import Database
 from ha_manager.host import CONF
 from ha_manager.local import addresses, interface_of
@@ -140,7 +140,7 @@ def _passive_module() -> Path:
     return Path("/etc/Manager/commander_passive_module.xml")
 
 
-def _on_linux_ha(config: Config) -> bool:
+def _on_linux_ha(config: Reachable) -> bool:
     """A real Linux-HA heartbeat decides here; it is started, stopped and configured by others."""
     return bool(config.host.linux_ha.cl_status)
 
@@ -206,11 +206,11 @@ def _start_manager(config: Config, changed: list[Path], say: Say) -> None:
         manager.request("start", {"name": ROLE})
 
 
-def _running(config: Config) -> bool:
+def _running(config: Reachable) -> bool:
     return pidfile.find(config.host.paths.heartbeat_run / "heartbeat.pid") is not None
 
 
-def restart_heartbeat(config: Config) -> None:
+def restart_heartbeat(config: Reachable) -> None:
     """kill -9, as in the reference: it keeps its role if it is back within its lease. The Manager starts it again at once."""
     found = pidfile.find(config.host.paths.heartbeat_run / "heartbeat.pid")
     if found is not None:
@@ -272,7 +272,7 @@ def outlook(config: Config, status: dict[str, Any]) -> str:
     return f"{peer} is heard ({state['phase']}); the two decide who is active"
 
 
-def heartbeat(config: Config, do: str, fields: dict[str, Any] | None = None, timeout: float = 5.0) -> dict[str, Any]:
+def heartbeat(config: Reachable, do: str, fields: dict[str, Any] | None = None, timeout: float = 5.0) -> dict[str, Any]:
     """Ask heartbeat directly; where Linux-HA's decides, ha_manager, in the same words. Raises HaError."""
     if _on_linux_ha(config):
         return _linux_ha(config, do, fields, timeout)
@@ -280,7 +280,7 @@ def heartbeat(config: Config, do: str, fields: dict[str, Any] | None = None, tim
         return client.request(do, fields)
 
 
-def _linux_ha(config: Config, do: str, fields: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
+def _linux_ha(config: Reachable, do: str, fields: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
     asked = {"status": "show", "standby": "failover", "activate": "activate"}.get(do)
     if asked is None:
         raise HaError(f"a Linux-HA heartbeat knows no {do}; its log, and `cl_status`, tell of it")

@@ -1,4 +1,4 @@
-"""What a replaced database held: read from pg_waldump's lines, listed, removed."""
+"""What a replaced database held: read from pg_waldump's lines, listed, newest, removed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ha_manager.divergence import File, Kept, changes, listed, remove, write
+from ha_manager.divergence import File, Kept, changes, listed, newest, remove, write
 from runtime.errors import HaError
 
 
@@ -97,3 +97,15 @@ def test_removes_what_is_named_and_nothing_else(tmp_path: Path, data: Path) -> N
     assert data.exists()
     with pytest.raises(HaError, match="can't be removed"):
         remove(Kept("x", folder=str(tmp_path / "gone")))
+
+
+def test_one_line_tells_of_the_newest_and_where_to_read_on(tmp_path: Path) -> None:
+    folder = tmp_path / "diverged"
+    assert newest(folder) == ""
+    for label, count, word in (("10-20260102T000000", 1, "no"), ("9-20260103T000000", 7, "yes")):
+        (folder / label).mkdir(parents=True)
+        write(folder / label, Kept(label, transactions=count, acknowledged=word))
+    told = "the database that was replaced here held 7 transactions, acknowledged to clients, beyond the fork"
+    assert newest(folder) == f"{told}: `ha diverged show 9-20260103T000000`"
+    (folder / "9-20260103T000000/report.json").write_text("{")
+    assert "an unknown number of transactions beyond" in newest(folder)

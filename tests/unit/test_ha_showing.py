@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ha_manager.showing import headline, print_all
+from ha_manager.config import reach
+from ha_manager.host import Host
+from ha_manager.showing import collect, headline, print_all
+from runtime.errors import ConfigError
 
 HEARD: dict[str, Any] = {"phase": "passive", "contact": True, "fit": True, "heard_ago": 0.1}
 ACTIVE = {"role": "active", "heartbeat": {"peer_state": HEARD, "vip": {"held": True}}}
@@ -68,3 +72,30 @@ def test_what_does_not_answer_is_an_alarm_unless_ha_is_off(capsys: pytest.Captur
     assert "! heartbeat is not running" in (page := capsys.readouterr().out) and "not known whether it is held" in page
     print_all(found(errors=errors, manager=RESTING))
     assert "!" not in (page := capsys.readouterr().out) and "heartbeat stopped (as it should be)" in page
+
+
+def test_a_configuration_that_cannot_be_used_is_the_first_alarm_of_a_page_that_is_shown_all_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    print_all(found(**ACTIVE, configuration="module.xml:3: no such element", alarms={"heartbeat: solo": "alone"}))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "vs-166 is active, vs-28 is ready to take over; 2 alarms"
+    assert lines[1:3] == ["  ! the configuration can't be used: module.xml:3: no such element", "  ! alone"]
+    print_all(found(manager=RESTING, configuration="module.xml:3: no such element", errors={"heartbeat": "not running"}))
+    lines = capsys.readouterr().out.splitlines()
+    assert "module.xml:3" in lines[1] and "not running" not in "".join(lines), "off, but the file is wrong"
+
+
+def test_names_are_those_of_the_keys_and_the_daemons_while_module_xml_cannot_be_used(tmp_path: Path) -> None:
+    folder = tmp_path / "etc"
+    (folder / "keys").mkdir(parents=True)
+    for name, node in (("node", "vs-166"), ("peer", "vs-28")):
+        (folder / "keys" / f"{name}.pub").write_text(f"ha-key-1 {node} ssh-ed25519 A x25519 B")
+    conf = tmp_path / "ha_manager.conf"
+    places = "\n".join(f"{name} = {tmp_path / name}" for name in ("run", "heartbeat_run", "manager_run"))
+    conf.write_text(f"[paths]\netc = {folder}\n{places}\n")
+    page = collect(reach(ConfigError("no such element", file="module.xml", line=3), conf))
+    assert (page["node"], page["peer"], page["role"]) == ("vs-166", "vs-28", "unknown")
+    assert page["configuration"].startswith("module.xml:3") and set(page["errors"]) == {"heartbeat", "ha_manager", "manager"}
+    conf.write_text("rubbish")
+    assert reach(ConfigError("x"), conf).host == Host()
