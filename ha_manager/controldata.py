@@ -6,6 +6,7 @@ Promise: reads only; every command is bounded and runs as the OS user of Postgre
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,19 +46,28 @@ def parse(text: str) -> Control:
     )
 
 
+_READS, _READ_AGAIN = 3, 0.01
+
+
 def _floors(found: Mapping[str, str]) -> dict[str, int]:
     return {ours: int(found[theirs]) for theirs, ours in _FLOORS.items() if theirs in found}
 
 
 def read(bin_dir: Path, data_dir: Path, limit: float = 5.0) -> Control | None:
-    """None if there is no database, or none that can be read."""
+    """None if there is no database, or none that can be read. What fails its own checksum can't be read: it is tried again,
+    because a running Postgres may be writing it.
+    """
     if not (data_dir / "global" / "pg_control").exists():
         return None
-    try:
-        done = commands.run([bin_dir / "pg_controldata", "-D", data_dir], timeout=limit)
-        return parse(done.stdout)
-    except (CommandFailed, KeyError, ValueError):
-        return None
+    for _ in range(_READS):
+        try:
+            done = commands.run([bin_dir / "pg_controldata", "-D", data_dir], timeout=limit)
+            if "WARNING: Calculated CRC" not in done.stdout:
+                return parse(done.stdout)
+        except (CommandFailed, KeyError, ValueError):
+            return None
+        time.sleep(_READ_AGAIN)
+    return None
 
 
 def history(data_dir: Path, timeline: int) -> tuple[tuple[int, int], ...]:

@@ -22,6 +22,7 @@ from ha_manager import (
     cluster,
     controldata,
     keeper,
+    mending,
     postmaster,
     receiving,
     replacement,
@@ -29,6 +30,7 @@ from ha_manager import (
     rewinding,
     seeding,
 )
+from ha_manager.care import Remedy
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.keeper_client import KeeperClient
 from ha_manager.lineage import Book
@@ -36,14 +38,16 @@ from ha_manager.observation import NOTHING, Identity, Observation, Progress, Sto
 from ha_manager.postgres import Observer, Server
 from ha_manager.rejoin import Control, Verdict, Way
 from ha_manager.replication import Clock
-from ha_manager.sql import Late, Session
+from ha_manager.sql import Late, Rejected, Session, connect
 from runtime.clock import boottime
-from runtime.errors import ConfigError, ControlError, ReplicationError
+from runtime.errors import ConfigError, ControlError, DidNotStart, ReplicationError
 
 #: Called about four times a second during a copy; returns False to cancel it.
 OnProgress = Callable[[Progress], bool]
 
 _POLL = 0.003
+#: a Postgres that is up may refuse connections for so long, for another reason than that it is just starting (seconds)
+_REFUSES = 1.5
 
 
 class Database:
@@ -75,6 +79,7 @@ class Database:
         self._lease = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
         self._proven: tuple[int, int, int, int] | None = None
         self._copying = False
+        self._log_began = 0
 
     def renew_password(self, password: str) -> bool:
         """The nodes' keys have changed; True if that changes the password. ``settle_primary`` gives it to the role."""
@@ -258,12 +263,13 @@ class Database:
                 if not _in_recovery(session, clock):
                     return receiving.primary_timeline(session, clock.left)
                 self._proven = None
+                mending.let_replay_go_on(self._server, session, clock.left)
                 before = receiving.before_promotion(session, clock.left)
                 book = self._book.read().promotion_begins(epoch, self._node, before.timeline, before.counter)
                 self._server.change(names=names, conninfo="", slot="", hurry=True, lineage=book.text())
                 self._book.write(book)
                 receiving.begin_promotion(session, clock.left)
-                return receiving.await_promotion(session, clock.need("the promotion"))
+                return receiving.await_promotion(self._server, session, clock.need("the promotion"))
 
     def _may_restart_in_place(self, epoch: int) -> bool:
         """It was the primary of this very epoch when it ended, and nothing else has been done with it since."""
@@ -324,10 +330,10 @@ class Database:
         try:
             try:
                 status = self._watch.status(limit / 3)
-                state, ended = str(status["state"]), str(status["because"])
+                state, ended, own = str(status["state"]), str(status["because"]), int(status["pid"])
             except ControlError as wrong:
-                state, ended = "unknown", str(wrong)
-            seen, counter = self._observer.look(limit)
+                state, ended, own = "unknown", str(wrong), -1
+            seen, counter = self._observer.look(limit, own)
         finally:
             self._looking.release()
         if state != "running":
@@ -409,6 +415,14 @@ class Database:
         """
         return receiving.why_not_following(self._server, self._node, follow, limit)
 
+    def mend(self, remedy: Remedy) -> str:
+        """Apply it in place; returns what was done, in words, if an operator should read them."""
+        with self._changing:
+            if remedy is Remedy.PROVE:
+                self._proven = None
+                return ""
+            return mending.apply(self._server, remedy)
+
     def kill(self) -> None:
         """Emergency: every process of this Postgres, now, with SIGKILL; returns when none is left."""
         self._watch.kill()
@@ -439,6 +453,7 @@ class Database:
         return bool(state != "stopped")
 
     def _start(self, mode: str, clock: Clock) -> None:
+        self._log_began = mending.size(self.config.log_file)
         self._orders.start(mode, min(2.0, clock.need("starting Postgres")))
 
     @contextlib.contextmanager
@@ -451,15 +466,22 @@ class Database:
             session.close()
 
     def _connect_when_ready(self, clock: Clock) -> Session:
-        refused = "no connection was tried"
+        refused, refusing = "no connection was tried", -1.0
         while clock.left > 0:
+            final = False
             try:
-                return Session(self._server.conninfo(), min(1.0, clock.left))
+                return connect(self._server.conninfo(), min(1.0, clock.left))
+            except Rejected as wrong:
+                refused, final = str(wrong), wrong.final
             except ReplicationError as wrong:
                 refused = str(wrong)
             status = self._orders.status(1.0)
             if status["state"] in ("stopped", "stopping"):
-                raise ReplicationError(f"Postgres did not come up ({status['because']}); its log is {self.config.log_file}")
+                raise mending.did_not_start(self.config, str(status["because"]), self._log_began)
+            now = time.monotonic()
+            refusing = -1.0 if not final or status["state"] != "running" else now if refusing < 0 else refusing
+            if refusing >= 0 and now - refusing > _REFUSES:
+                raise DidNotStart(f"Postgres runs, but refuses every connection: {refused}", refused)
             time.sleep(_POLL)
         raise Late(f"Postgres takes no connections: {refused}")
 

@@ -70,7 +70,7 @@ class Monitor:
     def look(self) -> None:
         """One look. The serial is read before it: the observation is later than what it names."""
         carried, at = self._carried(), self._clock()
-        self._seen(Look(self._db.facts(), carried.serial, carried.link, at))
+        self._seen(Look(self._db.facts(), carried.serial, carried.link, at, carried.proven))
 
 
 class Lease:

@@ -141,6 +141,38 @@ class Slot:
     safe_wal_size: int = -1
 
 
+DATABASE, LOG, STATE, MESSAGES = "the database", "the log of changes", "ha_manager's own state", "Postgres's messages"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system, by what lies on it; bytes."""
+
+    use: str
+    path: str
+    free: int
+    total: int
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What is looked at every few seconds. ``places``: connections for others than superusers; ``clients``: those taken."""
+
+    clients: int = 0
+    places: int = 100
+    #: who has most of them, in words
+    busiest: str = ""
+    #: the replication role is there and may do what it must
+    role: bool = True
+    #: what replay waits for, in Postgres's words (type and name of its wait_event); "" if for nothing
+    replay_waits: str = ""
+    #: the oldest transaction of a client, in words
+    oldest: str = ""
+    #: pages that failed their checksum since Postgres's statistics began
+    torn: int = 0
+
+
 @dataclass(frozen=True)
 class Observation:
     """One look at this server's Postgres."""
@@ -169,9 +201,24 @@ class Observation:
     #: commits that wait for the standby, and for how long the oldest of them has been seen waiting
     waiting: int = 0
     stalled: float = 0.0
-    disk_free: int = -1
-    disk_total: int = -1
+    disks: tuple[Disk, ...] = ()
     system_identifier: str = ""
+    #: settings of ours that ALTER SYSTEM overrides
+    overridden: tuple[str, ...] = ()
+    #: a postmaster on this data that isn't the keeper's: its process id; 0: none
+    foreign: int = 0
+    #: clients have every connection, also those kept for superusers
+    crowded: bool = False
+    vitals: Vitals | None = None
+
+    @property
+    def disk_free(self) -> int:
+        """Where the database is; -1: unknown."""
+        return next((disk.free for disk in self.disks if disk.use == DATABASE), -1)
+
+    @property
+    def disk_total(self) -> int:
+        return next((disk.total for disk in self.disks if disk.use == DATABASE), -1)
 
     def standby(self, name: str) -> StandbyRow | None:
         """The row of ``name``, streaming ones first."""

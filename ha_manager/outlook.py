@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
+from ha_manager.care import disk_trouble, enforces, promoted_by_hand
 from ha_manager.observation import NOTHING, Observation, standby_name
 from ha_manager.orders import Epoch, Facts, Names, Postgres, Want
 
 #: an observation older than this is one of a Postgres, or a monitor, that hangs (seconds)
 STALE = 1.0
 MIB = 1024 * 1024
+#: names that were proven are set again and proven within this time, or they count as loose (seconds)
+LOOSE = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Look:
     serial: int = 0
     link: int = 0
     at: float = -inf
+    #: ``Carried.proven``, likewise from before
+    proven: int = -1
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Outlook:
     #: bytes that must be free where the database is
     disk_needed: int = 64 * MIB
     _gone_since: float = inf
+    _loose_since: float = inf
     _sign_at: float = -inf
     _sign: str = ""
     _seen_standby: set[str] = field(default_factory=set)
@@ -96,9 +102,9 @@ class Outlook:
             beyond=seen.beyond,
             following=self._following(seen, carried),
             caught_up=postgres is Postgres.PRIMARY and seen.caught_up(standby_name(self.peer, epoch.number)),
-            proven=carried.proven if postgres is Postgres.PRIMARY and names is Names.ENFORCED else -1,
+            proven=carried.proven if postgres is Postgres.PRIMARY and enforces(seen.names, self.peer, epoch) else -1,
             names=names,
-            stalled=self._stalled(seen, postgres, names, epoch, now),
+            stalled=max(self._stalled(seen, postgres, names, epoch, now), self._loose(want, look, carried, postgres, now)),
             sign_age=max(0.0, now - self._sign_at),
             sign=self._sign,
             peer_stood_down=signs.stood_down,
@@ -138,6 +144,18 @@ class Outlook:
         waited = seen.stalled + max(0.0, now - seen.at) if seen.stalled > 0 else 0.0
         return max(gone, waited)
 
+    def _loose(self, want: Want | None, look: Look, carried: Carried, postgres: Postgres, now: float) -> float:
+        """Seconds for which commits have not waited although that was made so, and could not be made so again (ALTER SYSTEM):
+        as good as a standby that is gone, and ended likewise, by a release (design §4 rule 6).
+        """
+        wanted = want is not None and want.names is Names.ENFORCED and postgres is Postgres.PRIMARY
+        carried_out = want is not None and look.link == carried.link and look.serial >= want.serial
+        if not (wanted and carried_out and want and not enforces(look.observation.names, self.peer, want.epoch)):
+            self._loose_since = inf
+            return 0.0
+        self._loose_since = min(self._loose_since, now)
+        return now - self._loose_since if now - self._loose_since > LOOSE else 0.0
+
     def _trouble(self, want: Want | None, carried: Carried, look: Look, now: float, keeper: str) -> str:
         """Everything that stands against serving or promoting, the worst first; "" if nothing does."""
         seen = look.observation
@@ -151,14 +169,17 @@ class Outlook:
             return seen.because
         if now - look.at > STALE:
             return f"Postgres could not be looked at for {now - look.at:.1f} s"
-        if 0 <= seen.disk_free < self.disk_needed:
-            return f"the disk of the database is full: {seen.disk_free // MIB} MiB free, {self.disk_needed // MIB} needed"
+        for disk in seen.disks:
+            if full := disk_trouble(disk, self.disk_needed):
+                return full
         if want is None or want.postgres in (Postgres.KEEP, Postgres.STOPPED):
             return ""
         if seen.state != "running":
             return f"Postgres is {seen.state}" + (f": {seen.because}" if seen.because else "")
         if not seen.answers:
             return f"Postgres does not answer: {seen.because}"
+        if want.postgres is not Postgres.PRIMARY and not seen.in_recovery:
+            return promoted_by_hand(self.peer)
         return ""
 
 

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import threading
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
+from math import inf
 from typing import Any
 
-from ha_manager import adoption, postmaster, sql
+from ha_manager import adoption, cluster, disks, keeper, postmaster, settings, sql, vitals
 from ha_manager.cluster import PostgresConfig
-from ha_manager.observation import Observation, Receiver, Slot, StandbyRow, lsn
+from ha_manager.observation import Observation, Receiver, Slot, StandbyRow, Vitals, lsn
 from ha_manager.settings import Dynamic
 from runtime.clock import boottime
-from runtime.errors import ReplicationError
+from runtime.errors import ConfigError, ReplicationError
+from runtime.proctree import Process
 
 #: How often a new connection is tried (seconds).
 RECONNECT = 1.0
@@ -44,7 +45,7 @@ class Server:
     @contextlib.contextmanager
     def session(self, limit: float, sync: str = "local") -> Iterator[sql.Session]:
         """A connection as superuser; ``sync`` is its synchronous_commit."""
-        session = sql.Session(self.conninfo(sync), limit)
+        session = sql.connect(self.conninfo(sync), limit)
         try:
             yield session
         finally:
@@ -89,7 +90,7 @@ SELECT pg_is_in_recovery()::text,
      (SELECT extract(epoch FROM clock_timestamp() - backend_start) FROM pg_stat_activity a WHERE a.pid = v.pid) AS lived
      FROM pg_stat_wal_receiver v) r),
   (SELECT json_agg(s)::text FROM (SELECT pid, application_name, state, sync_state, sent_lsn::text, flush_lsn::text,
-     replay_lsn::text, reply_time::text FROM pg_stat_replication) s),
+     replay_lsn::text, reply_time::text FROM pg_stat_replication WHERE application_name <> 'ha_manager') s),
   (SELECT json_agg(t)::text FROM (SELECT slot_name, active, wal_status, restart_lsn::text, safe_wal_size
      FROM pg_replication_slots) t),
   (SELECT json_agg(w)::text FROM (SELECT pid, query_start::text FROM pg_stat_activity WHERE wait_event = 'SyncRep') w)
@@ -124,23 +125,38 @@ class Observer:
         self._connected = 0.0
         self._changes = Changes()
         self._postmaster = (0, 0)
+        self._vitals: Vitals | None = None
+        self._vitals_at = -inf
+        self._auto: tuple[object, tuple[str, ...]] = (None, ())
 
-    def look(self, limit: float) -> tuple[Observation, int]:
-        """What is seen, and the transaction counter (-1: unknown). Never raises for a Postgres that is down or hangs."""
+    def look(self, limit: float, own: int) -> tuple[Observation, int]:
+        """What is seen, and the transaction counter (-1: unknown). Never raises for a Postgres that is down or hangs.
+        ``own``: the keeper's postmaster, -1 if the keeper can't tell; another one is no good.
+        """
         now = boottime()
         head = postmaster.postmaster_of(self._server.config.data_dir)
+        foreign = head.pid if head is not None and own not in (-1, head.pid) and self._is_foreign(head) else 0
+        seen, counter = self._look(head, now, limit)
+        return replace(seen, foreign=foreign, disks=disks.look(self._server.config), overridden=self._overridden()), counter
+
+    def _is_foreign(self, head: Process) -> bool:
+        """Not only newer than what the keeper said a moment ago."""
+        return head.parent != keeper.living(self._server.config.run_dir)
+
+    def _look(self, head: Process | None, now: float, limit: float) -> tuple[Observation, int]:
         if head is None or (head.pid, head.start) != self._postmaster:
             self.close()
             self._postmaster = (head.pid, head.start) if head is not None else (0, 0)
         if head is None:
-            return self._with_disk(Observation(at=now, state="stopped", because="Postgres is not running")), -1
+            return Observation(at=now, state="stopped", because="Postgres is not running"), -1
         because, row = self._ask(now, limit)
         if head.state in "Tt":
             because = "the postmaster is stopped (SIGSTOP)"
         if row is None:
-            return self._with_disk(Observation(at=now, state="running", because=because)), -1
+            return Observation(at=now, state="running", because=because), -1
         seen, counter = self._read(row, boottime())
-        return self._with_disk(replace(seen, answers=not because, because=because)), counter
+        crowded = self._session is not None and self._session.reserve
+        return replace(seen, answers=not because, because=because, crowded=crowded, vitals=self._look_closer(limit)), counter
 
     def close(self) -> None:
         if self._session is not None:
@@ -168,18 +184,36 @@ class Observer:
         if self._session is not None and now - self._connected < RECONNECT:
             return ""
         try:
-            fresh = sql.Session(self._server.conninfo(), limit)
+            fresh = sql.connect(self._server.conninfo(), limit)
         except ReplicationError as wrong:
             return str(wrong)
         self.close()
         self._session, self._connected = fresh, now
         return ""
 
-    def _with_disk(self, seen: Observation) -> Observation:
-        with contextlib.suppress(OSError):
-            disk = os.statvfs(self._server.config.data_dir)
-            return replace(seen, disk_free=disk.f_bavail * disk.f_frsize, disk_total=disk.f_blocks * disk.f_frsize)
-        return seen
+    def _look_closer(self, limit: float) -> Vitals | None:
+        """Every few seconds; in between what was seen last."""
+        now = boottime()
+        if self._session is not None and now - self._vitals_at >= vitals.PERIOD:
+            self._vitals_at = now
+            try:
+                self._vitals = vitals.look(self._session, limit)
+            except ReplicationError:
+                self._vitals = None
+                self.close()
+        return self._vitals
+
+    def _overridden(self) -> tuple[str, ...]:
+        """Read anew when the file is another one: ALTER SYSTEM replaces it."""
+        path = self._server.config.data_dir / "postgresql.auto.conf"
+        try:
+            found = path.stat()
+            mark = (found.st_ino, found.st_mtime_ns, found.st_size)
+            if mark != self._auto[0]:
+                self._auto = (mark, settings.overridden(cluster.read_auto(self._server.config.data_dir)))
+        except (OSError, ConfigError):
+            return ()
+        return self._auto[1]
 
     def _read(self, row: sql.Row, now: float) -> tuple[Observation, int]:
         (recovering, insert, walfile, received, replayed, paused, counter, names, info, system, control_tli,

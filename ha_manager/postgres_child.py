@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import logging
 import os
 import pwd
 import signal
@@ -24,6 +25,8 @@ from ha_manager import postmaster
 from runtime import durable
 from runtime.errors import HaError
 from runtime.proctree import process
+
+log = logging.getLogger("keeper")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -165,6 +168,15 @@ def _become(entry: pwd.struct_passwd, groups: list[int], log_fd: int, parent: in
 
 
 def _open_log(path: Path, entry: pwd.struct_passwd) -> int:
+    """Where that can't be (a full disk, a read-only one), messages are lost, and service goes on."""
+    try:
+        return _make_log(path, entry)
+    except OSError as wrong:
+        log.warning("what Postgres says is lost: %s can't be written: %s", path, wrong)
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _make_log(path: Path, entry: pwd.struct_passwd) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ha_manager import __version__, divergence
+from ha_manager.care import Care, Findings
 from ha_manager.cluster import PostgresConfig
 from ha_manager.config import NEEDS_HA_START, Config, load
 from ha_manager.database import Database
@@ -76,6 +77,7 @@ class Daemon:
         paths = config.host.paths
         self.outlook = Outlook(config.node, config.peer, config.host.postgres.free * MIB)
         self.look = Look()
+        self.care = Care(config.peer, config.host.postgres.free * MIB)
         self.role: Role | None = None
         self.heartbeat_status: dict[str, object] = {}
         self.alive_at = boottime()
@@ -302,17 +304,23 @@ class Daemon:
             self._primary = promoting or not observation.in_recovery
         elif observation.state == "stopped":
             self._primary = False
-        self.worker.look(observation)
-        self.mail.post(self._on_look)
+        findings = self.care.look(self.link.want, look.proven, observation, boottime())
+        self.worker.look(observation, findings.remedies)
+        self.mail.post(lambda: self._on_look(findings))
 
-    def _on_look(self) -> None:
+    def _on_look(self, findings: Findings) -> None:
         seen, carried = self.look.observation, self.worker.carried
+        self._alarms(findings.alarms)
         observed = Observed(observed_state(seen, carried), checkpointed=self._promoted_and_checkpointed())
         if observed != self._observed:
             self._observed = observed
             self.planner.observed(observed)
         self.link.report()
         self.write_status()
+
+    def _alarms(self, alarms: dict[str, str]) -> None:
+        for name, text in alarms.items():
+            self.messages.alarm(name, text)
 
     def _promoted_and_checkpointed(self) -> bool:
         want = self.link.want
@@ -338,6 +346,8 @@ class Daemon:
                 log.warning("%s", text)
                 note = divergence.newest(self.cluster.diverged_dir) or text
                 self.mail.post(lambda: self.messages.alarm("diverged", note))
+            case "mended":
+                self.mail.post(lambda: self.messages.alarm("mended", text))
             case _:
                 log.info("%s", text)
 

@@ -96,10 +96,16 @@ def begin_promotion(session: Session, limit: float) -> None:
         raise ReplicationError("Postgres refused to be promoted")
 
 
-def await_promotion(session: Session, limit: float) -> int:
-    """Poll until it takes writes; returns the new timeline."""
-    session.wait_until("SELECT pg_is_in_recovery()::text", lambda value: value == "false", limit, "promoted")
-    return primary_timeline(session, limit)
+def await_promotion(server: Server, session: Session, limit: float) -> int:
+    """Poll until it takes writes; returns the new timeline. One whose startup process is stopped would never be promoted."""
+    clock = Clock(limit)
+    woken = time.monotonic() + _PATIENCE
+    while session.one("SELECT pg_is_in_recovery()::text", clock.need("the promotion")) == "true":
+        if time.monotonic() > woken:
+            postmaster.wake_stopped(postmaster.processes_of(server.config.data_dir))
+            woken = time.monotonic() + _PATIENCE
+        time.sleep(_POLL)
+    return primary_timeline(session, clock.left + _PATIENCE)
 
 
 def primary_timeline(session: Session, limit: float) -> int:

@@ -35,6 +35,8 @@ class Verdict:
     timeline: int = 0
     #: two promotions chose the same number: only lineage tells the timelines apart, Postgres's own tools can't
     twins: bool = False
+    #: the data here can't be trusted: nothing of it is used, all of it is kept
+    damaged: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ha_manager import adoption, controldata, keepsake, rejoin, rewinding, seeding
+from ha_manager import adoption, controldata, keepsake, receiving, rejoin, rewinding, seeding
 from ha_manager.cluster import PostgresConfig
 from ha_manager.lineage import Lineage
 from ha_manager.observation import Identity, Progress, Upstream, lsn_text
@@ -32,6 +32,9 @@ def judge(config: PostgresConfig, lineage: Lineage, active: Identity, limit: flo
     control = controldata.read(config.bin_dir, config.data_dir)
     if active.version and active.version != config.version:
         raise ReplicationError(f"the active runs Postgres {active.version}, this server {config.version}: install the same")
+    if not seeding.is_empty(config.data_dir) and (control is None or not receiving.has_data(config.data_dir)):
+        because = "the database here can't be read: its control file or its version is damaged or missing"
+        return Verdict(Way.COPY, because, damaged=True)
     question = rejoin.judge(_mine(config, lineage, control), active)
     if isinstance(question, Verdict):
         return question
@@ -77,10 +80,11 @@ def replace(
             config.bin_dir, config.data_dir, config.diverged_dir, name, control, verdict, acknowledged
         ).text
         note(report)
-        if _rewound(config, node, verdict, control, follow, active, progress, limit, note):
+        if not verdict.damaged and _rewound(config, node, verdict, control, follow, active, progress, limit, note):
             return report
     rewinding.restore_own_files(config)
-    if verdict.way in (Way.DIVERGED, Way.COPY) and not active.tablespaces and not seeding.fits_beside(config, active):
+    room = active.tablespaces or seeding.fits_beside(config, active)
+    if verdict.way in (Way.DIVERGED, Way.COPY) and not verdict.damaged and not room:
         seeding.check_space(config, active, reclaim=seeding.folder_size(config.data_dir))
         note(f"removing the database in {config.data_dir} before the copy: the disk does not hold both")
         seeding.empty(config)

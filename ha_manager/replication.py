@@ -191,13 +191,18 @@ def ensure_role(session: Session, password: str, limit: float) -> None:
     """The replication role with this password. It goes to Postgres as a SCRAM verifier, and only if it isn't that already."""
     clock = Clock(limit)
     found = session.rows(
-        "SELECT rolpassword, rolreplication::text FROM pg_authid WHERE rolname = $1", clock.left, [REPLICATION_ROLE]
+        "SELECT rolpassword,"
+        " (rolreplication AND rolcanlogin AND coalesce(rolvaliduntil > now(), true) AND rolconnlimit = -1)::text"
+        " FROM pg_authid WHERE rolname = $1",
+        clock.left,
+        [REPLICATION_ROLE],
     )
     if found and found[0][1] == "true" and verifies(found[0][0] or "", password):
         return
     verifier = session.native.encrypt_password(password.encode(), REPLICATION_ROLE.encode(), b"scram-sha-256").decode()
     word = "ALTER" if found else "CREATE"
-    session.rows(f"{word} ROLE {REPLICATION_ROLE} LOGIN REPLICATION PASSWORD '{verifier}'", clock.left)
+    rights = "LOGIN REPLICATION CONNECTION LIMIT -1 VALID UNTIL 'infinity'"
+    session.rows(f"{word} ROLE {REPLICATION_ROLE} {rights} PASSWORD '{verifier}'", clock.left)
 
 
 def verifies(verifier: str, password: str) -> bool:

@@ -229,7 +229,7 @@ def _finish(places: Places, label: str) -> Path | None:
     """After the switch: what is now in the side directory is the old database."""
     kept: Path | None = places.kept(label)
     if places.new.exists():
-        if _is_empty(places.new):
+        if is_empty(places.new):
             _remove(places.new)
             kept = None
         else:
@@ -272,8 +272,8 @@ def _marker(folder: Path) -> str:
         return ""
 
 
-def _is_empty(folder: Path) -> bool:
-    """Nothing but configuration files, which the copy has taken over."""
+def is_empty(folder: Path) -> bool:
+    """Nothing but configuration files, which a copy takes over."""
     return not (folder / "PG_VERSION").exists() and not (folder / "global").exists()
 
 

@@ -186,6 +186,18 @@ def decide(admin: Mapping[str, Setting], control: Control | None, slot_keep_mb: 
     return values
 
 
+def overridden(auto: Mapping[str, Setting]) -> tuple[str, ...]:
+    """What ALTER SYSTEM has set although it is ha_manager's, or makes a promise of ha_manager's false."""
+    ours = (*FIXED, *DYNAMIC, "wal_level", *LEAST, "hba_file", "ident_file", "data_directory", "port")
+    found = [name for name in ours if name in auto]
+    found += [name for name in ("fsync", "full_page_writes") if _value(auto, name) in _OFF]
+    if _value(auto, "synchronous_commit") in (*_OFF, "local"):
+        found.append("synchronous_commit")
+    wanted_empty = (*_EMPTY_WANTED, "promote_trigger_file", "recovery_min_apply_delay")
+    found += [name for name in wanted_empty if _value(auto, name) not in ("", "0", "none")]
+    return tuple(found)
+
+
 def refuse(admin: Mapping[str, Setting], auto: Mapping[str, Setting]) -> None:
     """Raises ConfigError for settings under which a promise of ours would be false."""
     effective = dict(admin) | dict(auto)

@@ -21,7 +21,7 @@ from runtime.control import Client
 from runtime.errors import ControlError
 
 #: Alarms that tell what was done; nothing is wrong now.
-_NOTES = ("ha_manager: diverged",)
+_NOTES = ("ha_manager: diverged", "ha_manager: mended")
 
 
 def collect(config: Config | Reach) -> dict[str, Any]:
@@ -153,7 +153,8 @@ def _troubles(found: dict[str, Any]) -> list[str]:
         for name, text in found["alarms"].items()
     ]
     wrong = [f"the configuration can't be used: {found['configuration']}"] if found.get("configuration") else []
-    return [*wrong, *found["errors"].values(), *told]
+    # What a server can't serve for is heartbeat's alarm and ha_manager's.
+    return [*wrong, *found["errors"].values(), *dict.fromkeys(told)]
 
 
 _REPLICATION = {

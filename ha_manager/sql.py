@@ -7,6 +7,7 @@ without blocking calls) is used here and nowhere else. Source: facts/safety-mode
 
 from __future__ import annotations
 
+import re
 import select
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,16 @@ _READ = select.POLLIN
 _WRITE = select.POLLOUT
 
 
+_NO_ONE_THERE = (
+    "starting up",
+    "shutting down",
+    "in recovery mode",
+    "failed: No such file",
+    "failed: Connection refused",
+    "not accepting",
+)
+
+
 class Late(ReplicationError):
     """Postgres did not answer in time: it hangs, or works at it."""
 
@@ -33,13 +44,23 @@ class Rejected(ReplicationError):
         super().__init__(text)
         self.code = code
 
+    @property
+    def final(self) -> bool:
+        """Of a connection: there is somebody, and it isn't only too early or too late."""
+        return not any(words in str(self) for words in _NO_ONE_THERE)
+
 
 class Session:
-    """A connection. Not for two threads at once. ``conninfo`` may hold a password file, never a password."""
+    """A connection. Not for two threads at once. ``conninfo`` may hold a password file, never a password.
 
-    def __init__(self, conninfo: str, limit: float) -> None:
-        self._what = "Postgres"
+    ``reserve``: through one of the places that Postgres keeps for walsenders, which clients can't take, superusers or not.
+    """
+
+    def __init__(self, conninfo: str, limit: float, *, reserve: bool = False) -> None:
+        #: a walsender takes statements, but none with parameters
+        self.reserve = reserve
         end = time.monotonic() + limit
+        conninfo += " replication=database" if reserve else ""
         self._pg = pq.PGconn.connect_start(conninfo.encode())
         try:
             self._connect(end)
@@ -85,6 +106,8 @@ class Session:
 
     def send(self, sql: str, params: Sequence[str | None] = ()) -> None:
         """Begin a statement; ``fetch`` or ``done`` follow."""
+        if params and self.reserve:
+            sql, params = self._with_literals(sql, params), ()
         try:
             if params:
                 self._pg.send_query_params(sql.encode(), [None if p is None else p.encode() for p in params])
@@ -92,6 +115,11 @@ class Session:
                 self._pg.send_query(sql.encode())
         except Exception as broken:
             raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
+
+    def _with_literals(self, sql: str, params: Sequence[str | None]) -> str:
+        escape = pq.Escaping(self._pg).escape_literal
+        texts = ["NULL" if each is None else bytes(escape(each.encode())).decode() for each in params]
+        return re.sub(r"\$(\d+)", lambda found: texts[int(found[1]) - 1], sql)
 
     def done(self, limit: float = 0.0) -> bool:
         """True if the statement begun has its whole answer; waits at most ``limit`` for it."""
@@ -178,6 +206,22 @@ class Session:
 
     def _said(self) -> str:
         return _clean(self._pg.error_message) or "no reason given"
+
+
+def connect(conninfo: str, limit: float) -> Session:
+    """A session, in any case: where clients have taken every connection, also those kept for superusers, through a reserve."""
+    end = time.monotonic() + limit
+    try:
+        return Session(conninfo, limit)
+    except Rejected as refused:
+        # "too many clients" may be told in any language; what certainly isn't that is told by libpq, or seen at every start.
+        left = end - time.monotonic()
+        if left <= 0 or not refused.final:
+            raise
+        try:
+            return Session(conninfo, left, reserve=True)
+        except ReplicationError:
+            raise refused from None
 
 
 def _clean(message: bytes) -> str:

@@ -16,11 +16,12 @@ from dataclasses import replace
 from math import inf
 from typing import Protocol
 
+from ha_manager.care import Remedy, is_damaged
 from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream
 from ha_manager.orders import Epoch, Names, Postgres, Stop, Want
 from ha_manager.outlook import Carried, observed_state
 from ha_manager.rejoin import Verdict, Way
-from runtime.errors import HaError, ReplicationError
+from runtime.errors import DidNotStart, HaError, ReplicationError
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Postgreses(Protocol):
         self, verdict: Verdict, follow: Upstream, active: Identity, progress: Callable[[Progress], bool], limit: float = 3600.0
     ) -> str: ...
     def why_not_following(self, follow: Upstream, limit: float = 2.0) -> str | None: ...
+    def mend(self, remedy: Remedy) -> str: ...
 
 
 class Active(Protocol):
@@ -73,7 +75,7 @@ class Events(Protocol):
         """``carried`` is new."""
 
     def replication(self, event: str, text: str) -> None:
-        """``started`` | ``initialised`` | ``kept``: for log, status and hooks."""
+        """``started`` | ``initialised`` | ``kept`` | ``mended``: for log, status and hooks."""
 
 
 class Obsolete(ReplicationError):
@@ -92,6 +94,7 @@ class Worker:
         self._newest: Want | None = None
         self._seen = Observation()
         self._again = False
+        self._mend: tuple[Remedy, ...] = ()
         self._ended = False
         self.carried = Carried()
         # only the worker's thread touches what follows
@@ -99,6 +102,8 @@ class Worker:
         self._settled = -1
         self._primary_epoch: Epoch | None = None
         self._deaths: deque[float] = deque()
+        self._misstarts = 0
+        self._copied_at = -inf
         self._following_since = inf
         self._asking: threading.Thread | None = None
         self._answer: tuple[Epoch, str, Identity | None] | None = None
@@ -125,15 +130,15 @@ class Worker:
                 self._newest = replace(self._newest, serial=0)
             self.carried = replace(self.carried, serial=0, link=self.carried.link + 1)
 
-    def look(self, seen: Observation) -> None:
-        """Take an observation; wakes the worker if what was carried out no longer holds."""
+    def look(self, seen: Observation, mend: tuple[Remedy, ...] = ()) -> None:
+        """Take an observation and the remedies that it calls for; wakes the worker if what was carried out no longer holds."""
         with self._condition:
-            self._seen = seen
+            self._seen, self._mend = seen, mend
             mute = seen.state == "running" and not seen.answers
             self._mute_since = min(self._mute_since, self._clock()) if mute else inf
             rested = self._clock() - self._stepped_at >= REST
             deviates = self._newest is not None and (_deviates(self._newest, self.carried, seen) or self._hangs(self._newest))
-            if rested and deviates:
+            if rested and (deviates or mend):
                 self._again = True
                 self._condition.notify()
 
@@ -172,6 +177,9 @@ class Worker:
         except Obsolete:
             self._publish(copying="")
             return
+        except DidNotStart as wrong:
+            self._failed(want, str(wrong), data="failed")
+            return
         except (HaError, OSError) as wrong:  # a full disk under a copy, say
             self._failed(want, str(wrong))
             return
@@ -206,7 +214,7 @@ class Worker:
                 self._condition.wait(min(0.5, max(0.01, self._retry_at - now)))
         return None
 
-    def _failed(self, want: Want, text: str) -> None:
+    def _failed(self, want: Want, text: str, data: str = "") -> None:
         self._failures += 1
         wait = min(RETRY_MOST, RETRY_FIRST * 2 ** (self._failures - 1))
         with self._condition:
@@ -214,7 +222,7 @@ class Worker:
                 self._retry_at = self._clock() + wait
         if text != self.carried.trouble:
             log.error("Postgres can't be made %s: %s", want.postgres, text)
-        self._publish(trouble=text, copying="", data=self._data())
+        self._publish(trouble=text, copying="", data=data or self._data())
 
     def _carried_out(self, want: Want) -> None:
         with self._condition:
@@ -244,6 +252,7 @@ class Worker:
             self._names, self._primary_epoch = None, None
         if self._hangs(want):
             self._end_hung()
+        self._mend_what_ails(want)
         match want.postgres:
             case Postgres.KEEP | Postgres.UNKNOWN:
                 pass
@@ -259,6 +268,27 @@ class Worker:
                 self._standby(want)
             case Postgres.PRIMARY:
                 self._primary(want)
+
+    def _mend_what_ails(self, want: Want) -> None:
+        """What the newest look calls for (``care``); the next look says whether it helped."""
+        with self._condition:
+            remedies, self._mend = self._mend, ()
+        for remedy in remedies:
+            if remedy is Remedy.SETTLE:
+                self._settled = -1
+            elif remedy is Remedy.RESTART:
+                self._db.make_stopped(immediate=False, limit=5.0)
+                self._seen = replace(self._seen, state="stopped")
+            else:
+                if remedy is Remedy.PROVE:
+                    self._names = None
+                    self._publish(proven=-1)
+                done = self._db.mend(remedy)
+                if remedy is Remedy.END_FOREIGN:
+                    self._seen = replace(self._seen, state="stopped")
+                if done:
+                    self._events.replication("mended", done)
+            log.warning("in place: %s", remedy.value)
 
     def _hangs(self, want: Want) -> bool:
         """Postgres runs, is wanted, and has answered nobody for so long that only another one will."""
@@ -306,6 +336,8 @@ class Worker:
         try:
             self._db.settle_primary(want.epoch.number)
             self._settled = want.epoch.number
+            if self.carried.checkpointed == want.epoch.number:
+                return
             threading.Thread(target=self._checkpoint, args=(want.epoch.number,), name="checkpoint", daemon=True).start()
         except HaError as wrong:
             log.warning("after the promotion: %s", wrong)
@@ -354,8 +386,30 @@ class Worker:
             self._events.replication("started", f"following {want.follow.node} in epoch {want.follow.number}")
             self._following_since = self._clock()
         # One that runs needs a moment; one that hangs must not keep this thread from ending it.
-        self._db.make_standby(follow, HUNG / 2 if seen.state == "running" else STARTS)
+        try:
+            self._db.make_standby(follow, HUNG / 2 if seen.state == "running" else STARTS)
+        except DidNotStart as wrong:
+            self._replace_damaged(want, follow, wrong)
+            self._db.make_standby(follow, STARTS)
+        self._misstarts = 0
         self._publish(detached=False, follow=want.follow)
+
+    def _replace_damaged(self, want: Want, follow: Upstream, wrong: DidNotStart) -> None:
+        """It doesn't come up, again and again, for a reason that lies in its data: the active's is copied; what is here stays
+        beside it. Raises ``wrong`` where that would not help.
+        """
+        self._misstarts += 1
+        if not is_damaged(self._misstarts, wrong.last_words, self._clock() - self._copied_at):
+            raise wrong
+        active = self._active.identity(want.follow)
+        if active is None:
+            raise wrong
+        self._db.make_stopped(immediate=True)
+        verdict = self._db.judge(active)
+        because = f"the database here is damaged ({wrong.last_words or wrong})"
+        way = Way.COPY if verdict.way is Way.START else verdict.way
+        self._replace(want, replace(verdict, way=way, because=because, damaged=True), follow, active)
+        self._misstarts, self._copied_at = 0, self._clock()
 
     def _make_fit(self, want: Want, follow: Upstream) -> None:
         """Postgres is stopped: may its data follow that active? If the active can't be asked, data that is there may try."""

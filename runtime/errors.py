@@ -94,6 +94,14 @@ class ReplicationError(HaError):
     """Data can't be replicated, or what was replicated can't be trusted."""
 
 
+class DidNotStart(ReplicationError):
+    """Postgres ended while it was being started. ``last_words``: the last line that it wrote, "" if none was found."""
+
+    def __init__(self, message: str, last_words: str = "") -> None:
+        super().__init__(message)
+        self.last_words = last_words
+
+
 class ControlError(HaError):
     """A process doesn't answer on its control socket, or refused a request there."""
 

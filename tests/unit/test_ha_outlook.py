@@ -8,14 +8,16 @@ from math import inf
 import pytest
 
 from ha_manager import orders
-from ha_manager.observation import Observation, Receiver, StandbyRow
+from ha_manager.observation import DATABASE, LOG, Disk, Observation, Receiver, StandbyRow
 from ha_manager.orders import Epoch, Facts, Names, Phase, Postgres, Want, facts_to, want_from
 from ha_manager.outlook import MIB, Carried, Look, Outlook, PeerSigns
 from heartbeat import model
 from heartbeat.wants import facts_from_json, want_to_json
 
 E5 = Epoch(5, "vs-166")
-STANDBY = Observation(at=10.0, state="running", answers=True, in_recovery=True, timeline=3, lsn=100, disk_free=900 * MIB)
+STANDBY = Observation(at=10.0, state="running", answers=True, in_recovery=True, timeline=3, lsn=100)
+DISK = Disk(DATABASE, "/var/lib/postgresql", 900 * MIB, 2000 * MIB)
+STANDBY = replace(STANDBY, disks=(DISK,))
 PRIMARY = replace(STANDBY, in_recovery=False)
 ROW = StandbyRow("ha_vs-28_5", "streaming", "sync", 100, 100, 100, 0.1)
 
@@ -54,7 +56,11 @@ def test_state_of_postgres(seen: Observation, carried: Carried, state: Postgres)
 
 TROUBLES = [
     ({"seen": STANDBY}, ""),
-    ({"seen": replace(STANDBY, disk_free=1)}, "disk of the database is full"),
+    ({"seen": replace(STANDBY, disks=(replace(DISK, free=1),))}, "disk of the database (/var/lib/postgresql) is full"),
+    ({"seen": replace(STANDBY, disks=(DISK, Disk(LOG, "/wal", 1, 5)))}, "disk of the log of changes (/wal) is full"),
+    ({"seen": replace(STANDBY, disks=(replace(DISK, read_only=True),))}, "can't be written to"),
+    ({"seen": PRIMARY}, "promoted the database of this passive server by hand"),
+    ({"seen": PRIMARY, "postgres": Postgres.PRIMARY}, ""),
     ({"seen": replace(STANDBY, answers=False, because="hangs")}, "does not answer: hangs"),
     ({"seen": replace(STANDBY, state="stopped")}, "Postgres is stopped"),
     ({"seen": STANDBY, "now": 11.5}, "could not be looked at for 1.5 s"),
@@ -122,7 +128,23 @@ def test_proof_holds_only_for_an_enforcing_primary() -> None:
     assert told(enforced, Postgres.PRIMARY, carried).names is Names.ENFORCED
     assert told(PRIMARY, Postgres.PRIMARY, carried).proven == -1
     assert told(STANDBY, carried=carried).proven == -1
+    assert told(replace(PRIMARY, names='"another"'), Postgres.PRIMARY, carried).proven == -1
     assert told(replace(PRIMARY, standbys=(ROW,)), Postgres.PRIMARY).caught_up
+
+
+def test_names_that_somebody_took_away_for_good_count_as_a_stall() -> None:
+    """Commits no longer wait, and it can't be mended: the passive must be asked for its release as if it were gone."""
+    outlook = Outlook("vs-166", "vs-28")
+    want = Want(7, Phase.ACTIVE, E5, Postgres.PRIMARY, Names.ENFORCED)
+
+    def stalled(now: float, names: str = "", serial: int = 7) -> float:
+        look = Look(replace(PRIMARY, at=now, names=names, standbys=(ROW,)), serial, 0, now)
+        return outlook.facts(want, replace(READY, serial=serial), look, SILENT, now).stalled
+
+    assert [stalled(10.0), stalled(10.9)] == [0.0, 0.0], "it is being set again"
+    assert stalled(11.5) == pytest.approx(1.5)
+    assert stalled(11.6, '"ha_vs-28_5"') == 0.0
+    assert [stalled(20.0, serial=6), stalled(22.0, serial=6)] == [0.0, 0.0], "not carried out yet: nothing was promised"
 
 
 def test_the_vocabulary_is_heartbeats() -> None:

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from ha_manager.care import ATTEMPTS, Remedy
 from ha_manager.observation import Identity, Observation, Progress, Receiver, Stopped, Upstream
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
 from ha_manager.rejoin import Verdict, Way
 from ha_manager.worker import Worker
-from runtime.errors import ReplicationError
+from runtime.errors import DidNotStart, ReplicationError
 
 E5, THEIRS = Epoch(5, "vs-166"), Epoch(6, "vs-28")
 UP = Upstream("vs-28", 6, "192.168.120.28")
@@ -87,6 +88,10 @@ class Recording:
             raise ReplicationError("cancelled")
         self.kept = "ready"
         return ""
+
+    def mend(self, remedy: Remedy) -> str:
+        self._note(f"mend {remedy.name}")
+        return "done" if remedy is Remedy.RESET else ""
 
     def why_not_following(self, follow: Upstream, limit: float = 2.0) -> str | None:
         why = self.why
@@ -278,6 +283,44 @@ def test_a_postgres_that_keeps_dying_is_given_up(bench: Bench) -> None:
     assert "has died 4 times" in bench.worker.carried.trouble
     bench.now += 100
     assert "primary 5" in bench.do(want(Postgres.PRIMARY, 10), STOPPED)
+
+
+def test_what_ails_is_mended_before_the_want_is_carried_out_again(bench: Bench) -> None:
+    reign = want(Postgres.PRIMARY, names=Names.ENFORCED)
+    bench.do(reign)
+    bench.worker.look(replace(RUNNING, in_recovery=False), (Remedy.RESET, Remedy.PROVE, Remedy.SETTLE))
+    bench.db.calls.clear()
+    bench.worker.step(reign)
+    assert bench.db.calls == ["mend RESET", "mend PROVE", "primary 5", "enforce 5", "settle 5"]
+    assert bench.heard.events == ["mended"]
+    bench.db.calls.clear()
+    bench.worker.step(reign)
+    assert bench.db.calls == ["primary 5"], "once"
+
+
+def test_a_foreign_postgres_is_ended_and_ours_started(bench: Bench) -> None:
+    bench.do(want(Postgres.PRIMARY))
+    bench.worker.look(STOPPED, (Remedy.END_FOREIGN,))
+    bench.db.calls.clear()
+    bench.worker.step(want(Postgres.PRIMARY))
+    assert bench.db.calls[:2] == ["mend END_FOREIGN", "primary 5"]
+
+
+def test_a_standby_that_does_not_come_up_for_its_data_is_copied_once(bench: Bench) -> None:
+    bench.db.fail["standby"] = DidNotStart("Postgres did not come up", "PANIC: could not locate a valid checkpoint record")
+    for number in range(ATTEMPTS - 1):
+        assert "copy copy" not in bench.do(want(Postgres.STANDBY, number + 1, follow=THEIRS), STOPPED)
+        assert "did not come up" in bench.worker.carried.trouble
+    calls = bench.do(want(Postgres.STANDBY, 7, follow=THEIRS), STOPPED)
+    assert calls == ["judge", "standby vs-28", "stop immediate", "judge", "copy copy", "standby vs-28"]
+    for number in range(ATTEMPTS + 1):
+        assert "copy copy" not in bench.do(want(Postgres.STANDBY, number + 8, follow=THEIRS), STOPPED), "it did not help"
+
+
+def test_a_standby_that_does_not_come_up_for_another_reason_is_not_copied(bench: Bench) -> None:
+    bench.db.fail["standby"] = DidNotStart("Postgres did not come up", "FATAL: configuration file contains errors")
+    for number in range(ATTEMPTS + 2):
+        assert "copy copy" not in bench.do(want(Postgres.STANDBY, number + 1, follow=THEIRS), STOPPED)
 
 
 def test_a_new_link_voids_the_serial_and_keeps_what_is_wanted(bench: Bench) -> None:

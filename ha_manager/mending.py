@@ -1,0 +1,107 @@
+"""What is done to a Postgres in place: the hands of ``care``.
+
+Promise: each remedy may be applied again and does nothing where it isn't needed; nothing here gives up an acknowledged write.
+Postgres's own means are used (ALTER SYSTEM RESET, signals), no file of the administrator's is edited. Source: ``care``.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from ha_manager import adoption, cluster, keeper, postmaster, settings
+from ha_manager.care import Remedy
+from ha_manager.cluster import PostgresConfig
+from ha_manager.postgres import Server
+from ha_manager.replication import Clock
+from ha_manager.sql import Session
+from runtime.errors import DidNotStart
+
+_LIMIT = 5.0
+#: so long after SIGTERM a walreceiver counts as frozen
+_PATIENCE = 0.5
+_POLL = 0.01
+
+
+def apply(server: Server, remedy: Remedy) -> str:
+    """What was done in words, if an operator should read them. Raises ReplicationError and its like."""
+    data_dir = server.config.data_dir
+    match remedy:
+        case Remedy.END_FOREIGN:
+            if adoption.stop_foreign(server.config, keeper.living(server.config.run_dir), _LIMIT):
+                return "a Postgres that somebody started on this server's data by hand was stopped; ha_manager runs it again"
+        case Remedy.RESET:
+            return _reset(server)
+        case Remedy.WAKE:
+            postmaster.wake_stopped(postmaster.processes_of(data_dir))
+        case Remedy.END_RECEIVER:
+            _end_receiver(data_dir)
+    return ""
+
+
+def _reset(server: Server) -> str:
+    names = settings.overridden(cluster.read_auto(server.config.data_dir))
+    if not names:
+        return ""
+    with server.session(_LIMIT) as session:
+        for name in names:
+            session.rows(f"ALTER SYSTEM RESET {name}", _LIMIT)
+    server.reload()
+    return f"ALTER SYSTEM had set {', '.join(names)}, which ha_manager decides: it was taken back"
+
+
+def _end_receiver(data_dir: Path) -> None:
+    found = postmaster.receivers(postmaster.processes_of(data_dir))
+    for each in found:
+        postmaster.send(each.pid, signal.SIGTERM)
+    postmaster.wake_stopped(found)
+    end = time.monotonic() + _PATIENCE
+    pids = {each.pid for each in found}
+    while pids & {each.pid for each in postmaster.receivers(postmaster.processes_of(data_dir))}:
+        if time.monotonic() > end:
+            # Postgres takes this for a crash, and recovers anew.
+            for pid in pids:
+                postmaster.send(pid, signal.SIGKILL)
+            return
+        time.sleep(_POLL)
+
+
+def let_replay_go_on(server: Server, session: Session, limit: float) -> None:
+    """Before a promotion: a pause by hand ends, and a startup process that is stopped is woken."""
+    clock = Clock(limit)
+    if session.one("SELECT pg_is_wal_replay_paused()::text", clock.left) == "true":
+        session.rows("SELECT pg_wal_replay_resume()", clock.left)
+
+
+# --- why it did not start ----------------------------------------------------------------------------------------------------
+
+
+def size(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except OSError:
+        return 0
+
+
+def did_not_start(config: PostgresConfig, because: str, log_began: int) -> DidNotStart:
+    """With Postgres's own reason: the last line of weight that it wrote since ``log_began``."""
+    words = last_words(config.log_file, log_began)
+    said = f": {words}" if words else ""
+    return DidNotStart(f"Postgres did not come up ({because}){said}; its log is {config.log_file}", words)
+
+
+_TAIL = 8192
+
+
+def last_words(log: Path, began: int) -> str:
+    """Without time stamp and process id; the last PANIC or FATAL, else the last line."""
+    try:
+        with open(log, "rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(began if began <= end else 0, end - _TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    said = [line[line.index(word) :] for line in lines for word in ("PANIC: ", "FATAL: ") if word in line]
+    return " ".join((said or lines or [""])[-1].split())[:300]

@@ -1,0 +1,202 @@
+"""What is done to a real Postgres in place: one pair, one trouble after the other (``care``, ``mending``)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from postgres_pair import BIN, Node, Pair, Writer, follow, pair, until
+
+from ha_manager import keeper, postmaster
+from ha_manager.care import Remedy
+from ha_manager.observation import slot_name, standby_name
+from ha_manager.rejoin import Way
+from runtime.errors import DidNotStart, HaError, ReplicationError
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def clusters() -> Iterator[Pair]:
+    with pair() as made:
+        yield made
+
+
+def streams(clusters: Pair, epoch: int = 1) -> bool:
+    return clusters.one.facts().caught_up(standby_name(clusters.two.name, epoch))
+
+
+def test_clients_that_take_every_connection_do_not_lock_ha_manager_out(clusters: Pair) -> None:
+    """Superusers, so that they have the places kept for superusers as well."""
+    clusters.synchronous()
+    one, taken = clusters.one, []
+    with pytest.raises(ReplicationError, match="too many clients"):
+        for _ in range(500):
+            taken.append(one.session())
+    until(lambda: one.facts().crowded, 5.0)
+    until(lambda: (seen := one.facts().vitals) is not None and seen.clients >= len(taken), 5.0)
+    seen = one.facts()
+    assert seen.answers and [row.name for row in seen.standbys] == [standby_name(clusters.two.name, 1)]
+    assert seen.vitals is not None and "postgres from this server" in seen.vitals.busiest
+    one.database.set_names_relaxed()
+    one.database.settle_primary(1)
+    assert one.database.set_names_enforced(1) > 0
+    for each in taken:
+        each.close()
+    until(lambda: not one.facts().crowded, 5.0)
+
+
+def test_what_alter_system_overrides_is_taken_back_and_proven_again(clusters: Pair) -> None:
+    clusters.synchronous()
+    one = clusters.one
+    for statement in ("SET synchronous_standby_names = ''", "SET synchronous_commit = 'off'", "SET work_mem = '5MB'"):
+        one.sql(f"ALTER SYSTEM {statement}")
+    one.sql("SELECT pg_reload_conf()")
+    until(lambda: one.facts().names == "", 5.0)
+    assert one.facts().overridden == ("synchronous_standby_names", "synchronous_commit")
+    assert "synchronous_commit" in one.database.mend(Remedy.RESET)
+    one.database.mend(Remedy.PROVE)
+    assert one.database.set_names_enforced(1) > 0
+    assert one.facts().overridden == () and one.sql("SHOW work_mem") == "5MB"
+    assert one.facts().names == f'"{standby_name(clusters.two.name, 1)}"'
+    assert one.database.mend(Remedy.RESET) == ""
+
+
+def test_slot_and_role_that_were_dropped_are_made_again(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    os.kill(two.find("walreceiver"), signal.SIGSTOP)
+    one.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots", sync="local")
+    until(lambda: not one.facts().slots[0].active, 5.0)
+    one.sql(f"SELECT pg_drop_replication_slot('{slot_name(two.name)}')", sync="local")
+    one.sql("DROP OWNED BY ha_replication; DROP ROLE ha_replication", sync="local")
+    two.database.mend(Remedy.END_RECEIVER)
+    until(lambda: (seen := one.facts().vitals) is not None and not seen.role, 5.0)
+    assert one.facts().slots == ()
+    one.database.settle_primary(1)
+    until(lambda: streams(clusters), 10.0)
+    one.sql("ALTER ROLE ha_replication NOLOGIN", sync="local")
+    until(lambda: (seen := one.facts().vitals) is not None and not seen.role, 5.0)
+    one.database.settle_primary(1)
+    until(lambda: (seen := one.facts().vitals) is not None and seen.role, 5.0)
+
+
+def test_a_lost_slot_is_replaced_and_only_a_fresh_copy_helps(clusters: Pair) -> None:
+    one, two = clusters.active(), clusters.two
+    with open(one.config.config_file, "a") as conf:
+        conf.write("max_slot_wal_keep_size = 32MB\nwal_keep_size = 0\nmax_wal_size = 48MB\nmin_wal_size = 32MB\n")
+    one.database.configure()
+    clusters.join()
+    two.database.make_stopped(immediate=False)
+    until(lambda: not one.facts().slots[0].active, 5.0)
+    for _ in range(8):
+        one.sql("SELECT pg_logical_emit_message(false, 'filler', repeat('x', 12000000))", 30.0)
+        one.sql("CHECKPOINT", 30.0)
+    seen = one.facts().slots[0]
+    assert seen.wal_status == "lost"
+    one.database.settle_primary(1)
+    assert one.facts().slots[0].wal_status == "reserved"
+    two.database.make_standby(one.upstream(1))
+    until(lambda: two.database.why_not_following(one.upstream(1)) is not None, 10.0)
+    assert "removed" in (two.database.why_not_following(one.upstream(1)) or "")
+
+
+def test_a_promotion_ends_a_pause_and_wakes_what_is_stopped(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.sql("SELECT pg_wal_replay_pause()")
+    writer = Writer(one)
+    time.sleep(0.3)
+    assert writer.stop() and len(writer.acknowledged) > 10
+    assert two.facts().replay_paused and two.facts().lsn > two.facts().replayed
+    os.kill(two.find("startup"), signal.SIGSTOP)
+    two.database.make_detached()
+    two.database.make_primary(2)
+    assert two.sql("SELECT count(*)::text FROM t") == str(len(writer.acknowledged))
+
+
+@pytest.mark.parametrize("process", ["walreceiver", "startup"])
+def test_a_stopped_process_of_the_passive_is_woken(clusters: Pair, process: str) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    os.kill(two.find(process), signal.SIGSTOP)
+    one.sql("INSERT INTO t VALUES (1)", sync="local")
+    if process == "walreceiver":
+        until(lambda: (seen := two.facts().receiver) is not None and seen.message_age > 4.5, 10.0)
+    two.database.mend(Remedy.WAKE)
+    until(lambda: two.sql("SELECT count(*)::text FROM t") == "1", 10.0)
+    until(lambda: streams(clusters), 10.0)
+
+
+def test_a_long_query_holds_replay_up_for_no_more_than_seconds(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    one.sql("INSERT INTO t VALUES (1)")
+    reader = two.session()
+    until(lambda: reader.one("SELECT count(*)::text FROM t", 5.0) == "1", 5.0)
+    reader.rows("BEGIN ISOLATION LEVEL REPEATABLE READ", 5.0)
+    reader.rows("SELECT * FROM t", 5.0)
+    one.sql("TRUNCATE t; INSERT INTO t VALUES (2)")
+    until(lambda: (seen := two.facts().vitals) is not None and seen.replay_waits.startswith("Lock"), 5.0)
+    assert "for" in (two.facts().vitals or pytest.fail("none")).oldest
+    until(lambda: two.sql("SELECT max(id)::text FROM t") == "2", 12.0)
+    reader.close()
+
+
+def test_a_postgres_started_by_hand_is_seen_and_ended(clusters: Pair) -> None:
+    one = clusters.active()
+    argv = [str(BIN / "pg_ctl"), "-D", str(one.config.data_dir), "-m", "fast", "-w"]
+    subprocess.run(["runuser", "-u", "postgres", "--", *argv, "stop"], check=True, capture_output=True)
+    until(lambda: one.facts().state == "stopped", 5.0)
+    options = f"-p {one.config.port} -k {one.config.socket_dir}"
+    subprocess.run(
+        ["runuser", "-u", "postgres", "--", *argv, "-o", options, "-l", "/dev/null", "start"], check=True, capture_output=True
+    )
+    assert one.facts().foreign == one.postmaster()
+    assert "by hand" in one.database.mend(Remedy.END_FOREIGN)
+    assert one.facts().foreign == 0
+    one.database.make_primary(1)
+    assert one.sql("SELECT pg_is_in_recovery()::text") == "false" and one.facts().foreign == 0
+    assert one.database.mend(Remedy.END_FOREIGN) == "", "ours is left alone"
+    assert keeper.living(one.config.run_dir) == (postmaster.postmaster_of(one.config.data_dir) or pytest.fail("none")).parent
+
+
+@pytest.mark.parametrize("damage", ["control", "filenodes", "version", "permissions"])
+def test_damaged_data_is_told_in_postgres_own_words_and_copied_afresh(clusters: Pair, damage: str) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.crash()
+    spoil(two, damage)
+    two.up()
+    with pytest.raises(HaError) as told:
+        two.database.make_standby(one.upstream(1))
+    if damage != "version":
+        assert isinstance(told.value, DidNotStart) and "FATAL" in told.value.last_words, told.value
+    two.database.make_stopped(immediate=True)
+    identity = one.database.identity()
+    verdict = two.database.judge(identity)
+    if damage in ("control", "version"):
+        assert verdict.damaged and verdict.way is Way.COPY
+    damaged = replace(verdict, way=Way.COPY, damaged=True, because="damaged")
+    two.database.rejoin(damaged, one.upstream(1), identity, lambda _: True, 60.0)
+    follow(two, one, 1)
+    assert list(two.config.data_dir.parent.glob("data.diverged-*")), "the damaged one is kept"
+
+
+def spoil(node: Node, damage: str) -> None:
+    data = node.config.data_dir
+    match damage:
+        case "control":
+            (data / "global" / "pg_control").write_bytes(os.urandom(8192))
+        case "filenodes":
+            (data / "global" / "pg_filenode.map").unlink()
+        case "version":
+            (data / "PG_VERSION").unlink()
+        case "permissions":
+            shutil.chown(data, "root", "root")
