@@ -14,7 +14,6 @@ acknowledged write lost" (in-place care).
 | little of the log that may be kept back is left | active | slot | |
 | clients have (nearly) all connections | both | connections | |
 | a file system is nearly full | both | disk-… | |
-| pages with a wrong checksum | both | torn | |
 | a primary where a standby is wanted | passive | promoted | (the worker replaces it) |
 | replay paused by hand | passive | replay | |
 | replay stuck | passive | replay | WAKE, then RESTART |
@@ -36,8 +35,9 @@ MIB = 1024 * 1024
 HUNG_RECEIVER = 4.5
 #: it was woken, and hangs still
 DEAD_RECEIVER = 7.0
-#: max_standby_streaming_delay (5 s) ends queries that hold replay up: longer than that, it is something else
-STUCK_REPLAY, DEAD_REPLAY = 8.0, 60.0
+#: max_standby_streaming_delay (5 s) ends queries that hold replay up: longer than that, it is something else. A single
+#: record may take minutes (a database that is created copies its template), and would begin anew after a restart
+STUCK_REPLAY, DEAD_REPLAY = 8.0, 900.0
 #: a record that has arrived in part can't be replayed yet, and may stay so on an idle server (bytes)
 NEARLY = 16 * 1024
 #: that much is replayed in a second or less; more, for so long (seconds), is an alarm
@@ -67,7 +67,7 @@ class Findings:
 Found = Iterator[tuple[str, str, Remedy | None]]
 
 _ALARMS = (
-    "foreign", "overridden", "names", "slot", "connections", "torn", "promoted", "replay", "receiver", "lag",
+    "foreign", "overridden", "names", "slot", "connections", "promoted", "replay", "receiver", "lag",
     "disk-database", "disk-log", "disk-state", "disk-messages",
 )  # fmt: skip
 _DISK_ALARMS = {
@@ -86,7 +86,6 @@ class Care:
         self._needed = disk_needed
         self._since: dict[str, float] = {}
         self._replayed = -1
-        self._torn = -1
 
     def look(self, want: Want | None, proven: int, seen: Observation, now: float) -> Findings:
         """``proven``: position of the latest proof that every commit waits; -1: none, or none is wanted."""
@@ -142,11 +141,6 @@ class Care:
         if seen.crowded or vitals.clients > vitals.places - FEW_PLACES:
             words = f"clients have {vitals.clients} of Postgres's {vitals.places} connections (most: {vitals.busiest})"
             yield "connections", f"{words}: others are refused; ha_manager has places of its own", None
-        if self._torn < 0:
-            self._torn = vitals.torn
-        if vitals.torn > self._torn:
-            words = f"{vitals.torn - self._torn} pages of the database here were read with a wrong checksum"
-            yield "torn", f"{words}: its disk is failing", None
 
     # --- the active -------------------------------------------------------------------------------------------------------
 
@@ -214,7 +208,9 @@ def _held_by(seen: Observation) -> str:
     if vitals is not None and ("RecoveryConflict" in vitals.replay_waits or vitals.replay_waits.startswith("Lock")):
         return f"a client's transaction here stands against it ({vitals.oldest or 'it is not seen'}); it is ended after 5 s"
     oldest = f", or a client's transaction ({vitals.oldest})" if vitals is not None and vitals.oldest else ""
-    return f"the startup process is stopped or waits for the disk{oldest}; it is woken, after {DEAD_REPLAY:.0f} s restarted"
+    return (
+        f"the startup process is stopped or waits for the disk{oldest}; it is woken, after {DEAD_REPLAY / 60:.0f} min restarted"
+    )
 
 
 def promoted_by_hand(peer: str) -> str:

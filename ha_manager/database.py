@@ -29,9 +29,11 @@ from ha_manager import (
     replication,
     rewinding,
     seeding,
+    stock,
 )
 from ha_manager.care import Remedy
 from ha_manager.cluster import Paths, PostgresConfig
+from ha_manager.inventory import Inventory
 from ha_manager.keeper_client import KeeperClient
 from ha_manager.lineage import Book
 from ha_manager.observation import NOTHING, Identity, Observation, Progress, Stopped, Upstream, lsn, standby_name
@@ -336,6 +338,8 @@ class Database:
             seen, counter = self._observer.look(limit, own)
         finally:
             self._looking.release()
+        if self._copying:
+            seen = replace(seen, foreign=0)  # pg_rewind runs one for a moment
         if state != "running":
             seen = replace(seen, state=state, answers=False, because=seen.because or f"Postgres is {state}: {ended}")
         return replace(seen, state=state, beyond=self._beyond(counter))
@@ -371,6 +375,10 @@ class Database:
             version=self.config.version,
             segment=int(row[5] or 0),
         )
+
+    def inventory(self) -> Inventory:
+        """Extensions and collations, of every database; a moment for each."""
+        return stock.take(self._node, self.config.version, self._server.connect)
 
     def data(self) -> str:
         """ready | none | copying | failed: can this database win an election (Message.data). Raises ConfigError when the note

@@ -169,8 +169,6 @@ class Vitals:
     replay_waits: str = ""
     #: the oldest transaction of a client, in words
     oldest: str = ""
-    #: pages that failed their checksum since Postgres's statistics began
-    torn: int = 0
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,9 @@ class Home(Protocol):
     def identity(self) -> Identity:
         """Of a primary; raises HaError if there is none here."""
 
+    def inventory(self) -> dict[str, Any]:
+        """What is installed here; raises HaError before it was looked at."""
+
     def port(self) -> int: ...
 
     def hand_over(self, asker: str, because: str, within: float) -> Epoch:
@@ -146,6 +149,14 @@ class Peer:
         except (PeerError, KeyError, TypeError, ValueError) as wrong:
             log.info("the active can't tell its database yet: %s", wrong)
             return None
+
+    def inventory(self) -> dict[str, Any] | None:
+        """What the peer has installed; None while it can't be asked."""
+        session = self._session
+        if session is None or not session.alive:
+            return None
+        answer: dict[str, Any] = session.request("inventory", timeout=5.0)
+        return answer
 
     # --- the client's thread --------------------------------------------------------------------------------------------
 
@@ -270,6 +281,7 @@ class Peer:
             "state": self._state,
             "stand_down": self._stand_down,
             "replication": self._replication,
+            "inventory": lambda fields, caller: self._home.inventory(),
         }
 
     def _hello(self, fields: dict[str, Any], caller: Caller) -> Mapping[str, Any]:

@@ -42,6 +42,11 @@ class Server:
         config = self.config
         return sql.local(str(config.socket_dir), config.port, config.user, sync=sync)
 
+    def connect(self, database: str) -> sql.Session:
+        """A connection with one of the databases; the caller closes it."""
+        config = self.config
+        return sql.Session(sql.local(str(config.socket_dir), config.port, config.user, database), 2.0)
+
     @contextlib.contextmanager
     def session(self, limit: float, sync: str = "local") -> Iterator[sql.Session]:
         """A connection as superuser; ``sync`` is its synchronous_commit."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ha_manager import __version__, divergence
 from ha_manager.care import Care, Findings
@@ -45,6 +46,7 @@ from ha_manager.schedule import Schedule
 from ha_manager.site import MODULE_XML
 from ha_manager.statusfile import Messages, StatusFile
 from ha_manager.steps import Steps
+from ha_manager.stock import Stock
 from ha_manager.wiring import cluster_of, database_of, replication_password
 from ha_manager.worker import Worker
 from runtime import service
@@ -106,6 +108,9 @@ class Daemon:
                 paths.heartbeat_run / "control", self.loop, self, self.facts, lambda: self.config.site.timing.report_period
             )
         )
+        self.stock = Stock(
+            lambda: self.database.inventory(), self.peer.inventory, lambda alarms: self.mail.post(lambda: self._alarms(alarms))
+        )
         self.status_file = StatusFile(paths.etc / "ha_manager_status")
         self.schedule = Schedule()
         self.requests = Requests(self)
@@ -149,6 +154,7 @@ class Daemon:
     def _start_peer(self) -> None:
         self._thread("peer", self.peer.run)
         self._thread("peer server", self.peer.listen)
+        self._thread("stock", self.stock.run)
         self._thread("schedule", self._start_schedule)
 
     def _start_schedule(self) -> None:
@@ -165,7 +171,16 @@ class Daemon:
         orphaned = not self.link.connected
         self.link.end()
         self.control.close()
-        for part in (self.worker, self.monitor, self.lease, self.planner, self.manager_watch, self.peer, self.schedule):
+        for part in (
+            self.worker,
+            self.monitor,
+            self.lease,
+            self.planner,
+            self.manager_watch,
+            self.peer,
+            self.schedule,
+            self.stock,
+        ):
             part.end()
         try:
             if orphaned:
@@ -382,6 +397,11 @@ class Daemon:
     def identity(self) -> Identity:
         return self.database.identity()
 
+    def inventory(self) -> dict[str, Any]:
+        if (own := self.stock.own) is None:
+            raise HaError("extensions and collations have not been looked at yet")
+        return own.as_json()
+
     def port(self) -> int:
         return self.cluster.port
 
@@ -392,6 +412,8 @@ class Daemon:
         self.mail.post(self.link.report)
 
     def reachable(self, why: str) -> None:
+        if not why:
+            self.stock.nudge()
         if self.role is Role.ACTIVE:
             self.mail.post(lambda: self.messages.passive_unreachable(why))
 

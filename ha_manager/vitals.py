@@ -29,8 +29,7 @@ SELECT
      'replay', (SELECT wait_event_type || ' ' || wait_event FROM pg_stat_activity WHERE backend_type = 'startup'),
      'oldest', (SELECT format('process %s of %s, for %s s', pid, usename, extract(epoch FROM now() - xact_start)::int)
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
-        ORDER BY xact_start LIMIT 1),
-     'torn', (SELECT coalesce(sum(checksum_failures), 0) FROM pg_stat_database))::text)
+        ORDER BY xact_start LIMIT 1))::text)
 """
 
 
@@ -48,5 +47,4 @@ def read(row: Row) -> Vitals:
         role=bool(found["role"]),
         replay_waits=found["replay"] or "",
         oldest=found["oldest"] or "",
-        torn=int(found["torn"]),
     )

@@ -3,7 +3,8 @@
 Promise: ``installed`` and ``duo`` hand out a pair with an active and a passive that would take over, all processes in place; if
 it can't be brought there, the test fails with what both servers say, and the next one gets freshly installed servers. At the
 end of each test with ``duo`` every acknowledged write must be in the database. A module that uses them says
-``pytest_plugins = ["tests.lab.pairing"]``.
+``pytest_plugins = ["tests.lab.pairing"]``; one that wants its servers otherwise, ``PREPARE``: a shell script that each runs
+before anything is installed on it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from bench.pair import SERVERS, Pair, Seen
 from bench.writers import QUICK, Writers
 from lab.api import Lab
 from lab.layer import say
-from runtime.clock import boottime
 
 #: process → its pid file in a node
 PROCESSES = {
@@ -97,10 +97,12 @@ _duos: dict[str, Duo] = {}
 
 
 @pytest.fixture
-def installed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
-    current = _duos.get(lab.name)
-    if current is None or not all(lab.node(name).path(_MARK).exists() for name in SERVERS):
-        current = _duos[lab.name] = _install(lab, tmp_path_factory.mktemp("ledger"))
+def installed(lab: Lab, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
+    current, prepare = _duos.get(lab.name), getattr(request.module, "PREPARE", "")
+    if current is None or not all(_is_marked(lab, name, prepare) for name in SERVERS):
+        if current is not None:
+            current.writers.stop()
+        current = _duos[lab.name] = _install(lab, tmp_path_factory.mktemp("ledger"), prepare)
     with _discarded_on_error(current):
         current.until_whole()
         yield current
@@ -136,13 +138,19 @@ def _discarded_on_error(duo: Duo) -> Iterator[None]:
         raise
 
 
-def _install(lab: Lab, folder: Path) -> Duo:
+def _is_marked(lab: Lab, name: str, prepare: str) -> bool:
+    path = lab.node(name).path(_MARK)
+    return path.exists() and path.read_text() == prepare
+
+
+def _install(lab: Lab, folder: Path, prepare: str) -> Duo:
     for name in SERVERS:
         lab.reinstall(name)
+        lab.node(name).sh(prepare)
     duo = Duo(Pair(lab, say), folder)
     duo.pair.install()
     for name in SERVERS:
-        lab.node(name).write(_MARK, f"{boottime()}\n")
+        lab.node(name).write(_MARK, prepare)
     duo.pair.start()
     return duo
 

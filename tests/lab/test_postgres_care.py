@@ -200,3 +200,13 @@ def spoil(node: Node, damage: str) -> None:
             (data / "PG_VERSION").unlink()
         case "permissions":
             shutil.chown(data, "root", "root")
+
+
+def test_what_is_installed_is_seen(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    one.sql("CREATE EXTENSION hstore")
+    mine = one.database.inventory()
+    assert any(each.startswith("hstore ") for each in mine.used) and "plpgsql" in mine.available
+    until(lambda: two.database.inventory().used == mine.used, 5.0)
+    assert mine.as_json() == two.database.inventory().as_json() | {"node": mine.node}

@@ -1,0 +1,60 @@
+"""Extensions and collations of two servers, compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ha_manager.inventory import Inventory, compare
+from ha_manager.stock import Stock
+from runtime.errors import ReplicationError
+
+A = Inventory(
+    "vs-166", {"plpgsql 1.0": ("logs", "reports"), "hstore 1.8": ("logs",)}, {"plpgsql": ("1.0",), "hstore": ("1.7", "1.8")},
+    {"libc en_US.utf8": "2.36"}, {"libc en_US.utf8": "2.36"},
+)  # fmt: skip
+B = replace(A, node="vs-28")
+
+ROWS = [
+    (A, B, "", ""),
+    (A, replace(B, available={"plpgsql": ("1.0",)}), "hstore (used in logs) is not installed on vs-28", ""),
+    (A, replace(B, available={"plpgsql": ("1.0",), "hstore": ("1.6", "1.7")}),
+     "hstore 1.8 (used in logs): vs-28 has only 1.6, 1.7", ""),
+    (A, replace(B, available=A.available | {"postgis": ("3",)}), "", ""),
+    (A, replace(B, collations={"libc en_US.utf8": "2.31"}, recorded={}), "", "2.36 on vs-166, 2.31 on vs-28"),
+    (A, replace(B, collations={"libc de_DE.utf8": "2.31"}, recorded={}), "", ""),
+    (replace(A, preloads=("pgaudit",)), B, "differ: vs-166 pgaudit; vs-28 none", ""),
+    (replace(A, preloads=("a", "b")), replace(B, preloads=("b", "a")), "", ""),
+    (replace(A, recorded={"libc en_US.utf8": "2.31"}), B, "", "built with libc en_US.utf8 version 2.31, vs-166 has 2.36"),
+    (A, replace(B, recorded={"libc en_US.utf8": "2.31"}), "", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mine", "theirs", "extensions", "collations"), ROWS)
+def test_what_differs(mine: Inventory, theirs: Inventory, extensions: str, collations: str) -> None:
+    found = compare(mine, Inventory.from_json(theirs.as_json()))
+    assert (extensions in found["extensions"]) if extensions else found["extensions"] == ""
+    assert (collations in found["collations"]) if collations else found["collations"] == ""
+    assert compare(theirs, mine)["extensions"] == found["extensions"], "both say the same"
+
+
+def test_what_can_not_be_looked_at_leaves_the_alarms_alone() -> None:
+    told: list[dict[str, str]] = []
+
+    def broken() -> Inventory:
+        raise ReplicationError("down")
+
+    assert not Stock(broken, B.as_json, told.append).turn()
+    assert not Stock(lambda: A, lambda: None, told.append).turn()
+    assert not Stock(lambda: A, lambda: {"node": 3}, told.append).turn()
+    assert [each for each in told if "torn" not in each] == []
+    assert Stock(lambda: A, B.as_json, told.append).turn() and told[-1] == {"extensions": "", "collations": ""}
+
+
+def test_wrong_checksums_count_from_the_first_look() -> None:
+    told: list[dict[str, str]] = []
+    seen = [replace(A, torn=3), replace(A, torn=5)]
+    stock = Stock(lambda: seen.pop(0), lambda: None, told.append)
+    assert not stock.turn() and not stock.turn()
+    assert told[0] == {"torn": ""} and "2 pages" in told[1]["torn"]
