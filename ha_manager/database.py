@@ -256,7 +256,8 @@ class Database:
                 self._recover_copy()
                 self._write_files()
                 if self._may_restart_in_place(epoch):
-                    self._server.change(reload=False, conninfo="", slot="", **({"names": names} if hold else {}))
+                    held = {"names": names} if hold else {}
+                    self._server.change(reload=False, conninfo="", slot="", read_only=False, **held)
                     self._start("primary", clock)
                 else:
                     self._follow(None, reload=False)
@@ -268,7 +269,7 @@ class Database:
                 mending.let_replay_go_on(self._server, session, clock.left)
                 before = receiving.before_promotion(session, clock.left)
                 book = self._book.read().promotion_begins(epoch, self._node, before.timeline, before.counter)
-                self._server.change(names=names, conninfo="", slot="", hurry=True, lineage=book.text())
+                self._server.change(names=names, conninfo="", slot="", hurry=True, read_only=False, lineage=book.text())
                 self._book.write(book)
                 receiving.begin_promotion(session, clock.left)
                 return receiving.await_promotion(self._server, session, clock.need("the promotion"))
@@ -290,7 +291,7 @@ class Database:
                 system = session.one("SELECT system_identifier::text FROM pg_control_system()", clock.left)
                 book = self._book.read().promoted(timeline).opened(epoch, counter)
                 self._book.write(replace(book, system_identifier=system))
-                self._server.change(lineage=book.text())
+                self._server.change(read_only=False, lineage=book.text())
                 replication.ensure_role(session, self._password, clock.left)
                 rewinding.grant(session, clock.left)
                 replication.ensure_slot(session, self._peer, clock.left)

@@ -34,12 +34,12 @@ def follow(server: Server, node: str, upstream: Upstream | None, password: str, 
     """Write down whom to follow (None: nobody); a running Postgres takes it up at once."""
     if upstream is None:
         adoption.write_passfile(server.config, "")
-        server.change(reload=reload, names="", conninfo="", slot="", hurry=False)
+        server.change(reload=reload, names="", conninfo="", slot="", hurry=False, read_only=True)
         return
     adoption.write_passfile(server.config, password)
     passfile = str(Paths(server.config.state_dir).passfile)
     info = upstream_conninfo(upstream.host, upstream.port, standby_name(node, upstream.epoch), passfile)
-    server.change(reload=reload, names="", conninfo=info, slot=slot_name(node), hurry=False)
+    server.change(reload=reload, names="", conninfo=info, slot=slot_name(node), hurry=False, read_only=True)
 
 
 def detach(server: Server, limit: float) -> None:

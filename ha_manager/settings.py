@@ -91,6 +91,7 @@ DYNAMIC = (
 )  # fmt: skip
 #: A setting of our own.
 LINEAGE = "ha_manager.lineage"
+_READ_ONLY = "default_transaction_read_only"
 #: At least so much. ``superuser_reserved_connections``: clients that take every connection must not lock ha_manager out.
 LEAST: Mapping[str, int] = {"max_wal_senders": 10, "max_replication_slots": 10, "superuser_reserved_connections": 5}
 #: A standby with less than its active had refuses to replay (manual, 27.4.3). Postgres's own defaults.
@@ -117,6 +118,8 @@ class Dynamic:
     slot: str = ""
     #: a promotion must not wait for queries of readers
     hurry: bool = False
+    #: a standby's: one that somebody promotes by hand refuses writes; the administrator's own setting where it is False
+    read_only: bool = False
     #: a primary's ``Lineage.text``: whoever may replicate can read it (SHOW), without ha_manager's session
     lineage: str = ""
 
@@ -129,6 +132,8 @@ class Dynamic:
             "max_standby_archive_delay": "0" if self.hurry else "5s",
             LINEAGE: self.lineage,
         }
+        if self.read_only:
+            values[_READ_ONLY] = "on"
         return "".join(f"{name} = {quote(value)}\n" for name, value in values.items())
 
     @classmethod
@@ -141,6 +146,7 @@ class Dynamic:
             conninfo=value("primary_conninfo"),
             slot=value("primary_slot_name"),
             hurry=value("max_standby_streaming_delay") == "0",
+            read_only=value(_READ_ONLY) == "on",
             lineage=value(LINEAGE),
         )
 

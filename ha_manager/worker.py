@@ -259,6 +259,7 @@ class Worker:
             case Postgres.STOPPED:
                 self._following_since = inf
                 stopped = self._db.make_stopped(immediate=want.stop is Stop.IMMEDIATE)
+                self._is_now("stopped")
                 self._publish(detached=False, proven=-1, shutdown_lsn=stopped.shutdown_lsn, follow=Epoch())
             case Postgres.DETACHED:
                 self._following_since = inf
@@ -268,6 +269,12 @@ class Worker:
                 self._standby(want)
             case Postgres.PRIMARY:
                 self._primary(want)
+
+    def _is_now(self, state: str) -> None:
+        """The next want may come before the next look, and would be carried out on what was seen before this one."""
+        with self._condition:
+            if self._seen.state != state:
+                self._seen = replace(self._seen, state=state, answers=False)
 
     def _mend_what_ails(self, want: Want) -> None:
         """What the newest look calls for (``care``); the next look says whether it helped."""
@@ -306,6 +313,7 @@ class Worker:
         if self._seen.state == "stopped" and self._primary_epoch == want.epoch:
             self._count_death()
         self._db.make_primary(want.epoch.number, hold=want.names is Names.ENFORCED)
+        self._is_now("running")
         self._primary_epoch = want.epoch
         self._publish(detached=False, follow=Epoch(), shutdown_lsn=-1)
         wanted = (want.names, want.epoch.number)
@@ -392,6 +400,7 @@ class Worker:
             self._replace_damaged(want, follow, wrong)
             self._db.make_standby(follow, STARTS)
         self._misstarts = 0
+        self._is_now("running")
         self._publish(detached=False, follow=want.follow)
 
     def _replace_damaged(self, want: Want, follow: Upstream, wrong: DidNotStart) -> None:

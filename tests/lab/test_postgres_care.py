@@ -107,6 +107,21 @@ def test_a_lost_slot_is_replaced_and_only_a_fresh_copy_helps(clusters: Pair) -> 
     assert "removed" in (two.database.why_not_following(one.upstream(1)) or "")
 
 
+def test_a_standby_promoted_by_hand_refuses_writes_and_one_promoted_by_us_does_not(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.sql("SELECT pg_promote(true)")
+    with pytest.raises(ReplicationError, match="read-only"):
+        two.sql("INSERT INTO t VALUES (1)")
+    seen = two.facts()
+    assert seen.answers and not seen.in_recovery
+    two.database.make_stopped(immediate=True)
+    follow(two, one, 1)
+    two.database.make_detached()
+    two.database.make_primary(2)
+    two.sql("INSERT INTO t VALUES (1)")
+
+
 def test_a_promotion_ends_a_pause_and_wakes_what_is_stopped(clusters: Pair) -> None:
     clusters.synchronous()
     one, two = clusters.one, clusters.two

@@ -323,6 +323,19 @@ def test_a_standby_that_does_not_come_up_for_another_reason_is_not_copied(bench:
         assert "copy copy" not in bench.do(want(Postgres.STANDBY, number + 1, follow=THEIRS), STOPPED)
 
 
+def test_a_want_that_comes_before_the_next_look_is_not_carried_out_on_what_was_seen_before(bench: Bench) -> None:
+    bench.do(want(Postgres.PRIMARY))
+    for serial, names in enumerate((Names.RELAXED, Names.ENFORCED, Names.RELAXED, Names.ENFORCED, Names.RELAXED), 2):
+        if serial == 2:
+            bench.worker.look(STOPPED)
+        bench.worker.step(want(Postgres.PRIMARY, serial, names=names))
+    assert bench.worker.carried.trouble == "", "it died once, not five times"
+    bench.do(want(Postgres.STANDBY, 9, follow=THEIRS), STOPPED)
+    bench.db.calls.clear()
+    bench.worker.step(want(Postgres.STANDBY, 10, follow=Epoch(7, "vs-28")))
+    assert bench.db.calls == ["standby vs-28"], "it runs: nothing is to be judged"
+
+
 def test_a_new_link_voids_the_serial_and_keeps_what_is_wanted(bench: Bench) -> None:
     first = want(Postgres.STOPPED, 9)
     bench.do(first)

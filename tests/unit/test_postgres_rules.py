@@ -145,7 +145,12 @@ def test_what_we_add_never_shrinks_what_is_there() -> None:
 
 def test_the_role_file_comes_back_as_it_was_written() -> None:
     written = Dynamic(
-        names='"ha_it\'s_1"', conninfo="host='1.2.3.4' password file='a\\\\b'", slot="ha_x", hurry=True, lineage="2=1/a"
+        names='"ha_it\'s_1"',
+        conninfo="host='1.2.3.4' password file='a\\\\b'",
+        slot="ha_x",
+        hurry=True,
+        read_only=True,
+        lineage="2=1/a",
     )
     assert Dynamic.parse(read({"/c/main.conf": written.text()})) == written
     assert Dynamic.parse({}) == Dynamic()
