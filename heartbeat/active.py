@@ -165,7 +165,9 @@ class Active(Backed):
                 self._save(replace(self._newest(), tentative=False))
             return
         if self._proving_since == inf:
-            ready = self.site.synchronous and self.rules.standby_ready() and self.now >= self._proof_wait
+            # until commits have stopped waiting for it under its old name, what streams is the standby of the last epoch
+            relaxed = self._wanted_holds(Database.PRIMARY) and self.want.epoch == self.disk.epoch
+            ready = self.site.synchronous and relaxed and self.rules.standby_ready() and self.now >= self._proof_wait
             if ready and not self.leaving:
                 self._proving_since = self.now
             return

@@ -31,6 +31,7 @@ from heartbeat.model import (
     Stop,
     Suspend,
     TakeVip,
+    Tick,
     Want,
 )
 from heartbeat.state import SPACING
@@ -266,6 +267,23 @@ def test_solo_by_release_is_on_disk_before_commits_stop_waiting() -> None:
     assert server.core.disk.solo and server.core.disk.epoch == Epoch(5, "vs-166")
     assert server.want.names is Names.RELAXED
     assert "commits have waited for the passive" in server.core.because, "why it asked, not what the release brought about"
+
+
+def test_commits_stop_waiting_before_the_standby_of_the_last_epoch_could_pass_for_one_of_this() -> None:
+    """One whose walreceiver hangs still streams, as far as is seen here."""
+    server = active_in_sync()
+    server.facts = replace(server.facts, stalled=0.6)
+    server.run(0.1)
+    server.disk = False
+    server.hear(in_sync=False, fit=False)
+    server.did.clear()
+    server.disk = True
+    server.give(Persisted(next(iter(server.core.saves))))
+    server.give(Tick())
+    wants = [effect for effect in server.did if isinstance(effect, Want)]
+    assert wants and wants[0].names is Names.RELAXED and server.want is not None and server.want.names is Names.RELAXED
+    server.run(0.1)
+    assert server.want.names is Names.ENFORCED, "carried out: what streams now has the name of this epoch"
 
 
 def test_no_release_is_asked_without_a_ping_answered_since_the_stall() -> None:
