@@ -195,7 +195,8 @@ class Care:
 
     def _receiver(self, want: Want, seen: Observation) -> Found:
         receiver = seen.receiver
-        if want.follow == Epoch() or receiver is None or not receiver.streaming or receiver.message_age < HUNG_RECEIVER:
+        # One that waits has come to the end of a timeline; every other one speaks with its partner, or ends.
+        if want.follow == Epoch() or receiver is None or receiver.status == "waiting" or receiver.message_age < HUNG_RECEIVER:
             return
         words = f"the walreceiver hangs: nothing for {receiver.message_age:.0f} s, and it doesn't end"
         yield "receiver", "the walreceiver hangs; it is woken, or ended and another one started", Remedy.WAKE

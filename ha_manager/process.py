@@ -319,7 +319,9 @@ class Daemon:
             self._primary = promoting or not observation.in_recovery
         elif observation.state == "stopped":
             self._primary = False
-        findings = self.care.look(self.link.want, look.proven, observation, boottime())
+        wanted = self.link.want
+        carried_out = wanted is not None and look.link == self.worker.carried.link and look.serial >= wanted.serial
+        findings = self.care.look(wanted, look.proven if carried_out else -1, observation, boottime())
         self.worker.look(observation, findings.remedies)
         self.mail.post(lambda: self._on_look(findings))
 

@@ -98,6 +98,8 @@ ROWS = [
      Remedy.WAKE),
     ("receiver hangs", replace(PASSIVE, receiver=replace(RECEIVER, message_age=HUNG_RECEIVER)), FOLLOW, 0.0, "receiver",
      "hangs", Remedy.WAKE),
+    ("receiver does not end", replace(PASSIVE, receiver=replace(RECEIVER, status="stopping", message_age=HUNG_RECEIVER)),
+     FOLLOW, 0.0, "receiver", "hangs", Remedy.WAKE),
     ("receiver is dead", replace(PASSIVE, receiver=replace(RECEIVER, message_age=DEAD_RECEIVER + 1)), FOLLOW, 0.0, "receiver",
      "hangs", Remedy.END_RECEIVER),
 ]  # fmt: skip
@@ -119,6 +121,7 @@ def test_what_has_not_lasted_is_no_alarm() -> None:
         (replace(PASSIVE, replayed=GIB - MIB), FOLLOW, STUCK_REPLAY - 1),
         (replace(PASSIVE, receiver=replace(RECEIVER, message_age=HUNG_RECEIVER - 1)), FOLLOW, 100.0),
         (replace(PASSIVE, replayed=GIB - 100), FOLLOW, 100.0),
+        (replace(PASSIVE, receiver=replace(RECEIVER, status="waiting", message_age=99.0)), FOLLOW, 100.0),
     ):
         assert look(seen, want, lasting=lasting).remedies == ()
 
