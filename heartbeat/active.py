@@ -44,7 +44,8 @@ class Active(Backed):
         elif because := self.rules.lost_vip():
             self._stand_down(because)
         else:
-            if self._due_lease():
+            if self._lease_due:
+                self.lease_at = self.now
                 self._out.append(RefreshLease())
             if self.phase is Phase.PROMOTING:
                 self._promoting()

@@ -19,8 +19,9 @@ Source: design §4; facts/safety-model.md.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import inf
+from operator import attrgetter
 
 from heartbeat import explain as explanation
 from heartbeat import report
@@ -59,6 +60,12 @@ from heartbeat.passive import Passive
 from heartbeat.rules import REIGNING
 from heartbeat.state import SPACING, Takeover
 
+#: this server looks at the time so often (keepalives), while something may be about to be decided and while all is calm; less
+#: often than each keepalive would count as a pause
+LOOK, CALM_LOOK = 0.25, 0.75
+#: what is new in a report of ha_manager when it changes; signs of service matter only once the peer is silent
+_told = attrgetter(*(f.name for f in fields(Facts) if f.name not in {"sign_age", "sign"}))
+
 
 class Core(Passive, Active):
     """One server's part in the election."""
@@ -71,7 +78,7 @@ class Core(Passive, Active):
         if self._mute:
             said = inf
         vip_pings = self.arp.due if self.asks_arp else inf
-        look = self.timing.keepalive / (2 if self.calm else 4)
+        look = self.timing.keepalive * (CALM_LOOK if self.calm else LOOK)
         return min(said, self._ping_due, self.signs.due, vip_pings, self.now + look)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -93,7 +100,9 @@ class Core(Passive, Active):
     # --- events
 
     def _take(self, event: Event) -> bool:
-        """False if no rule can have anything to say to it: a ping that just left, a heartbeat heard on another link already."""
+        """False if no rule can have anything to say to it: a ping that just left, a heartbeat heard on another link already, a
+        report of ha_manager that says nothing new while all is calm.
+        """
         match event:
             case Tick():
                 pass
@@ -120,7 +129,7 @@ class Core(Passive, Active):
             case PersistFailed(serial, error):
                 self._persist_failed(serial, error)
             case Facts():
-                self._facts(event)
+                return self._facts(event)
             case ManagerLost(because):
                 self.manager_lost = because
             case ForceStopped():
@@ -178,7 +187,8 @@ class Core(Passive, Active):
                 self._forgive()
         return True
 
-    def _facts(self, facts: Facts) -> None:
+    def _facts(self, facts: Facts) -> bool:
+        nothing_new = self.calm and not self.manager_lost and not self._lease_due and _told(facts) == _told(self.facts)
         self.manager_lost = ""
         if facts.peer_stood_down != self.facts.peer_stood_down:
             self.stood_down_run = self.members.run
@@ -188,6 +198,7 @@ class Core(Passive, Active):
         self.unhealthy_since = inf if facts.healthy else min(self.unhealthy_since, self.now)
         if self.disk.tentative and not self.saving and self.phase in {Phase.WAITING, Phase.PASSIVE} and facts.timeline > 0:
             self._resolve_tentative()
+        return not nothing_new
 
     # --- what holds at every moment
 

@@ -52,6 +52,9 @@ _level = attrgetter(*(f.name for f in fields(Want) if f.name not in {"serial", "
 #: least time between two messages that are not announcements (seconds): two servers that answer each other never flood
 SPACING = 0.004
 
+#: phases of the two in which nothing is about to change
+_STEADY = {(Phase.ACTIVE, Phase.PASSIVE), (Phase.PASSIVE, Phase.ACTIVE)}
+
 
 @dataclass
 class Attempt:
@@ -299,16 +302,17 @@ class Server:
         return self.site.arp_check and self.phase in SERVING and not self.disk.solo
 
     def _is_calm(self) -> bool:
-        """The peer and every ping node answer, and no decision waits for another answer."""
+        """One is active and one is passive, they and every ping node answer, and no decision waits for another answer."""
         m, p = self.members, self.members.peer
-        asking = self.ask_ping_seq or self.ask_release_seq or p is None or p.asks_ping or p.asks_release
+        if p is None or (self.phase, p.phase) not in _STEADY or m.silent_for() >= self.timing.warntime:
+            return False
+        asking = self.ask_ping_seq or self.ask_release_seq or p.asks_ping or p.asks_release
         troubled = self.saving or self.leaving or self.facts.stalled or self.vip_links_down
-        steady = self.phase in {Phase.ACTIVE, Phase.PASSIVE} and m.silent_for() < self.timing.warntime
-        return steady and not asking and not troubled and m.in_contact() and m.all_answered()
+        return not asking and not troubled and m.in_contact() and m.all_answered()
 
     @property
     def _ping_due(self) -> float:
-        """Boottime of the next ping; one that is almost due goes out with what has to be done now."""
+        """Boottime of the next ping. One almost due goes out with what has to be done now, a calm one with a heartbeat."""
         if not self.site.ping_nodes:
             return inf
         return self._pinged_at + (self.timing.calm_ping_period if self.calm else self.timing.ping_period)
@@ -318,7 +322,8 @@ class Server:
         if self.phase is Phase.LEFT:
             return
         self.calm = self._is_calm()
-        if self.site.ping_nodes and self.now >= self._ping_due - self.timing.ping_period / 4:
+        almost = self._beat_due if self.calm else self.now >= self._ping_due - self.timing.ping_period / 4
+        if self.site.ping_nodes and (almost or self.now >= self._ping_due):
             self._ping_seq += 1
             self._pinged_at = self.now
             self._out.append(Ping(self._ping_seq))
@@ -327,12 +332,16 @@ class Server:
         if self.asks_arp and (seq := self.arp.next()):
             self._out.append(PingFromVip(seq))
 
+    @property
+    def _beat_due(self) -> bool:
+        """The next heartbeat goes out at this moment, whether or not anything has changed."""
+        return self.now - self._said_at >= self.timing.keepalive
+
     def _speak(self) -> None:
         if self.phase is Phase.LEFT or self._mute:
             return
         self._answer_now = self._answer_now or speech.changed(self)
-        quiet = self.now - self._said_at
-        if quiet >= self.timing.keepalive or (self._answer_now and quiet >= SPACING):
+        if self._beat_due or (self._answer_now and self.now - self._said_at >= SPACING):
             self._send()
 
     def _send(self) -> None:
@@ -345,8 +354,7 @@ class Server:
         self._word_seq = (self._word_seq or self.seq) if message.stood_down else 0
         self._out.append(Send(message))
 
-    def _due_lease(self) -> bool:
-        due = self.now - self.lease_at >= self.timing.keepalive / 2
-        if due:
-            self.lease_at = self.now
-        return due
+    @property
+    def _lease_due(self) -> bool:
+        """Twice a keepalive, and with every heartbeat, which tells the role for as long as the lease is good."""
+        return self.phase in SERVING and (self._beat_due or self.now - self.lease_at >= self.timing.keepalive / 2)

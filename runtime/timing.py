@@ -38,8 +38,10 @@ class Timing:
 
     @property
     def calm_ping_period(self) -> float:
-        """Pings are sent so often (seconds) while the newest one was answered and nothing waits for another answer."""
-        return max(self.ping_period, min(self.keepalive / 2, self.ping_dead / 6))
+        """Pings are sent so often (seconds) while the newest one was answered and nothing waits for another answer: with the
+        heartbeats. After one without an answer there is time for several at the ping period before ping-dead.
+        """
+        return max(self.ping_period, min(self.keepalive, self.ping_dead / 3))
 
 
 PROFILES = {

@@ -67,7 +67,11 @@ HOLES: tuple[Scenario, ...] = (
     _s("H4 LAN of the active, with replication on it", F(1.5, "port", "A", 15), outage=2.5, activations=1, links=LAN),
     _s("H5 the active's ha_manager hangs", F(1.5, "ha_manager-hang", "A", 15, "unwatched"), outage=3, activations=1),
     _s(
-        "H6 LAN of the active: no release before it notices", F(1.5, "port", "A", 15), outage=2.5, links=LAN, timing=RECOMMENDED
+        "H6 LAN of the active: no release before it notices",
+        F(1.65, "port", "A", 15),
+        outage=2.5,
+        links=LAN,
+        timing=RECOMMENDED,
     ),
     _s("H7 the active stands still, the passive takes over and dies", F(1.5, "pause", "A", 4.5), F(4.0, "power", "B", 14)),
     _s(
@@ -157,7 +161,7 @@ HOLES: tuple[Scenario, ...] = (
     _s(
         "H16 silent and its ping node comes and goes",
         F(1.5, "cut", "A", 9, "*:both"),
-        *(F(round(1.5 + 0.7 * i, 2), "ping", "A", 0.58) for i in range(12)),
+        *(F(round(2.2 + 0.7 * i, 2), "ping", "A", 0.58) for i in range(11)),
         strict=True,
         timing=RECOMMENDED,
     ),

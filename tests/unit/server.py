@@ -59,7 +59,7 @@ class Server:
         self.did: list[Effect] = []
         self.said: Message | None = None
         self._peer_seq = 0
-        self._beat_at = -1.0
+        self.beat_at = -1.0
 
     def give(self, event: Event) -> list[Effect]:
         """One event, and then the answers of the parts that work; returns the effects of the event itself."""
@@ -92,7 +92,7 @@ class Server:
         self.peer = replace(base, seq=self._peer_seq, **fields)  # type: ignore[arg-type]
         if self.peer_hears:
             self.peer = replace(self.peer, echo_boot=self.boot, echo_seq=self.core.seq)
-        self._beat_at = self.now
+        self.beat_at = self.now
         self.give(Heard("eth0", self.peer))
 
     def run(self, seconds: float) -> None:
@@ -100,7 +100,7 @@ class Server:
         end = self.now + seconds
         while self.now < end - 1e-9:
             self.now += STEP
-            if self.peer and self.peer_speaks and self.now - self._beat_at >= TIMING.keepalive:
+            if self.peer and self.peer_speaks and self.now - self.beat_at >= TIMING.keepalive:
                 self.hear()
             if self.manager:
                 serial = self.want.serial if self.want else 0
