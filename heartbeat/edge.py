@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 
 #: changes of role kept in memory
 _CHANGES = 200
+#: between two heartbeats the role file is written again when less than this part of its time is left
+_TELL_AGAIN = 0.6
 
 
 class Decider(Protocol):
@@ -149,6 +151,7 @@ class Edge:
         self._unanswered: deque[Asked] = deque()
         self._busy = False
         self._role_good_until = 0.0
+        self._told_until = 0.0
         self._role_trouble = ""
         self.changes: deque[Mapping[str, Any]] = deque(maxlen=_CHANGES)
         #: alarms of the edge itself; the core has its own
@@ -207,6 +210,7 @@ class Edge:
             case Send(message):
                 hands.voice.say(message)
                 self._tell_role(now)
+                hands.manager.beat(now)
             case Ping(seq):
                 for node in hands.pings.ping(seq):
                     self._events.append((PingSent(node, seq), None))
@@ -226,7 +230,8 @@ class Edge:
             case RefreshLease():
                 self._role_good_until = now + self._role_expiry
                 hands.address.refresh(now)
-                self._tell_role(now)
+                if self._told_until - now < _TELL_AGAIN * self._role_expiry:
+                    self._tell_role(now)
             case Garp():
                 hands.address.announce(now)
             case DropVip():
@@ -260,6 +265,7 @@ class Edge:
         except OSError as error:
             self.trouble("role-file", f"the role file can't be written: {error.strerror}")
         else:
+            self._told_until = expires
             self.trouble("role-file", "")
 
     def _role_changed(self, change: RoleChanged, now: float) -> None:

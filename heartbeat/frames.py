@@ -283,6 +283,7 @@ def _split(content: bytes) -> tuple[str, Value]:
     return name, text
 
 
+@lru_cache(maxsize=128)  # most fields say what they said last time
 def _written(name: str, value: Value) -> tuple[bytes, bytes]:
     """The field as Linux-HA's classic form has it, over which the inner hash is made, and as netstring."""
     raw_name = _checked(name)

@@ -88,9 +88,11 @@ class Lookout:
 
     @property
     def due(self) -> float:
-        return min(self._check_at, self._macs_at + _MAC_PERIOD, self._watchdog.due if self._watchdog else inf)
+        """When ``tick`` must be called. Most of what it does is done in a turn that something else brings about."""
+        return min(self._check_at, self._macs_at + 2 * _MAC_PERIOD, self._watchdog.due if self._watchdog else inf)
 
     def tick(self, now: float) -> None:
+        """To be called at every turn."""
         if now >= self._macs_at + _MAC_PERIOD:
             self._macs_at = now
             self._radio.own_macs = tuple(_macs(self._devices))  # told to the peer in every heartbeat

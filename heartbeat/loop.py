@@ -213,6 +213,9 @@ class Daemon:
             key.data(mask)
         self._lookout.listen()
         self._on_time(boottime())
+        if self._pings.asked:  # a near ping node has answered by now: no need to be woken up for it
+            for reply in self._pings.replies():
+                self.edge.feed(reply)
 
     def _on_time(self, now: float) -> None:
         if now >= (self.core.deadline() or inf):
@@ -226,8 +229,7 @@ class Daemon:
             lost = self._manager.tick(now)
             if lost is not None:
                 self.edge.feed(lost)
-        if now >= self._lookout.due:
-            self._lookout.tick(now)
+        self._lookout.tick(now)
         if now >= self._stop_at:
             self._stop_at = inf
             self._give_up_stopping()
@@ -253,6 +255,7 @@ class Daemon:
     def _link_events(self) -> None:
         """Carrier of the links and of the virtual address's interface; only changes are events."""
         relevant = {link.device for link in self._links} | self._vip_devices
+        self._netlink.forget()
         for state in self._watch.read():
             up = state.up and not state.gone
             if state.interface not in relevant or self._carrier.get(state.interface) == up:

@@ -1,8 +1,8 @@
 """ha_manager as heartbeat sees it: one connection of the control socket, which gets wants and gives facts.
 
-Promise: the newest want is sent at once on every change, again to a new connection, and at every keepalive as a sign of life;
-no facts for the allowance is ``ManagerLost``, once, and a restart within it goes unnoticed. Time that heartbeat itself did not
-run doesn't count against ha_manager. Source: docs/protocols.md, "heartbeat"; design §4 rule 5.
+Promise: the newest want is sent at once on every change, again to a new connection, and as a sign of life with every heartbeat,
+or a keepalive later; no facts for the allowance is ``ManagerLost``, once, and a restart within it goes unnoticed. Time that
+heartbeat itself did not run doesn't count against ha_manager. Source: docs/protocols.md, "heartbeat"; design §4 rule 5.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from heartbeat.model import Facts, ManagerLost, Want
 from heartbeat.wants import facts_from_json, want_to_json
 
 log = logging.getLogger(__name__)
-
-
-_ALMOST = 0.95
 
 
 class Connection(Protocol):
@@ -87,9 +84,14 @@ class ManagerLink:
         speaks = self._connection is not None and self._want is not None
         return min(self._sent_at + self._keepalive if speaks else inf, self._facts_at + self._allowance)
 
+    def beat(self, now: float) -> None:
+        """A heartbeat goes out: a good moment for the sign of life, which then needs no wake-up of its own."""
+        if now > self._sent_at:
+            self._send(now)
+
     def tick(self, now: float) -> ManagerLost | None:
-        # The same sums as in ``due``: a difference could round to "not yet" for ever. What is almost due goes with the rest.
-        if now >= self._sent_at + self._keepalive * _ALMOST:
+        # The same sums as in ``due``: a difference could round to "not yet" for ever.
+        if now >= self._sent_at + self._keepalive:
             self._send(now)
         if now < self._facts_at + self._allowance:
             return None

@@ -274,6 +274,8 @@ class PingGroups:
 
     def __init__(self, pinger: Pinger, groups: Mapping[str, tuple[str, ...]]) -> None:
         self._pinger = pinger
+        #: something was sent since the last look at the answers
+        self.asked = False
         self._names = list(groups)
         self._groups_of: dict[str, list[str]] = {}
         for name, addresses in groups.items():
@@ -282,7 +284,9 @@ class PingGroups:
 
     def ping(self, seq: int) -> list[str]:
         self._pinger.send(seq)
+        self.asked = True
         return self._names
 
     def replies(self) -> list[PingReply]:
+        self.asked = False
         return [PingReply(name, seq) for address, seq in self._pinger.receive() for name in self._groups_of.get(address, ())]

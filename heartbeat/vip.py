@@ -150,7 +150,12 @@ class ServiceAddress:
             self._services.start()
 
     def refresh(self, now: float) -> None:
-        """The lease, and the addresses' own lifetimes, are good for another lease time from ``now``."""
+        """The lease, and the addresses' own lifetimes, are good for another lease time from ``now``; now and then, what guards
+        them is looked at.
+        """
+        if now >= self._check_at:
+            self._check_at = now + _CHECK_PERIOD
+            self._try("guard", self._guard)
         if not self._renew(now):
             return
         new = [vip for vip in self.vips if self._add(vip) and not vip.held]
@@ -195,7 +200,7 @@ class ServiceAddress:
     def due(self) -> float:
         """When ``tick`` has something to do."""
         remove_at = 0.0 if self._remove_at < inf and self._services.stopped else self._remove_at
-        return min(self._announce_at[0] if self._announce_at else inf, self._check_at, remove_at)
+        return min(self._announce_at[0] if self._announce_at else inf, remove_at)
 
     def tick(self, now: float) -> None:
         if self._announce_at and now >= self._announce_at[0]:
@@ -204,9 +209,6 @@ class ServiceAddress:
             for vip in self.vips:
                 if vip.held:
                     self._tell(vip)
-        if now >= self._check_at:
-            self._check_at = now + _CHECK_PERIOD
-            self._try("guard", self._guard)
         if self._remove_at < inf and (now >= self._remove_at or self._services.stopped):
             self._remove()
 

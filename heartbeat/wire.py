@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from heartbeat.frames import FrameError, Value
@@ -110,7 +111,7 @@ def stamp(body: bytes) -> Stamp | None:
 # --- forms of values ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Form:
     """How one kind of value is written, and how it is read strictly (ValueError otherwise)."""
 
@@ -123,9 +124,15 @@ def _read(frame: Mapping[str, Value], name: str, form: _Form) -> Any:
     if not isinstance(value, str):
         raise FrameError(f"field {name} is missing" if value is None else f"field {name} isn't a string", authentic=True)
     try:
-        return form.read(value)
+        return _value(form, value)
     except ValueError as error:
         raise FrameError(f"field {name} can't be {value[:40]!r}", authentic=True) from error
+
+
+@lru_cache(maxsize=128)
+def _value(form: _Form, text: str) -> Any:
+    """Most fields say what they said last time. What isn't valid raises, and is remembered by nobody."""
+    return form.read(text)
 
 
 def _matching(pattern: re.Pattern[str]) -> Callable[[str], str]:

@@ -23,6 +23,7 @@ _REQUEST, _ACK, _DUMP, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x400
 _ADDRESS, _LOCAL, _CACHEINFO, _FLAGS = 1, 2, 6, 8
 _NODAD, _NOPREFIXROUTE = 0x02, 0x200
 _FOREVER = 0xFFFFFFFF
+_REMEMBERED = 64
 _ABSENT = (19, 99)  # ENODEV, EADDRNOTAVAIL
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -34,6 +35,8 @@ class AddressSocket:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.bind((0, 0))
         self._seq = 0
+        #: index and request of what was added, to be sent again: a lease is refreshed several times a second
+        self._added: dict[tuple[str, str, float | None, int | None], bytes] = {}
 
     def close(self) -> None:
         self._socket.close()
@@ -43,17 +46,27 @@ class AddressSocket:
 
         ``prefix``: of one host, unless it is given.
         """
+        wanted = (address, interface, lifetime, prefix)
+        if (again := self._added.pop(wanted, None)) is not None and self._repeated(again):
+            self._added[wanted] = again
+            return
         six = ":" in address
         seconds = _FOREVER if lifetime is None else max(1, ceil(lifetime))
         more = _attribute(_FLAGS, struct.pack("=I", _NOPREFIXROUTE | (_NODAD if six else 0)))
         more += _attribute(_CACHEINFO, struct.pack("=IIII", 0 if six else seconds, seconds, 0, 0))
         length = prefix if prefix is not None else 128 if six else 32
-        self._change(_NEWADDR, _REPLACE | _CREATE, address, interface, length, more)
+        body = self._change(_NEWADDR, _REPLACE | _CREATE, address, interface, length, more)
+        if len(self._added) < _REMEMBERED:
+            self._added[wanted] = body
+
+    def forget(self) -> None:
+        """Interfaces have changed: an index that is known may be another interface's."""
+        self._added = {}
 
     def remove(self, address: str, interface: str | None = None) -> bool:
         """Remove ``address`` from ``interface`` (from all, if None), whatever its prefix; False if it wasn't there."""
         found = [each for each in self.addresses(interface) if each.address == address]
-        removed = [self._change(_DELADDR, 0, each.address, each.interface, each.prefix) for each in found]
+        removed = [bool(self._change(_DELADDR, 0, each.address, each.interface, each.prefix)) for each in found]
         return any(removed)
 
     def addresses(self, interface: str | None = None) -> list[Assigned]:
@@ -74,21 +87,32 @@ class AddressSocket:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _change(self, kind: int, flags: int, address: str, interface: str, prefix: int, more: bytes = b"") -> bool:
+    def _repeated(self, body: bytes) -> bool:
+        try:
+            self._send(_NEWADDR, _REPLACE | _CREATE | _ACK, body)
+            for _ in self._replies():
+                pass
+        except OSError:
+            return False  # to be told by another try, from the beginning
+        return True
+
+    def _change(self, kind: int, flags: int, address: str, interface: str, prefix: int, more: bytes = b"") -> bytes:
+        """The request that was carried out; empty if there was nothing to remove."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         raw = socket.inet_pton(family, address)
         try:
             index = socket.if_nametoindex(interface)
             body = struct.pack("=BBBBI", family, prefix, 0, 0, index)
-            self._send(kind, flags | _ACK, body + _attribute(_LOCAL, raw) + _attribute(_ADDRESS, raw) + more)
+            body += _attribute(_LOCAL, raw) + _attribute(_ADDRESS, raw) + more
+            self._send(kind, flags | _ACK, body)
             for _ in self._replies():
                 pass
         except OSError as error:
             if kind == _DELADDR and error.errno in _ABSENT:
-                return False
+                return b""
             verb = "remove" if kind == _DELADDR else "add"
             raise NetworkError(f"cannot {verb} {address}/{prefix} on {interface}: {error.strerror or error}") from error
-        return True
+        return body
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._seq += 1

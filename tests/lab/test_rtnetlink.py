@@ -45,6 +45,17 @@ for wrong in (("10.0.0.9", "nope", 32), ("10.0.0.9", "d0", 40), ("fd00::9", "d0"
         assert "10.0.0.9" in str(error) or "fd00::9" in str(error)
     else:
         raise AssertionError("not refused")
+ours.add("10.0.0.9", "d0", lifetime=1)
+again = "ip link del d0 && ip link add d0 type veth peer name d1 && ip addr add 10.0.0.1/24 dev d0 && ip link set d0 up"
+subprocess.run(again, shell=True, check=True)
+ours.add("10.0.0.9", "d0", lifetime=1)  # the interface was made again: another index
+assert Assigned("d0", "10.0.0.9", 32, 1) in ours.addresses("d0")
+other = "ip link set d0 down && ip link set d0 name d2 && ip link add d0 type veth peer name d3"
+subprocess.run(other, shell=True, check=True)
+ours.forget()  # as told by the kernel: the name is another interface's
+assert ours.remove("10.0.0.9", "d2")
+ours.add("10.0.0.9", "d0", lifetime=1)
+assert [each.interface for each in ours.addresses() if each.address == "10.0.0.9"] == ["d0"]
 try:
     ours.interface_for("10.9.9.9")
 except ConfigError:

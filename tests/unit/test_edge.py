@@ -202,6 +202,15 @@ def test_an_actives_role_is_renewed_by_its_lease_only() -> None:
     assert {(line.role, line.vip) for line in bench.hands.lines} == {(Role.ACTIVE, True)}
 
 
+def test_a_lease_refreshed_soon_after_a_heartbeat_leaves_the_role_file_alone() -> None:
+    bench = Bench()
+    bench.core.phase = Phase.ACTIVE
+    bench.play(TakeVip(), Send(message(1)))
+    for bench.now in (100.1, 100.15, 100.25, 100.3):
+        bench.play(RefreshLease())
+    assert [line.expires for line in bench.hands.lines] == [100.5, 100.75]
+
+
 def test_a_predecessors_role_file_is_left_alone_while_it_may_be_resumed() -> None:
     bench = Bench()
     for phase in (Phase.RESUMING, Phase.LEFT):

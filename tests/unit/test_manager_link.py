@@ -93,6 +93,21 @@ def test_nothing_is_due_before_there_is_a_want() -> None:
     assert link.due == inf and link.tick(5.0) is None
 
 
+def test_a_sign_of_life_goes_with_each_heartbeat() -> None:
+    link, wire = ManagerLink(0.2, 0.45), Wire()
+    link.beat(0.9)
+    link.connected(wire, 1.0)
+    link.beat(1.0)
+    assert wire.sent == []
+    link.want(WANT, 1.03)
+    link.beat(1.03)
+    assert len(wire.sent) == 1, "the heartbeat that tells the same change"
+    link.beat(1.05)
+    assert len(wire.sent) == 2 and link.due == pytest.approx(1.25)
+    link.tick(1.25)
+    assert len(wire.sent) == 3, "no heartbeat goes out any more"
+
+
 def test_silence_is_told_once() -> None:
     link, wire = ManagerLink(0.2, 0.45), Wire()
     link.connected(wire, 1.0)

@@ -283,6 +283,8 @@ class Pings:
 def test_a_group_answers_when_any_of_its_addresses_does() -> None:
     pings = Pings()
     groups = PingGroups(pings, {"10.0.0.1": ("10.0.0.1",), "routers": ("10.0.0.1", "10.0.0.2")})
-    assert groups.ping(5) == ["10.0.0.1", "routers"] and pings.sent == [5]
+    assert not groups.asked
+    assert groups.ping(5) == ["10.0.0.1", "routers"] and pings.sent == [5] and groups.asked
     pings.replied = [("10.0.0.2", 5), ("10.0.0.1", 4)]
     assert groups.replies() == [PingReply("routers", 5), PingReply("10.0.0.1", 4), PingReply("routers", 4)]
+    assert not groups.asked
