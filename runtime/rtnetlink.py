@@ -3,12 +3,14 @@
 Promise: the same as ``address.Netlink`` (same methods, same errors), for a process that must be back within a lease: importing
 pyroute2 takes 0.1 s of CPU and 14 MB, this 1 ms. No call waits for anything but the kernel. An IPv6 address is usable at once:
 duplicate address detection, which takes a second, is left out (who claims it besides is ``arpwatch``'s question), and it is
-deprecated from the start, so that it is never chosen as the source of other traffic. Source: rtnetlink(7), netlink(7);
-RFC 4862 §5.4 and 5.5.4.
+deprecated from the start, so that it is never chosen as the source of other traffic. One that
+something else added before, and that the kernel found a duplicate, is made anew: it would stay unusable. Source:
+rtnetlink(7), netlink(7); RFC 4862 §5.4 and 5.5.4.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -23,6 +25,7 @@ _REQUEST, _ACK, _DUMP, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x400
 _ADDRESS, _LOCAL, _CACHEINFO, _FLAGS = 1, 2, 6, 8
 _NODAD, _NOPREFIXROUTE = 0x02, 0x200
 _FOREVER = 0xFFFFFFFF
+_UNUSABLE = 0x08 | 0x40  # IFA_F_DADFAILED, IFA_F_TENTATIVE
 _REMEMBERED = 64
 _ABSENT = (19, 99)  # ENODEV, EADDRNOTAVAIL
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -55,16 +58,19 @@ class AddressSocket:
         more = _attribute(_FLAGS, struct.pack("=I", _NOPREFIXROUTE | (_NODAD if six else 0)))
         more += _attribute(_CACHEINFO, struct.pack("=IIII", 0 if six else seconds, seconds, 0, 0))
         length = prefix if prefix is not None else 128 if six else 32
+        if six:
+            self._remove_unusable(address, interface)
         body = self._change(_NEWADDR, _REPLACE | _CREATE, address, interface, length, more)
         if len(self._added) < _REMEMBERED:
             self._added[wanted] = body
 
     def forget(self) -> None:
-        """Interfaces have changed: an index that is known may be another interface's."""
+        """Interfaces have changed (an index that is known may be another interface's), or addresses."""
         self._added = {}
 
     def remove(self, address: str, interface: str | None = None) -> bool:
         """Remove ``address`` from ``interface`` (from all, if None), whatever its prefix; False if it wasn't there."""
+        self.forget()
         found = [each for each in self.addresses(interface) if each.address == address]
         removed = [bool(self._change(_DELADDR, 0, each.address, each.interface, each.prefix)) for each in found]
         return any(removed)
@@ -86,6 +92,14 @@ class AddressSocket:
         return choose(address, [each for each in self.addresses() if each.address != address])
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _remove_unusable(self, address: str, interface: str) -> None:
+        raw = socket.inet_pton(socket.AF_INET6, address)
+        self._send(_GETADDR, _DUMP, struct.pack("=BBBBI", socket.AF_INET6, 0, 0, 0, 0))
+        found = [body for kind, body in self._replies() if kind == _NEWADDR and body[2] & _UNUSABLE and raw in body]
+        for body in found:
+            with contextlib.suppress(NetworkError):  # what is to be added may say it better
+                self._change(_DELADDR, 0, address, interface, body[1])
 
     def _repeated(self, body: bytes) -> bool:
         try:

@@ -65,6 +65,9 @@ def test_all_addresses_move_and_the_neighbours_learn_it_unasked(pair: Pair) -> N
         assert knows(pair, address) == mac(active.ns, interface_of(address))
     heard = [(each["address"], each["device"]) for each in active.status()["vips"]]
     assert heard == [(VIP, "eth0"), (VIP_B, "eth1"), (VIP6, "eth0")] and active.status()["vip"]["held"] is True
+    # put on the passive by something else, and found a duplicate: the kernel would never use it
+    sh(f"ip -n {passive.ns} address add {VIP6}/64 dev eth0")
+    wait_for("the duplicate is detected", lambda: "dadfailed" in sh(f"ip -n {passive.ns} -6 address show to {VIP6}"))
     active.ask("standby")
     wait_for("active", lambda: passive.is_(phase="active"))
     for address in ALL:
