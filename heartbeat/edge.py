@@ -263,7 +263,7 @@ class Edge:
         try:
             self._hands.role_file.write(line)
         except OSError as error:
-            self.trouble("role-file", f"the role file can't be written: {error.strerror}")
+            self.trouble("role-file", f"the role file can't be written ({error.strerror}): `ha amIactive` knows no role")
         else:
             self._told_until = expires
             self.trouble("role-file", "")

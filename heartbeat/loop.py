@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 
 #: a stop that was asked for with SIGTERM ends after this time at the latest (seconds); the init script waits longer
 STOP_LIMIT = 20.0
+#: seconds between two looks at the room that is kept for the record
+_ROOM_PERIOD = 10.0
 #: of the configuration: what a running heartbeat doesn't change
 _FIXED = ("site", "timing", "links", "ping_groups", "vips", "resources", "facility", "realtime", "priority", "fences",
           "fence_timeout", "watchdog")  # fmt: skip
@@ -113,6 +115,7 @@ class Daemon:
         self._handlers = requests.handlers()
         self._timer = Timer()
         self._turned_at = now
+        self._look_at = now
         self._stop_at = inf
         self._exit_code = 0
         self.refused_by_system: list[str] = []
@@ -230,6 +233,9 @@ class Daemon:
             if lost is not None:
                 self.edge.feed(lost)
         self._lookout.tick(now)
+        if now >= self._look_at:  # a turn that something else brings about is early enough
+            self._look_at = now + _ROOM_PERIOD
+            self._writer.look()
         if now >= self._stop_at:
             self._stop_at = inf
             self._give_up_stopping()
@@ -251,6 +257,7 @@ class Daemon:
     def _written(self) -> None:
         for answer in self._writer.answers():
             self.edge.feed(answer)
+        self._trouble("state-folder", self._writer.no_room)
 
     def _link_events(self) -> None:
         """Carrier of the links and of the virtual address's interface; only changes are events."""
@@ -265,6 +272,8 @@ class Daemon:
             carries_vip = state.interface in self._vip_devices
             if not (first and up):
                 log.warning("interface %s is %s", state.interface, "up" if up else "without link")
+                if carries_vip:
+                    self._trouble(f"interface-{state.interface}", "" if up else _unlinked(state.interface))
                 # one of several that comes back doesn't mean that all of them are
                 all_up = all(self._carrier.get(device, True) for device in self._vip_devices)
                 self.edge.feed(LinkChanged(state.interface, up, carries_vip and (all_up or not up)))
@@ -353,6 +362,10 @@ def _frames(mask: int) -> None:
 
 def _replies(mask: int) -> None:
     """A ping node answered: likewise."""
+
+
+def _unlinked(interface: str) -> str:
+    return f"interface {interface} has no link, so nobody reaches the virtual IP there: look at its cable and switch port"
 
 
 def _level(debug: int) -> int:

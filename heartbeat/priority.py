@@ -15,7 +15,7 @@ def hurry(priority: int = 1, inherited: bool = True) -> str:
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO | (0 if inherited else os.SCHED_RESET_ON_FORK), os.sched_param(priority))
     except OSError as error:
-        return f"no real-time priority: {error.strerror}"
+        return f"no real-time priority ({error.strerror}): a busy server may be taken for dead; `realtime off` accepts that"
     return ""
 
 

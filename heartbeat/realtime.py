@@ -73,7 +73,8 @@ def prepare(realtime: bool, priority: int) -> list[str]:
         relax()
         return refused
     if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
-        refused.append(f"memory can't be locked: {os.strerror(ctypes.get_errno())}")
+        because = os.strerror(ctypes.get_errno())
+        refused.append(f"memory can't be locked ({because}): short of memory, heartbeat may be late")
     if because := hurry(priority, inherited=False):
         refused.append(because)
     return refused

@@ -6,6 +6,7 @@ on /run, which is empty after a boot. Source: design §5; docs/protocols.md, "Ro
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ class RoleFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self._temporary, flags, 0o644)
         try:
-            os.write(fd, str(line).encode())
+            content = str(line).encode()
+            if os.write(fd, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(fd)
         os.rename(self._temporary, self._path)

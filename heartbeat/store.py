@@ -8,6 +8,7 @@ Source: docs/protocols.md, "Files"; facts/linux-ha-heartbeat.md (``hg``).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from heartbeat.model import Epoch, Record
-from runtime.durable import write_durably
+from heartbeat.reserve import Reserve
 from runtime.errors import ConfigError
 
 VERSION = 1
@@ -94,6 +95,7 @@ class Store:
         self.record_file = self.folder / "record"
         self.generation_file = self.folder / "generation"
         self.history_file = self.folder / "history"
+        self.reserve = Reserve(self.folder)
         self.lock = -1
 
     def hold(self, limit: float = 10.0) -> None:
@@ -136,7 +138,8 @@ class Store:
     def next_generation(self, now: float) -> int:
         """The number of this run: above that of every run before it. ``now``: seconds since 1970.
 
-        Written without waiting for the disk, which outlives this process; the writer repeats it with an fsync.
+        Written without waiting for the disk, which outlives this process; the writer repeats it with an fsync. A disk that
+        takes nothing doesn't keep heartbeat from starting: the time alone is a good number, and the writer tells what is wrong.
         """
         try:
             stored = int(self._read(self.generation_file).strip())
@@ -147,7 +150,8 @@ class Store:
         # The time is above any number counted up from an earlier time, one at each start, so a missing or damaged file costs
         # nothing; a peer ignores whoever begins below what it has heard. The file counts where the clock was set back.
         generation = max(stored, int(now)) + 1
-        write_durably(self.generation_file, f"{generation}\n", mode=0o600, durable=False)
+        with contextlib.suppress(OSError):
+            self.reserve.write(self.generation_file, f"{generation}\n", durable=False)
         return generation
 
     def read_history(self) -> list[Mapping[str, Any]]:

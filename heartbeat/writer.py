@@ -1,9 +1,10 @@
 """The writer: a small process that does heartbeat's fsyncs, because one can take seconds on a bad day (design §5).
 
 Promise: heartbeat never waits for the disk. Records are written one after the other in the order of ``persist``; each is
-answered, ``Persisted`` only after the fsync of file and folder. A writer that dies is replaced and given what it left undone;
-one that dies over the same record again and again is answered for with ``PersistFailed``. It ends when heartbeat has ended, a
-write under way and the history included, and holds the store's lock until then.
+answered, ``Persisted`` only after the fsync of file and folder. A full disk takes one too (``reserve``). A writer that dies is
+replaced and given what it left undone; one that dies over the same record again and again is answered for with
+``PersistFailed``. It ends when heartbeat has ended, a write under way and the history included, and holds the store's lock
+until then.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class Writer:
         #: not yet taken by the socket
         self._queue: deque[bytes] = deque()
         self._deaths = 0
+        #: why there is no room kept for the next record; "" if there is
+        self.no_room = ""
+        self._looking = False
         self._start()
 
     def fileno(self) -> int:
@@ -69,6 +73,12 @@ class Writer:
         """Make the generation, already written, last."""
         self._send(json.dumps({"generation": generation}).encode())
 
+    def look(self) -> None:
+        """See whether there is room for the next record: ``no_room``, when it is answered."""
+        if not self._looking:
+            self._looking = True
+            self._send(b"{}")
+
     def answers(self) -> list[Persisted | PersistFailed]:
         """What has been answered since the last call; replaces a writer that died."""
         events: list[Persisted | PersistFailed] = []
@@ -85,7 +95,8 @@ class Writer:
                 return events
             self._flush()
             answer = json.loads(data)
-            if not answer:
+            self.no_room, self._looking = answer.get("no_room", self.no_room), False
+            if "serial" not in answer:
                 continue
             if self._open and self._open[0][0] == answer["serial"]:
                 self._open.popleft()
@@ -120,6 +131,7 @@ class Writer:
             self._deaths = 0
             failed.append(PersistFailed(serial, f"the writer died {_TRIES} times over it"))
         self._queue.clear()
+        self._looking = False
         self._start()
         # The number of the descriptor stays the same, so that whoever watches it need not know.
         assert old is not None and self._socket is not None
@@ -208,16 +220,18 @@ def _detach(keep: set[int]) -> None:
 def _carry_out(request: dict[str, Any], store: Store) -> dict[str, Any]:
     if "record" in request:
         try:
-            write_durably(store.record_file, json.dumps(request["record"], indent=1) + "\n", mode=0o600)
+            store.reserve.write(store.record_file, json.dumps(request["record"], indent=1) + "\n")
         except OSError as error:
             return {"serial": request["serial"], "error": f"{store.record_file}: {error.strerror}"}
-        return {"serial": request["serial"]}
+        # made again before anything else, the history included, can take the room
+        return {"serial": request["serial"], "no_room": store.reserve.keep()}
     with contextlib.suppress(OSError):
         if "generation" in request:
-            write_durably(store.generation_file, f"{request['generation']}\n", mode=0o600)
+            store.reserve.write(store.generation_file, f"{request['generation']}\n")
         elif "history" in request:
             _append(store.history_file, json.dumps(request["history"], ensure_ascii=False))
-    return {}
+            return {}
+    return {"no_room": store.reserve.keep()}
 
 
 def _append(file: Path, line: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab.two_heartbeats import Node, Pair, sh, two_heartbeats, wait_for
+from tests.lab.two_heartbeats import NODES, VIP, Node, Pair, sh, two_heartbeats, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs namespaces")]
 
@@ -83,6 +83,26 @@ def test_an_interface_that_is_made_again_is_taken_up_again(pair: Pair) -> None:
     for node in (active, passive):
         wait_for("heard again", lambda node=node: node.status()["links"] == {"eth0": "up", "eth1": "up"})  # type: ignore[misc]
     assert "link-eth1" not in active.status()["alarms"] and pair.active() is active
+
+
+def test_an_interface_of_the_address_that_is_removed_and_made_again(pair: Pair) -> None:
+    """The service moves; made again, the interface carries the address as before."""
+    first, second = pair.settle()
+    sh(f"ip -n {first.ns} link delete eth0")
+    wait_for("the other one is active", lambda: second.is_(phase="active"))
+    wait_for("the alarm", lambda: "interface-eth0" in first.status()["alarms"])
+    port = f"p0x{NODES[first.name]}"
+    sh(f"ip -n {pair.gateway} link add {port} type veth peer name eth0 netns {first.ns}")
+    sh(f"ip -n {pair.gateway} link set {port} master br0 up")
+    sh(f"ip -n {first.ns} addr add 192.168.120.{NODES[first.name]}/24 dev eth0 && ip -n {first.ns} link set eth0 up")
+    assert pair.settle() == (second, first)
+    for node in (first, second):
+        wait_for("heard again", lambda node=node: node.status()["links"] == {"eth0": "up", "eth1": "up"})  # type: ignore[misc]
+    assert "interface-eth0" not in first.status()["alarms"]
+    second.ask("standby")
+    wait_for("back", lambda: first.is_(phase="active") and first.has_vip())
+    assert VIP in sh(f"ip netns exec {pair.gateway} ping -n -c1 -W2 {VIP}")
+    assert not [name for name in first.status()["alarms"] if name.startswith("vip-")]
 
 
 # --- cuts -----------------------------------------------------------------------------------------------------------------

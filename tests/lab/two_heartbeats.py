@@ -54,6 +54,8 @@ class Node:
         self.folder = pair.folder / name
         self.control = self.folder / "run" / "control"
         self.process: subprocess.Popen[bytes] | None = None
+        #: a command that runs heartbeat's
+        self.wrapper = ""
         self.manager = ScriptedManager(self.control)
 
     def configure(self, ha_cf: str = "", links: str = LINKS) -> None:
@@ -70,8 +72,9 @@ class Node:
     def start(self) -> None:
         log = open(self.folder / "log", "ab")  # noqa: SIM115
         command = (
-            f"hostname {self.name} && exec {sys.executable} -m heartbeat.daemon --foreground --config-dir {self.folder}/etc"
-            f" --state-dir {self.folder}/state --run-dir {self.folder}/run --manager-dir {self.folder}/manager"
+            f"hostname {self.name} && exec {self.wrapper}{sys.executable} -m heartbeat.daemon --foreground"
+            f" --config-dir {self.folder}/etc --state-dir {self.folder}/state --run-dir {self.folder}/run"
+            f" --manager-dir {self.folder}/manager"
         )
         self.process = subprocess.Popen(
             ["ip", "netns", "exec", self.ns, "unshare", "--uts", "sh", "-c", command], stdout=log, stderr=log
