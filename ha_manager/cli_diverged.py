@@ -121,5 +121,5 @@ def remove(labels: tuple[str, ...], everything: bool, force: bool) -> None:
             fail("not confirmed; --force removes without a question", FAILED)
         click.confirm(f"Delete {len(chosen)} of them for good", abort=True)
     for kept in chosen:
-        divergence.remove(kept)
+        divergence.remove(kept, config.data_dir)
         say(f"{kept.label} is removed")

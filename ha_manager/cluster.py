@@ -41,6 +41,10 @@ class PostgresConfig:
     run_dir: Path = Path("/run/ha_manager")
     #: MB of log kept for an absent peer before its slot is given up; 0: as the administrator set it
     slot_keep_mb: int = 4096
+    #: of what pg_basebackup sends: auto | none | lz4 | zstd | gzip
+    compression: str = "auto"
+    #: how a database is copied here: whole | differences
+    copy: str = "whole"
 
 
 @dataclass(frozen=True)

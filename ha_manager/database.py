@@ -12,6 +12,7 @@ Threads: all methods may be called from any thread. Those that change Postgres e
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,15 +22,18 @@ from ha_manager import (
     adoption,
     cluster,
     controldata,
+    differences,
     keeper,
     mending,
     postmaster,
     receiving,
     replacement,
     replication,
+    reports,
     rewinding,
     seeding,
     stock,
+    tablespaces,
 )
 from ha_manager.care import Remedy
 from ha_manager.cluster import Paths, PostgresConfig
@@ -82,6 +86,7 @@ class Database:
         self._proven: tuple[int, int, int, int] | None = None
         self._copying = False
         self._log_began = 0
+        self.reports = reports.Reports(config, note)
 
     def renew_password(self, password: str) -> bool:
         """The nodes' keys have changed; True if that changes the password. ``settle_primary`` gives it to the role."""
@@ -294,6 +299,7 @@ class Database:
                 self._server.change(read_only=False, lineage=book.text())
                 replication.ensure_role(session, self._password, clock.left)
                 rewinding.grant(session, clock.left)
+                rewinding.grant(session, clock.left, differences.functions(self.config.version))
                 replication.ensure_slot(session, self._peer, clock.left)
 
     def set_names_relaxed(self, limit: float = 5.0) -> None:
@@ -360,7 +366,10 @@ class Database:
                 "SELECT (SELECT system_identifier::text FROM pg_control_system()),"
                 " substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), pg_current_wal_insert_lsn()::text,"
                 " (SELECT sum(pg_database_size(oid))::text FROM pg_database),"
-                " (SELECT count(*)::text FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')),"
+                " (SELECT sum(size)::text FROM pg_ls_waldir()),"
+                " (SELECT json_agg(json_build_array(pg_tablespace_location(oid), pg_tablespace_size(oid)))::text"
+                "  FROM pg_tablespace WHERE pg_tablespace_location(oid) LIKE '/%'),"
+                " (SELECT count(*)::text FROM pg_tablespace WHERE pg_tablespace_location(oid) LIKE '/%'),"
                 " (SELECT bytes_per_wal_segment::text FROM pg_control_init())",
                 clock.left,
             )
@@ -372,9 +381,11 @@ class Database:
             lineage=self._book.read().known(timeline),
             lsn=lsn(row[2]),
             size=int(row[3] or 0),
-            tablespaces=int(row[4] or 0),
+            tablespaces=int(row[6] or 0),
             version=self.config.version,
-            segment=int(row[5] or 0),
+            segment=int(row[7] or 0),
+            locations=tuple((str(folder), int(size)) for folder, size in json.loads(row[5] or "[]")),
+            wal=int(row[4] or 0),
         )
 
     def inventory(self) -> Inventory:
@@ -396,7 +407,11 @@ class Database:
     # --- a database that must be replaced --------------------------------------------------------------------------------
 
     def judge(self, active: Identity, limit: float = 30.0) -> Verdict:
-        """Postgres stopped: may this database follow ``active`` as it is? Reads, changes nothing."""
+        """Postgres stopped: may this database follow ``active`` as it is? Reads, changes nothing but that tablespaces of the
+        active's that the log will bring have a place here.
+        """
+        for wrong in tablespaces.make_places(self.config, active):
+            self._note(wrong)
         return replacement.judge(self.config, self._book.read(), active, limit)
 
     def rejoin(self, verdict: Verdict, follow: Upstream, active: Identity, progress: OnProgress, limit: float = 3600.0) -> str:
@@ -412,11 +427,19 @@ class Database:
                 adoption.write_passfile(self.config, self._password)
                 self._copying = True
                 try:
-                    report = replacement.replace(self.config, self._node, verdict, follow, active, progress, limit, self._note)
+                    report = replacement.replace(
+                        replacement.Replacement(
+                            self.config, self._node, verdict, follow, active, progress, limit, self._note, self.count_reports
+                        )
+                    )
                 finally:
                     self._copying = False
             self._book.write(self._book.read().followed(active.system_identifier, active.lineage))
             return report
+
+    def count_reports(self) -> None:
+        """Look into what is kept of replaced databases where that is not done yet, in the background."""
+        self.reports.count()
 
     def why_not_following(self, follow: Upstream, limit: float = 2.0) -> str | None:
         """Following, but not streaming: the reason if only a fresh copy helps (log removed, forked off before, other database);
@@ -448,9 +471,13 @@ class Database:
         receiving.follow(self._server, self._node, upstream, self._password, reload=reload)
 
     def _recover_copy(self, *, to_start: bool = True) -> None:
+        switched = seeding.switching(self.config.data_dir)
         done = seeding.recover(self.config.data_dir, f"diverged-{replacement.label(self._book.read().epoch)}")
         if done:
             self._note(done)
+        if switched:
+            rewinding.complete(self.config)
+        rewinding.tidy(self.config)
         if to_start and rewinding.interrupted(self.config):
             raise ReplicationError("a rewind of this database was interrupted; only a fresh copy of the active's helps")
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ha_manager import tablespaces
 from runtime import durable
 from runtime.errors import HaError
 
@@ -27,6 +27,8 @@ _CHANGES = {
     "UPDATE": "updated", "UPDATE+INIT": "updated", "HOT_UPDATE": "updated", "HOT_UPDATE+INIT": "updated", "DELETE": "deleted",
 }  # fmt: skip
 _TUPLES = re.compile(r"\bntuples:? (\d+)|^ (\d+) tuples")
+#: where pg_waldump says that a log ends
+ENDS = re.compile(r"(?:at|record at|after) ([0-9A-F]+/[0-9A-F]+)")
 _LABEL = re.compile(r"[0-9]+-[0-9]{8}T[0-9]{6}\Z")
 
 
@@ -46,30 +48,62 @@ class File:
         return cls(int(database), int(number))
 
 
-def changes(lines: Iterable[str]) -> dict[File, Counter[str]]:
-    """Rows inserted, updated, deleted per file by transactions that committed, from pg_waldump's lines (Postgres 13 to 17)."""
-    by_transaction: dict[int, list[tuple[File, str, int]]] = defaultdict(list)
-    committed: set[int] = set()
-    for line in lines:
+class Committed:
+    """Which transactions committed, in one bit each: a log may hold millions."""
+
+    _PAGE = 1 << 16
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+        #: those that had a record of their own: what ran in a savepoint counts with its parent
+        self.transactions = 0
+
+    def see(self, line: str) -> None:
+        """One line of pg_waldump's (Postgres 13 to 18)."""
         found = _RECORD.match(line)
-        if found is None:
-            continue
-        manager, transaction, kind, rest = found[1], int(found[2]), found[3], found[4]
-        if manager == "Transaction" and kind.startswith("COMMIT"):
-            committed.add(transaction)
-            subs = _SUBS.search(rest)
-            committed.update(map(int, subs[1].split()) if subs else ())
-        elif manager in ("Heap", "Heap2") and kind in _CHANGES:
-            where = _FILE.search(rest)
-            if where is not None:
-                rows = _TUPLES.search(rest) if kind.startswith("MULTI") else None
-                count = int(next(filter(None, rows.groups()))) if rows else 1
-                by_transaction[transaction].append((File(int(where[1]), int(where[2])), _CHANGES[kind], count))
-    total: dict[File, Counter[str]] = defaultdict(Counter)
-    for transaction in committed:
-        for file, what, count in by_transaction.get(transaction, ()):
-            total[file][what] += count
-    return dict(total)
+        if found is None or found[1] != "Transaction" or not found[3].startswith("COMMIT"):
+            return
+        self.transactions += 1
+        self._add(int(found[2]))
+        subs = _SUBS.search(found[4])
+        for number in subs[1].split() if subs else ():
+            self._add(int(number))
+
+    def _add(self, number: int) -> None:
+        page = self._pages.setdefault(number // self._PAGE, bytearray(self._PAGE // 8))
+        page[number % self._PAGE // 8] |= 1 << number % 8
+
+    def __contains__(self, number: int) -> bool:
+        page = self._pages.get(number // self._PAGE)
+        return page is not None and bool(page[number % self._PAGE // 8] & 1 << number % 8)
+
+
+class Rows:
+    """Rows inserted, updated, deleted per file by transactions that committed."""
+
+    def __init__(self, committed: Committed) -> None:
+        self._committed = committed
+        self._total: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def see(self, line: str) -> None:
+        """One line of pg_waldump's; the log is read a second time for it."""
+        found = _RECORD.match(line)
+        if (
+            found is None
+            or found[1] not in ("Heap", "Heap2")
+            or found[3] not in _CHANGES
+            or int(found[2]) not in self._committed
+        ):
+            return
+        where = _FILE.search(found[4])
+        if where is not None:
+            rows = _TUPLES.search(found[4]) if found[3].startswith("MULTI") else None
+            count = int(next(filter(None, rows.groups()))) if rows else 1
+            self._total[f"{where[1]}/{where[2]}"][_CHANGES[found[3]]] += count
+
+    def by_file(self) -> dict[str, dict[str, int]]:
+        """``{"database/file": {"inserted": 7}}``"""
+        return {file: dict(rows) for file, rows in self._total.items()}
 
 
 @dataclass(frozen=True)
@@ -84,6 +118,12 @@ class Kept:
     transactions: int = -1
     acknowledged: str = "unknown"
     tables: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    #: where its log ends; where it begins to be kept (used where the fork is not known)
+    end: str = ""
+    redo: str = ""
+    #: the log was looked at (else ``counting`` does it); all of it, or only what the time was enough for
+    counted: bool = True
+    whole: bool = True
     #: the log and its report; the whole directory, "" if it was rewound or is gone
     folder: str = ""
     directory: str = ""
@@ -94,12 +134,42 @@ class Kept:
             "label": self.label, "because": self.because, "timeline": self.timeline, "fork": self.fork,
             "transactions": self.transactions, "acknowledged": self.acknowledged,
             "tables": {name: dict(rows) for name, rows in self.tables.items()},
+            "end": self.end, "redo": self.redo, "counted": self.counted, "whole": self.whole,
         }  # fmt: skip
 
 
 def write(folder: Path, kept: Kept) -> None:
-    """The report for programs, beside the one for people."""
+    """The report for people, then the one for programs, which tells that it is there."""
+    durable.write_durably(folder / "report.txt", words(kept, folder) + "\n", mode=0o600)
     durable.write_durably(folder / REPORT, json.dumps(kept.as_json(), indent=1) + "\n", mode=0o600)
+
+
+def report(folder: Path) -> Kept | None:
+    """What ``write`` wrote; None if there is nothing, or nothing that can be read."""
+    try:
+        told = json.loads((folder / REPORT).read_bytes())
+        told["fork"], told["label"] = str(told["fork"]), folder.name
+        return Kept(**told)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def words(kept: Kept, folder: Path) -> str:
+    """The report in one paragraph."""
+    where = f"it left the active's history at {kept.fork} on timeline {kept.timeline}"
+    extent = where if kept.fork else "where it left the active's history is not known"
+    until = f" up to {kept.end}" if kept.end else ""
+    if not kept.counted:
+        holds = "and what it holds beyond that is being counted (`ha diverged`)"
+    elif kept.transactions < 0:
+        holds = f"and holds an unknown number of transactions beyond that{until}"
+    else:
+        holds = f"and holds {'' if kept.fork else 'at most '}{kept.transactions} transactions beyond that{until}"
+    read = f"pg_waldump -p {folder}/pg_wal -t {kept.timeline}" + (f" -s {kept.fork}" if kept.fork else "")
+    return (
+        f"the database of this server is replaced: {kept.because}; {extent}, {holds}."
+        f" Its log is kept in {folder}; read it with: {read}"
+    )
 
 
 def listed(diverged_dir: Path, data_dir: Path) -> list[Kept]:
@@ -116,11 +186,12 @@ def newest(diverged_dir: Path) -> str:
     labels = sorted((path.name for path in diverged_dir.glob("*") if _LABEL.match(path.name)), key=lambda name: name[-15:])
     if not labels:
         return ""
-    try:
-        told = json.loads((diverged_dir / labels[-1] / REPORT).read_bytes())
-        count, word = int(told["transactions"]), str(told["acknowledged"])
-    except (OSError, ValueError, TypeError, KeyError):
-        count, word = -1, ""
+    kept = report(diverged_dir / labels[-1]) or Kept(labels[-1])
+    if not kept.counted:
+        return (
+            f"a database was replaced here, and what it held beyond the fork is being counted: `ha diverged show {kept.label}`"
+        )
+    count, word = kept.transactions, kept.acknowledged
     number = f"{count} transaction{'' if count == 1 else 's'}" if count >= 0 else "an unknown number of transactions"
     if count:
         number += {"yes": ", acknowledged to clients,", "no": ", never acknowledged,"}.get(word, "")
@@ -128,12 +199,7 @@ def newest(diverged_dir: Path) -> str:
 
 
 def _one(label: str, folder: Path, directory: Path) -> Kept:
-    try:
-        told = json.loads((folder / REPORT).read_bytes())
-        told["fork"], told["label"] = str(told["fork"]), label
-        kept = Kept(**told)
-    except (OSError, ValueError, TypeError, KeyError):
-        kept = Kept(label)
+    kept = report(folder) or Kept(label)
     try:
         text = (folder / "report.txt").read_text().strip()
     except (OSError, ValueError):
@@ -151,11 +217,11 @@ def _size(folder: Path) -> int:
     return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")) if folder.is_dir() else 0
 
 
-def remove(kept: Kept) -> None:
-    """The directory first: the report goes last. Raises HaError."""
+def remove(kept: Kept, present: Path) -> None:
+    """The directory first, with its tablespaces, unless ``present`` uses them; the report last. Raises HaError."""
     for place in (kept.directory, kept.folder):
         if place:
             try:
-                shutil.rmtree(place)
+                tablespaces.remove_tree(Path(place), present)
             except OSError as wrong:
                 raise HaError(f"{place} can't be removed: {wrong}") from wrong

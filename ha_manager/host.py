@@ -37,6 +37,10 @@ class PostgresHost:
     slot_keep: int = 4096
     #: MiB that must stay free where the database is; with less this server is not healthy
     free: int = 64
+    #: of a copy on its way here: auto (by the link's speed), none, lz4, zstd, gzip; from Postgres 15 on
+    compression: str = "auto"
+    #: how a database comes here: whole (pg_basebackup), or only the differences to a stale one (slow links)
+    copy: str = "whole"
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,8 @@ _SECTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
         "cluster": _cluster, "bin_dir": _path_text, "data_dir": _path_text, "config_file": _path_text,
         "port": _number(1, 65535), "socket_dir": _path_text, "user": _word, "log_file": _path_text,
         "slot_keep": _number(0, 10**7), "free": _number(0, 10**6),
+        "copy": _one_of("whole", "differences"),
+        "compression": _one_of("auto", "none", "lz4", "zstd", "gzip"),
     },
     "commands": {f.name: _number(1, 86400) if f.name == "limit" else _command for f in fields(Commands)},
     "paths": {f.name: _path for f in fields(Paths)},

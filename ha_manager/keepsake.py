@@ -1,130 +1,147 @@
-"""What a rejoin replaces is kept and reported: the log from before the fork, and the whole directory where it fits.
+"""What a rejoin replaces is kept: the log from the checkpoint before the fork, and the whole directory where it fits.
 
-Promise: nothing is removed that was not reported first (design §4 rule 10). The report names how many transactions the replaced
-database had committed beyond the fork; whether they had been acknowledged, only clients know.
+Promise: nothing is removed that was not kept and reported first (design §4 rule 10). Keeping takes no longer than copying the
+log; what it holds is counted afterwards (``counting``). A replacement that was interrupted, or whose disk was full, and begins
+anew uses the same folder: nothing is kept twice, nothing that was kept is lost.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
-from collections import Counter
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from ha_manager import controldata, divergence
-from ha_manager.divergence import File, Kept
-from ha_manager.observation import lsn, lsn_text
+from ha_manager import controldata, divergence, space, tablespaces
+from ha_manager.divergence import Kept
+from ha_manager.observation import lsn_text
 from ha_manager.rejoin import Control, Verdict
-from runtime import commands, durable
-from runtime.errors import CommandFailed
+from runtime import durable
+from runtime.errors import ReplicationError
 
 #: Whole directories kept beside the database; older ones go, and it is said.
 DIRECTORIES = 2
-#: Records of the log that are looked at for the tables they changed; the number of transactions counts them all.
-_RECORDS = 200_000
-_COMMIT = re.compile(r"^Transaction/COMMIT(?:_PREPARED)?\s+(\d+)", re.MULTILINE)
-_END = re.compile(r"(?:at|record at|after) ([0-9A-F]+/[0-9A-F]+)")
+#: in the folder of a report as long as the replacement that it is about is not complete
+_UNFINISHED = "unfinished"
+#: XLogPageHeaderData: magic, info, timeline, position
+_PAGE_HEADER = struct.Struct("=HHIQ")
 
 
-@dataclass(frozen=True)
-class Report:
-    """``transactions``: committed beyond the fork, -1 if the log could not be read. ``folder``: where the log is kept."""
+def label_for(diverged_dir: Path, fresh: str, control: Control, verdict: Verdict) -> str:
+    """``fresh``, or the label under which an interrupted replacement of this very database began."""
+    for path in sorted(diverged_dir.glob(f"*/{_UNFINISHED}")):
+        with contextlib.suppress(OSError):
+            if path.read_text() == _mark(control, verdict):
+                return path.parent.name
+    return fresh
 
-    text: str
-    transactions: int
-    folder: Path
+
+def _mark(control: Control, verdict: Verdict) -> str:
+    return f"{control.system_identifier} {control.last_timeline} {verdict.fork}\n"
+
+
+def _begin(folder: Path, mark: str) -> None:
+    """A folder that says from its first moment on what it is about, so that whoever begins anew finds it."""
+    making = folder.with_name(folder.name + ".making")
+    for path in folder.parent.glob("*.making"):
+        shutil.rmtree(path)
+    making.mkdir(mode=0o700)
+    durable.write_durably(making / _UNFINISHED, mark)
+    making.rename(folder)
+
+
+def finished(diverged_dir: Path) -> None:
+    """The database is replaced: whatever was begun for it is over."""
+    for path in diverged_dir.glob(f"*/{_UNFINISHED}"):
+        durable.remove_durably(path)
 
 
 def keep_log(
-    bin_dir: Path,
-    data_dir: Path,
-    diverged_dir: Path,
-    label: str,
-    control: Control,
-    verdict: Verdict,
-    acknowledged: str = "unknown",
-) -> Report:
-    """Copy the log from before the fork to ``diverged_dir/label`` and report what lies beyond. May be called again."""
+    data_dir: Path, diverged_dir: Path, label: str, control: Control, verdict: Verdict, acknowledged: str = "unknown"
+) -> Kept:
+    """Copy the log from before the fork to ``diverged_dir/label``, and write a report that is still to be counted. May be
+    called again. Raises ReplicationError where it doesn't fit.
+    """
     folder = diverged_dir / label
-    wal = folder / "pg_wal"
-    wal.mkdir(mode=0o700, parents=True, exist_ok=True)
-    start = control.redo if verdict.fork < 0 or control.redo <= verdict.fork else 0
-    fork = max(verdict.fork, 0) if verdict.fork >= 0 else control.redo
-    count, end = _beyond(bin_dir, data_dir, control.last_timeline, fork)
-    last = controldata.segment_name(control.last_timeline, end, control.segment) if end >= 0 else "F" * 24
-    first = controldata.segment_name(control.last_timeline, start, control.segment)
-    for name in controldata.segments(data_dir):
-        if name[8:] >= first[8:] and name[8:] <= last[8:]:
-            _copy(data_dir / "pg_wal" / name, wal / name)
-    for path in (data_dir / "pg_wal").glob("*.history"):
-        _copy(path, wal / path.name)
-    with contextlib.suppress(OSError):
-        _copy(data_dir / "global" / "pg_control", folder / "pg_control")
-    text = _words(control, verdict, count, end, folder)
-    durable.write_durably(folder / "report.txt", text + "\n", mode=0o600)
-    tables = {str(file): dict(rows) for file, rows in _changes(bin_dir, data_dir, control.last_timeline, fork).items()}
-    where = lsn_text(verdict.fork) if verdict.fork >= 0 else ""
-    divergence.write(
-        folder, Kept(label, "", verdict.because, control.last_timeline, where, count, acknowledged if count else "no", tables)
+    found = _to_keep(data_dir, control, verdict)
+    missing = [
+        (source, folder / "pg_wal" / source.name) for source in found if not _same(source, folder / "pg_wal" / source.name)
+    ]
+    diverged_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = not folder.exists()
+    space.check_for(
+        diverged_dir, sum(source.stat().st_size for source, _ in missing), "the log of the database here, to be kept,"
     )
-    durable.sync_folder(wal)
-    return Report(text, count, folder)
+    try:
+        if fresh:
+            _begin(folder, _mark(control, verdict))
+        (folder / "pg_wal").mkdir(mode=0o700, exist_ok=True)
+        _copy(missing, folder)
+        with contextlib.suppress(OSError):
+            shutil.copy2(data_dir / "global" / "pg_control", folder / "pg_control")
+        kept = _reported(folder, label, control, verdict, acknowledged, anew=bool(missing))
+    except OSError as wrong:
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise ReplicationError(f"the log of the database here can't be kept in {folder}: {wrong.strerror or wrong}") from wrong
+    durable.sync_folder(diverged_dir)
+    return kept
 
 
-def _copy(source: Path, target: Path) -> None:
-    if not target.exists() or target.stat().st_size != source.stat().st_size:
+def _reported(folder: Path, label: str, control: Control, verdict: Verdict, acknowledged: str, *, anew: bool) -> Kept:
+    before = divergence.report(folder)
+    if before is not None and before.counted and not anew:
+        return before
+    fork = lsn_text(verdict.fork) if verdict.fork >= 0 else ""
+    kept = Kept(
+        label, because=verdict.because, timeline=control.last_timeline, fork=fork, acknowledged=acknowledged,
+        redo=lsn_text(control.redo), counted=False,
+    )  # fmt: skip
+    divergence.write(folder, kept)
+    return kept
+
+
+def _to_keep(data_dir: Path, control: Control, verdict: Verdict) -> list[Path]:
+    """Segments from the checkpoint before the fork on (all of them where it lies later) that hold log, not those set aside for
+    later use; and the histories.
+    """
+    start = control.redo if verdict.fork < 0 or control.redo <= verdict.fork else 0
+    first = controldata.segment_name(control.last_timeline, start, control.segment)
+    wal = data_dir / "pg_wal"
+    names = [name for name in controldata.segments(data_dir) if name[8:] >= first[8:] and _written(wal / name, control.segment)]
+    return [*(wal / name for name in names), *sorted(wal.glob("*.history"))]
+
+
+def _written(path: Path, segment: int) -> bool:
+    """Does it begin with the position that its name says? One that was recycled still holds an old one."""
+    name = path.name
+    position = int(name[8:16], 16) * 0x100000000 + int(name[16:], 16) * segment
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_PAGE_HEADER.size)
+        return bool(_PAGE_HEADER.unpack(header)[3] == position)
+    except (OSError, struct.error):
+        return False
+
+
+def _same(source: Path, target: Path) -> bool:
+    try:
+        one, two = source.stat(), target.stat()
+    except OSError:
+        return False
+    return one.st_size == two.st_size and one.st_mtime_ns == two.st_mtime_ns
+
+
+def _copy(files: list[tuple[Path, Path]], folder: Path) -> None:
+    """All of them, then all of them to the disk: quicker than one by one."""
+    for source, target in files:
         shutil.copy2(source, target)
+    for _, target in files:
         with open(target, "rb") as file:
             os.fsync(file.fileno())
-
-
-def _beyond(bin_dir: Path, data_dir: Path, timeline: int, fork: int) -> tuple[int, int]:
-    """How many transactions were committed from ``fork`` on, and where the log ends; -1 if it can't be read."""
-    argv = [
-        str(bin_dir / "pg_waldump"), "-p", str(data_dir / "pg_wal"), "-t", str(timeline), "-s", lsn_text(fork),
-        "--stats=record",
-    ]  # fmt: skip
-    try:
-        done = commands.run(argv, timeout=120, check=False)
-    except CommandFailed:
-        return -1, -1
-    if "Transaction" not in done.stdout and "WAL statistics" not in done.stdout:
-        nothing = "could not find a valid record" in done.stderr
-        return (0, fork) if nothing else (-1, -1)
-    ends = [lsn(found) for found in _END.findall(done.stderr)]
-    return sum(int(found) for found in _COMMIT.findall(done.stdout)), max(ends, default=-1)
-
-
-def _changes(bin_dir: Path, data_dir: Path, timeline: int, fork: int) -> dict[File, Counter[str]]:
-    """Rows changed beyond the fork, per file of a table; of a very long log only the beginning is looked at."""
-    argv = [
-        str(bin_dir / "pg_waldump"), "-p", str(data_dir / "pg_wal"), "-t", str(timeline), "-s", lsn_text(fork),
-        "-n", str(_RECORDS),
-    ]  # fmt: skip
-    try:
-        return divergence.changes(commands.run(argv, timeout=120, check=False).stdout.splitlines())
-    except CommandFailed:
-        return {}
-
-
-def _words(control: Control, verdict: Verdict, count: int, end: int, folder: Path) -> str:
-    timeline = control.last_timeline
-    if verdict.fork < 0:
-        extent = "where it left the active's history is not known"
-        number = f"at most {count} transactions" if count >= 0 else "an unknown number of transactions"
-    else:
-        extent = f"it left the active's history at {lsn_text(verdict.fork)} on timeline {timeline}"
-        number = f"{count} transactions" if count >= 0 else "an unknown number of transactions"
-    until = f" up to {lsn_text(end)}" if end >= 0 else ""
-    return (
-        f"the database of this server is replaced: {verdict.because}; {extent}, and holds {number} beyond that{until}."
-        f" Its log is kept in {folder}; read it with: pg_waldump -p {folder}/pg_wal -t {timeline}"
-        + (f" -s {lsn_text(verdict.fork)}" if verdict.fork >= 0 else "")
-    )
+    durable.sync_folder(folder / "pg_wal")
 
 
 def prune(data_dir: Path, note: Callable[[str], None], keep: int = DIRECTORIES) -> None:
@@ -132,4 +149,4 @@ def prune(data_dir: Path, note: Callable[[str], None], keep: int = DIRECTORIES) 
     kept = sorted(data_dir.parent.glob(f"{data_dir.name}.diverged-*"), key=lambda path: path.stat().st_ctime)
     for path in kept[: max(0, len(kept) - keep)]:
         note(f"removing {path}, a database replaced earlier; its log is still in the folder of its report")
-        shutil.rmtree(path)
+        tablespaces.remove_tree(path, data_dir)

@@ -77,13 +77,17 @@ class Identity:
     version: int = 0
     #: Postgres's log segment size in bytes
     segment: int = 16 * 1024 * 1024
+    #: (folder, bytes) of each tablespace that lies outside the data directory; ``size`` counts them, too
+    locations: tuple[tuple[str, int], ...] = ()
+    #: bytes of log that the active keeps
+    wal: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return {
             "system_identifier": self.system_identifier, "timeline": self.timeline,
             "history": [list(pair) for pair in self.history], "lineage": {str(k): v for k, v in self.lineage.items()},
             "lsn": self.lsn, "size": self.size, "tablespaces": self.tablespaces, "version": self.version,
-            "segment": self.segment,
+            "segment": self.segment, "locations": [list(pair) for pair in self.locations], "wal": self.wal,
         }  # fmt: skip
 
     @classmethod
@@ -99,6 +103,8 @@ class Identity:
             tablespaces=int(value["tablespaces"]),
             version=int(value["version"]),
             segment=int(value["segment"]),
+            locations=tuple((str(folder), int(size)) for folder, size in value.get("locations", ())),
+            wal=int(value.get("wal", 0)),
         )
 
 
@@ -248,11 +254,13 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a copy is. ``total`` may grow."""
+    """How far a copy is. ``total`` may grow; ``rate``: bytes a second lately; ``doing``: while no bytes are counted."""
 
     done: int
     total: int
     seconds: float
+    rate: float = 0.0
+    doing: str = ""
 
     @property
     def share(self) -> float:

@@ -32,6 +32,10 @@ RETRY_FIRST, RETRY_MOST = 0.2, 3.0
 LISTEN_AGAIN = 2.0
 #: while heartbeat hears nothing, the peer is asked so often for its state (seconds)
 ASK_PERIOD, ASK_LIMIT = 0.1, 0.3
+#: while the peer's database is being copied (seconds)
+COPYING_PERIOD = 1.0
+#: a passive that asked for our database begins a copy within this time (seconds)
+COPY_SEEN = 10.0
 STAND_DOWN_LIMIT = 5.0
 
 _REIGNING = frozenset({Phase.ACTIVE, Phase.PREPARING, Phase.PROMOTING, Phase.OPENING})
@@ -51,6 +55,8 @@ class Own:
     solo: bool = True
     proven: int = -1
     decider: str = "heartbeat"
+    #: what is going on with its database, in words, while it is being copied
+    copying: str = ""
 
 
 class Home(Protocol):
@@ -89,6 +95,7 @@ class Peer:
         self._wake = threading.Event()
         self._ended = False
         self._asked_at = -inf
+        self._copies_until = -inf
         self._ask_down = ""
         #: what the peer said last against standing down: logged once
         self._refusal = ""
@@ -210,8 +217,10 @@ class Peer:
     def _converse(self) -> None:
         now, session = self._clock(), self._session
         assert session is not None
-        urgent = self._silent or self._ask_down
-        if now - self._asked_at < (ASK_PERIOD * 0.9 if urgent else self._config().site.passive_status_interval):
+        urgent, interval = self._silent or self._ask_down, self._config().site.passive_status_interval
+        copying = bool(self.state.get("copying")) or now < self._copies_until
+        usual = min(COPYING_PERIOD, interval) if copying else interval
+        if now - self._asked_at < (ASK_PERIOD * 0.9 if urgent else usual):
             return
         self._asked_at = now
         try:
@@ -300,7 +309,7 @@ class Peer:
         return {
             "node": own.node, "phase": own.phase.value, "heartbeat": own.heartbeat, "postgres": own.postgres,
             "epoch": list(own.epoch), "port": self._home.port(), "version": own.version,
-            "solo": own.solo, "proven": own.proven, "decider": own.decider,
+            "solo": own.solo, "proven": own.proven, "decider": own.decider, "copying": own.copying,
         }  # fmt: skip
 
     def _stand_down(self, fields: dict[str, Any], caller: Caller) -> Mapping[str, Any]:
@@ -317,4 +326,6 @@ class Peer:
         if own.phase not in _REIGNING:
             raise Refused(f"{own.node} is {own.phase}, not active")
         identity = self._home.identity()
+        # It will rejoin, or have a copy made: how that goes is worth knowing here.
+        self._copies_until = self._clock() + COPY_SEEN
         return {"epoch": list(own.epoch), "port": self._home.port(), "identity": identity.as_json()}

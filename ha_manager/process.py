@@ -60,6 +60,8 @@ log = logging.getLogger("ha_manager")
 
 TICK = 0.05
 STOP_LIMIT = 20.0
+#: the sizes of all files of a large database are asked for (seconds); the peer waits for 3
+IDENTITY_LIMIT = 2.5
 #: pause of a thread that an internal error ended (seconds)
 AGAIN = 1.0
 
@@ -122,6 +124,8 @@ class Daemon:
         own.register(self.loop.selector, self.on_signal)
         self.database.attach()
         self.lease.turn()
+        self.database.reports.told = lambda text: self.replication("kept", text)
+        self.database.count_reports()
         for name, body in (
             ("worker", self.worker.run),
             ("monitor", self.monitor.run),
@@ -385,7 +389,7 @@ class Daemon:
         epoch, phase = (want.epoch, want.phase) if want else (Epoch(), Phase.WAITING)
         alive = self.link.connected and boottime() < self.role_until()
         postgres = observed_state(self.look.observation, self.worker.carried).value
-        own = Own(self.config.node, epoch, phase, alive, postgres, __version__)
+        own = Own(self.config.node, epoch, phase, alive, postgres, __version__, copying=self.worker.carried.copying)
         if isinstance(self.link, HeartbeatLink):
             return own
         solo = self.link.record.solo
@@ -397,7 +401,7 @@ class Daemon:
         return peer_word(self.peer.state, self.peer.told_at, limit, ROLE_OF)
 
     def identity(self) -> Identity:
-        return self.database.identity()
+        return self.database.identity(IDENTITY_LIMIT)
 
     def inventory(self) -> dict[str, Any]:
         if (own := self.stock.own) is None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from ha_manager import adoption, controldata, keepsake, receiving, rejoin, rewinding, seeding
+from ha_manager import adoption, controldata, divergence, keepsake, receiving, rejoin, rewinding, seeding, space
 from ha_manager.cluster import PostgresConfig
 from ha_manager.lineage import Lineage
 from ha_manager.observation import Identity, Progress, Upstream, lsn_text
 from ha_manager.rejoin import Control, Mine, Question, Verdict, Way
 from ha_manager.replication import Clock
+from ha_manager.transfer import Cancelled, OnProgress
 from runtime.errors import CommandFailed, ReplicationError
 
 
@@ -61,42 +63,47 @@ def _beyond_fork(config: PostgresConfig, question: Question, control: Control, c
     return bool(found), found
 
 
-def replace(
-    config: PostgresConfig,
-    node: str,
-    verdict: Verdict,
-    follow: Upstream,
-    active: Identity,
-    progress: Callable[[Progress], bool],
-    limit: float,
-    note: Callable[[str], None],
-) -> str:
-    """Keep, report, copy, switch in; returns the report ("" if there was nothing to keep)."""
-    name, report = label(follow.epoch), ""
+@dataclass(frozen=True)
+class Replacement:
+    """One database to be replaced. ``count``: a report is there to be counted, by somebody for whom nobody waits."""
+
+    config: PostgresConfig
+    node: str
+    verdict: Verdict
+    follow: Upstream
+    active: Identity
+    progress: OnProgress
+    limit: float
+    note: Callable[[str], None]
+    count: Callable[[], None]
+
+
+def replace(task: Replacement) -> str:
+    """Keep, report, then rewind or copy and switch in; returns the report ("" if there was nothing to keep)."""
+    config = task.config
     control = controldata.read(config.bin_dir, config.data_dir)
-    if control is not None and verdict.way in (Way.DIVERGED, Way.FOREIGN):
-        acknowledged = _acknowledged(config, verdict)
-        report = keepsake.keep_log(
-            config.bin_dir, config.data_dir, config.diverged_dir, name, control, verdict, acknowledged
-        ).text
-        note(report)
-        if not verdict.damaged and _rewound(config, node, verdict, control, follow, active, progress, limit, note):
-            return report
-    rewinding.restore_own_files(config)
-    room = active.tablespaces or seeding.fits_beside(config, active)
-    if verdict.way in (Way.DIVERGED, Way.COPY) and not verdict.damaged and not room:
-        seeding.check_space(config, active, reclaim=seeding.folder_size(config.data_dir))
-        note(f"removing the database in {config.data_dir} before the copy: the disk does not hold both")
-        seeding.empty(config)
-    seeding.check_space(config, active)
-    seeding.copy(config, node, follow, progress, limit)
-    kept = seeding.switch_in(config.data_dir, f"diverged-{name}")
-    rewinding.complete(config)
-    keepsake.prune(config.data_dir, note)
-    if kept is None:
-        return report
-    note(f"the replaced database is kept in {kept}")
-    return "; ".join(filter(None, (report, f"the replaced database is kept in {kept}")))
+    if control is None or task.verdict.way not in (Way.DIVERGED, Way.FOREIGN):
+        return _copied(task, label(task.follow.epoch))
+    name = _keep(task, control)
+    kept = "" if _rewound(task, control) else _copied(task, name)
+    keepsake.finished(config.diverged_dir)
+    report = divergence.report(config.diverged_dir / name)
+    words = divergence.words(report, config.diverged_dir / name) if report is not None else ""
+    return "; ".join(filter(None, (words, kept)))
+
+
+def _keep(task: Replacement, control: Control) -> str:
+    """The log, in a folder whose name is returned; told at once, counted later."""
+    config = task.config
+    name = keepsake.label_for(config.diverged_dir, label(task.follow.epoch), control, task.verdict)
+    if not task.progress(Progress(0, 0, 0.0, doing="keeping the log of the database here")):
+        raise Cancelled("no longer wanted")
+    kept = keepsake.keep_log(
+        config.data_dir, config.diverged_dir, name, control, task.verdict, _acknowledged(config, task.verdict)
+    )
+    task.note(divergence.words(kept, config.diverged_dir / name))
+    task.count()
+    return name
 
 
 def _acknowledged(config: PostgresConfig, verdict: Verdict) -> str:
@@ -107,27 +114,37 @@ def _acknowledged(config: PostgresConfig, verdict: Verdict) -> str:
     return "no" if dynamic.names else "yes"
 
 
-def _rewound(
-    config: PostgresConfig,
-    node: str,
-    verdict: Verdict,
-    control: Control,
-    follow: Upstream,
-    active: Identity,
-    progress: Callable[[Progress], bool],
-    limit: float,
-    note: Callable[[str], None],
-) -> bool:
+def _rewound(task: Replacement, control: Control) -> bool:
     """Made to follow in place; False: a fresh copy is needed, and it was said why."""
-    because = rejoin.why_not_rewind(control, verdict, active)
+    because = "it is damaged" if task.verdict.damaged else rejoin.why_not_rewind(control, task.verdict, task.active)
     if not because:
         try:
-            rewinding.rewind(config, node, follow, active, progress, limit)
-            note(f"the database was rewound to {lsn_text(verdict.fork)} by pg_rewind")
+            rewinding.rewind(task.config, task.node, task.follow, task.active, task.progress, task.limit)
+            task.note(f"the database was rewound to {lsn_text(task.verdict.fork)} by pg_rewind")
             return True
-        except seeding.Cancelled:
+        except (Cancelled, rewinding.NotYet):
             raise
         except (CommandFailed, ReplicationError) as wrong:
             because = f"pg_rewind failed ({wrong})"
-    note(f"copying the whole database: {because}")
+    task.note(f"copying the whole database: {because}")
     return False
+
+
+def _copied(task: Replacement, name: str) -> str:
+    """A fresh copy in place of what is here; returns where that is kept, in words."""
+    config = task.config
+    rewinding.restore_own_files(config)
+    ours = task.verdict.way in (Way.DIVERGED, Way.COPY) and not task.verdict.damaged
+    if ours and not space.fits(config, task.active):
+        space.check(config, task.active, reclaim=space.given_back(config))
+        task.note(f"removing the database in {config.data_dir} before the copy: the disk does not hold both")
+        seeding.empty(config)
+    seeding.copy(config, task.node, task.follow, task.active, name, task.progress, task.limit, task.note)
+    kept = seeding.switch_in(config.data_dir, f"diverged-{name}")
+    rewinding.complete(config)
+    keepsake.finished(config.diverged_dir)
+    keepsake.prune(config.data_dir, task.note)
+    if kept is None:
+        return ""
+    task.note(f"the replaced database is kept in {kept}")
+    return f"the replaced database is kept in {kept}"

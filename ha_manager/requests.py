@@ -99,6 +99,7 @@ class Requests:
             "postgres": observed_state(seen, carried).value,
             "replication": self.replication(),
             "trouble": carried.trouble,
+            "copying": carried.copying,
             "heartbeat": daemon.link.connected,
             "peer_session": daemon.peer.connected,
             "alarms": dict(daemon.messages.alarms),

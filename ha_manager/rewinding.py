@@ -7,28 +7,29 @@ its streaming, not by the exit status. Source: facts/postgres.md 7; design §4 r
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-from ha_manager import cluster, controldata, seeding
+from ha_manager import cluster, controldata, seeding, tablespaces, transfer
 from ha_manager.adoption import REPLICATION_ROLE
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.observation import Identity, Progress, Upstream
 from ha_manager.postgres_child import Launch, prepare_launch
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.sql import Session
+from ha_manager.transfer import Cancelled, OnProgress, Watch
 from runtime import commands, durable
-from runtime.errors import CommandFailed, ReplicationError
+from runtime.clock import boottime
+from runtime.errors import ReplicationError
 
 #: What pg_rewind reads the active's files with; the replication role may read them all anyway, by copying the database.
 FUNCTIONS = (
     "pg_ls_dir(text, boolean, boolean)", "pg_stat_file(text, boolean)", "pg_read_binary_file(text)",
     "pg_read_binary_file(text, bigint, bigint, boolean)",
 )  # fmt: skip
-#: The active makes its checkpoint after the promotion, when nobody waits any more.
-_CHECKPOINT_LIMIT = 10.0
 _POLL = 0.1
 _CLEAN = ("shut down", "shut down in recovery")
 
@@ -42,20 +43,25 @@ def interrupted(config: PostgresConfig) -> bool:
     return _aside(config).exists()
 
 
-def rewind(
-    config: PostgresConfig, node: str, upstream: Upstream, active: Identity, progress: Callable[[Progress], bool], limit: float
-) -> None:
-    """Postgres stopped, its log kept. Raises ReplicationError or CommandFailed: ``interrupted`` tells whether it is harmed."""
+class NotYet(ReplicationError):
+    """The active can't be asked now. Nothing was begun."""
+
+
+def rewind(config: PostgresConfig, node: str, upstream: Upstream, active: Identity, progress: OnProgress, limit: float) -> None:
+    """Postgres stopped, its log kept. Raises NotYet, Cancelled; ReplicationError or CommandFailed where only a copy helps."""
     clock = Clock(limit)
     info = upstream_conninfo(upstream.host, upstream.port, f"ha_rewind_{node}", str(Paths(config.state_dir).passfile))
-    _await_checkpoint(info, active.timeline, clock)
-    _recover_from_crash(config, clock)
+    await_checkpoint(info, active.timeline, progress, clock)
+    _recover_from_crash(config, progress, clock)
     begin(config)
     argv = [
-        *seeding.as_user(config.user), str(config.bin_dir / "pg_rewind"), "-D", str(config.data_dir),
+        *transfer.as_user(config.user), str(config.bin_dir / "pg_rewind"), "-D", str(config.data_dir),
         f"--source-server={info} dbname=postgres", "--no-ensure-shutdown", "--progress",
     ]  # fmt: skip
-    seeding.run(argv, config.user, progress, clock.need("pg_rewind"))
+    transfer.end_leftovers(config.data_dir)
+    disks = [config.data_dir, *tablespaces.outside(config.data_dir)]
+    watch = Watch(disks=disks, later=300.0, doing="comparing with the active")
+    transfer.run(argv, config.user, progress, clock.need("pg_rewind"), watch)
     if not (config.data_dir / "backup_label").exists():
         raise ReplicationError("pg_rewind saw no difference, although the databases diverged")
     restore_own_files(config)
@@ -64,14 +70,13 @@ def rewind(
 
 def begin(config: PostgresConfig) -> None:
     """From here on the data is not to be started; this server's own configuration files are kept aside."""
-    aside = _aside(config)
-    making = aside.with_name(aside.name + ".tmp")
-    shutil.rmtree(making, ignore_errors=True)
+    making = _leaving(config)
+    tidy(config)
     making.mkdir(mode=0o700)
     seeding.keep_own_files(config, making)
     durable.sync_folder(making)
-    making.rename(aside)
-    durable.sync_folder(aside.parent)
+    making.rename(_aside(config))
+    durable.sync_folder(making.parent)
 
 
 def restore_own_files(config: PostgresConfig) -> None:
@@ -88,37 +93,51 @@ def restore_own_files(config: PostgresConfig) -> None:
 def complete(config: PostgresConfig) -> None:
     """The data is whole: rewound, or replaced by a fresh copy."""
     aside = _aside(config)
+    tidy(config)
     if aside.exists():
-        done = aside.with_name(aside.name + ".tmp")
-        shutil.rmtree(done, ignore_errors=True)
-        aside.rename(done)
+        aside.rename(_leaving(config))
         durable.sync_folder(aside.parent)
-        shutil.rmtree(done)
+        tidy(config)
 
 
-def grant(session: Session, limit: float) -> None:
-    """On the active: what the peer's pg_rewind needs. Only what isn't granted yet."""
+def tidy(config: PostgresConfig) -> None:
+    """What was not yet, or is no longer, the mark of a rewind under way."""
+    shutil.rmtree(_leaving(config), ignore_errors=True)
+
+
+def _leaving(config: PostgresConfig) -> Path:
+    return _aside(config).with_name(_aside(config).name + ".tmp")
+
+
+def grant(session: Session, limit: float, functions: Sequence[str] = FUNCTIONS) -> None:
+    """On the active: what the peer's pg_rewind needs, or other ``functions``. Only what isn't granted yet."""
     clock = Clock(limit)
-    for function in FUNCTIONS:
+    for function in functions:
         asked = [REPLICATION_ROLE, function]
         if session.one("SELECT has_function_privilege($1, $2, 'EXECUTE')::text", clock.left, asked) != "true":
             session.rows(f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {REPLICATION_ROLE}", clock.left)
 
 
-def _await_checkpoint(info: str, timeline: int, clock: Clock) -> None:
-    """Before it, pg_rewind reads the old timeline in the active's control file and says that nothing is to be done."""
-    patience = Clock(min(_CHECKPOINT_LIMIT, clock.left))
-    session = Session(f"{info} dbname=postgres", min(3.0, clock.left))
+def await_checkpoint(info: str, timeline: int, progress: OnProgress, clock: Clock) -> None:
+    """Before it, pg_rewind reads the old timeline in the active's control file and says that nothing is to be done. However
+    long it takes: a copy would wait for one as well. Raises NotYet or Cancelled.
+    """
+    began = boottime()
     try:
-        while session.one("SELECT timeline_id::text FROM pg_control_checkpoint()", patience.left + 1.0) != str(timeline):
-            if patience.left <= 0:
-                raise ReplicationError(f"the active has made no checkpoint on its timeline {timeline} yet")
-            time.sleep(_POLL)
-    finally:
-        session.close()
+        with contextlib.closing(Session(f"{info} dbname=postgres", min(3.0, clock.left))) as session:
+            while session.one("SELECT timeline_id::text FROM pg_control_checkpoint()", 5.0) != str(timeline):
+                if clock.left <= 0:
+                    raise NotYet(f"the active has made no checkpoint on its timeline {timeline} yet")
+                if not progress(Progress(0, 0, boottime() - began, doing="waiting for the active's checkpoint")):
+                    raise Cancelled("no longer wanted")
+                time.sleep(_POLL)
+    except (Cancelled, NotYet):
+        raise
+    except ReplicationError as wrong:
+        raise NotYet(f"the active can't be asked for its checkpoint: {wrong}") from wrong
 
 
-def _recover_from_crash(config: PostgresConfig, clock: Clock) -> None:
+def _recover_from_crash(config: PostgresConfig, progress: OnProgress, clock: Clock) -> None:
     """pg_rewind wants a database that was shut down; its own way of doing that doesn't know Debian's configuration folder."""
     control = controldata.read(config.bin_dir, config.data_dir)
     if control is not None and control.state in _CLEAN:
@@ -127,10 +146,11 @@ def _recover_from_crash(config: PostgresConfig, clock: Clock) -> None:
     launch = Launch.of(cluster.launch_of(config))
     prepare_launch(launch, "primary")
     argv = [
-        *seeding.as_user(config.user), str(config.bin_dir / "postgres"), "--single", "-D", str(config.data_dir),
+        *transfer.as_user(config.user), str(config.bin_dir / "postgres"), "--single", "-D", str(config.data_dir),
         "-c", f"config_file={Paths(config.state_dir).settings}", "-c", "synchronous_standby_names=", "template1",
     ]  # fmt: skip
-    done = commands.run(argv, timeout=clock.need("crash recovery"), env=launch.environment, check=False)
+    watch = Watch(disks=[config.data_dir], before=300.0, doing="recovering from its crash")
+    transfer.run(argv, config.user, progress, clock.need("crash recovery"), watch, env=launch.environment)
     control = controldata.read(config.bin_dir, config.data_dir)
     if control is None or control.state not in _CLEAN:
-        raise CommandFailed(argv, done.code, done.stderr, because="crash recovery failed")
+        raise ReplicationError(f"crash recovery left it {control.state if control is not None else 'unreadable'}")

@@ -9,38 +9,25 @@ The marker file ``ha_manager.copy`` travels with the new directory: ``copying`` 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
-import re
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ha_manager import cluster
-from ha_manager.cluster import Paths, PostgresConfig
-from ha_manager.observation import Identity, Progress, Upstream, slot_name
-from ha_manager.replication import upstream_conninfo
+from ha_manager import basebackup, cluster, differences, space, tablespaces, transfer
+from ha_manager.cluster import PostgresConfig
+from ha_manager.observation import Identity, Upstream
+from ha_manager.transfer import Cancelled, OnProgress
 from runtime import commands, durable
-from runtime.clock import boottime
-from runtime.errors import CommandFailed, ReplicationError, without_secrets
+from runtime.errors import ReplicationError
 
 MARKER = "ha_manager.copy"
-#: Beyond the copy itself: log that arrives meanwhile.
-_SPARE = 256 * 1024 * 1024
-_LOOK = 0.2
-_PROGRESS = re.compile(r"(\d+)/(\d+) kB")
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Cancelled(ReplicationError):
-    """The caller ended the copy."""
 
 
 @dataclass(frozen=True)
@@ -53,42 +40,23 @@ class Places:
     def new(self) -> Path:
         return self.data.with_name(self.data.name + ".new")
 
+    @property
+    def making(self) -> Path:
+        return self.data.with_name(self.data.name + ".new.making")
+
     def kept(self, label: str) -> Path:
         return self.data.with_name(f"{self.data.name}.{label}")
 
 
-def check_space(config: PostgresConfig, active: Identity, reclaim: int = 0) -> None:
-    """Raises ReplicationError unless the copy fits. ``reclaim``: bytes that removing the old database first would give."""
-    if active.tablespaces:
-        raise ReplicationError(
-            f"the active has {active.tablespaces} tablespace(s) outside its data directory; they can't be copied yet:"
-            " move what is in them into the default tablespace and drop them"
-        )
-    parent = config.data_dir.parent
-    disk = os.statvfs(parent)
-    free, needed = disk.f_bavail * disk.f_frsize, int(active.size * 1.05) + _SPARE
-    if free + reclaim < needed:
-        raise ReplicationError(
-            f"a copy needs {needed >> 20} MB in {parent}, and {free >> 20} MB are free: make room"
-            f" (older copies are named {config.data_dir.name}.diverged-…)"
-        )
-
-
-def fits_beside(config: PostgresConfig, active: Identity) -> bool:
-    """Is there room for the copy while the old database is still there?"""
-    try:
-        check_space(config, active)
-    except ReplicationError:
-        return False
-    return True
-
-
 def empty(config: PostgresConfig) -> None:
-    """Remove what is in the data directory but this server's own configuration files."""
+    """Remove what is in the data directory, and outside it, but for this server's own configuration files."""
     own = _own_files(config)
+    tablespaces.clear(tablespaces.outside(config.data_dir))
     for path in config.data_dir.iterdir():
         if any(file == path or path in file.parents for file in own):
             continue
+        if path == config.data_dir / "pg_wal" and path.is_symlink():
+            continue  # where the log lies is this server's own choice, too
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -96,47 +64,59 @@ def empty(config: PostgresConfig) -> None:
     durable.sync_folder(config.data_dir)
 
 
-def folder_size(path: Path) -> int:
-    """Bytes on the disk below ``path``."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-    return total
-
-
-def copy(config: PostgresConfig, node: str, upstream: Upstream, progress: Callable[[Progress], bool], limit: float) -> None:
-    """pg_basebackup into the side directory, complete and marked so. Raises Cancelled, CommandFailed or ReplicationError."""
+def copy(
+    config: PostgresConfig,
+    node: str,
+    upstream: Upstream,
+    active: Identity,
+    label: str,
+    progress: OnProgress,
+    limit: float,
+    note: Callable[[str], None],
+) -> None:
+    """The active's database in the side directory, complete and marked so. Raises Cancelled, CommandFailed or ReplicationError;
+    what fails leaves nothing behind, what is cancelled is removed by whoever comes next.
+    """
     places = Places(config.data_dir)
-    _remove(places.new)
-    new = places.new
-    new.mkdir(mode=0o700)
-    shutil.chown(new, config.user, commands.identity(config.user)["group"])
-    info = upstream_conninfo(upstream.host, upstream.port, f"ha_copy_{node}", str(Paths(config.state_dir).passfile))
-    argv = [
-        *as_user(config.user), str(config.bin_dir / "pg_basebackup"), "-d", info, "-D", str(new / "data"), "-c", "fast",
-        "-X", "stream", "-S", slot_name(node), "-P", "-w", "--no-manifest",
-    ]  # fmt: skip
-    durable.write_durably(new / MARKER, "copying\n")
-    run(argv, config.user, progress, limit)
-    keep_own_files(config, new / "data")
-    _flatten(new)
+    transfer.end_leftovers(config.data_dir)
+    _remove(places)
+    space.check(config, active)
+    new, sides = places.new, basebackup.side_folders(config, active, label)
+    _begin(config, places, sides)
+    try:
+        if config.copy == "differences" and (config.data_dir / "PG_VERSION").exists():
+            differences.run(config, node, upstream, active, new / "data", label, progress, limit, note)
+        else:
+            basebackup.run(config, node, upstream, active, new / "data", label, progress, limit, note)
+        keep_own_files(config, new / "data")
+        _flatten(new, sides)
+    except Cancelled:
+        raise
+    except Exception:
+        _remove(places)
+        raise
 
 
-def as_user(user: str) -> list[str]:
-    """It dies with the thread that waits for it: a copy without a ha_manager serves nobody."""
-    group = commands.identity(user)["group"]
-    return ["setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups", "--pdeathsig=KILL"]
+def _begin(config: PostgresConfig, places: Places, sides: list[Path]) -> None:
+    """The side directory never exists without its marker."""
+    places.making.mkdir(mode=0o700)
+    shutil.chown(places.making, config.user, commands.identity(config.user)["group"])
+    _mark(places.making, "copying", sides)
+    places.making.rename(places.new)
+    durable.sync_folder(places.new.parent)
 
 
-def _flatten(new: Path) -> None:
+def _flatten(new: Path, sides: list[Path]) -> None:
     """pg_basebackup wants an empty directory, the marker wants to lie beside the data from the first moment on."""
     for each in list((new / "data").iterdir()):
         each.rename(new / each.name)
     (new / "data").rmdir()
-    durable.write_durably(new / MARKER, "complete\n")
     durable.sync_folder(new)
+    _mark(new, "complete", sides)
+
+
+def _mark(new: Path, state: str, sides: list[Path]) -> None:
+    durable.write_durably(new / MARKER, "".join(f"{line}\n" for line in (state, *sides)))
 
 
 def keep_own_files(config: PostgresConfig, data: Path) -> None:
@@ -162,51 +142,6 @@ _OWN_FILES = (
 )  # fmt: skip
 
 
-def run(argv: list[str], user: str, progress: Callable[[Progress], bool], limit: float) -> None:
-    """A program of Postgres's that reports its progress. Raises Cancelled or CommandFailed; nothing of it is left running."""
-    began = boottime()
-    child = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0, cwd="/",
-        env=commands.environment(user=user),
-    )  # fmt: skip
-    assert child.stderr is not None
-    os.set_blocking(child.stderr.fileno(), False)
-    said = b""
-    try:
-        ended = False
-        while not ended:
-            said = (said + (child.stderr.read() or b""))[-8000:]
-            if not progress(_progress(said, boottime() - began)):
-                raise Cancelled("the copy was cancelled")
-            if boottime() - began > limit:
-                raise CommandFailed(argv, None, said.decode(errors="replace"), because=f"did not end within {limit:g} s")
-            ended = _ended(child, _LOOK)
-        said += child.stderr.read() or b""
-    finally:
-        if child.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        child.stderr.close()
-    if child.returncode != 0:
-        text = without_secrets(said.decode(errors="replace").replace("\r", "\n"))
-        raise CommandFailed(argv, child.returncode, "\n".join(line for line in text.splitlines() if not _PROGRESS.search(line)))
-
-
-def _ended(child: subprocess.Popen[bytes], limit: float) -> bool:
-    try:
-        child.wait(limit)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _progress(said: bytes, seconds: float) -> Progress:
-    found = _PROGRESS.findall(said.decode(errors="replace"))
-    done, total = found[-1] if found else ("0", "0")
-    return Progress(int(done) * 1024, int(total) * 1024, seconds)
-
-
 # --- switching in -------------------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +165,7 @@ def _finish(places: Places, label: str) -> Path | None:
     kept: Path | None = places.kept(label)
     if places.new.exists():
         if is_empty(places.new):
-            _remove(places.new)
+            tablespaces.remove_tree(places.new, places.data)
             kept = None
         else:
             places.new.rename(places.kept(label))
@@ -244,6 +179,7 @@ def _finish(places: Places, label: str) -> Path | None:
 def recover(data_dir: Path, label: str) -> str:
     """After a crash at any line above: finish or undo. Returns what was done in words, "" for nothing."""
     places = Places(data_dir)
+    _sweep(places)
     if not places.data.exists() and _marker(places.new) == "complete":
         places.new.rename(places.data)
         _finish(places, label)
@@ -252,11 +188,18 @@ def recover(data_dir: Path, label: str) -> str:
         kept = _finish(places, label)
         return "finished switching in a copy" + (f"; the database before it is kept in {kept}" if kept else "")
     if _marker(places.new):
-        _remove(places.new)
+        transfer.end_leftovers(data_dir)
+        _remove(places)
         return "removed an interrupted copy"
     if places.new.exists():
         raise ReplicationError(f"{places.new} is in the way, and was not made by ha_manager: move it elsewhere")
     return ""
+
+
+def switching(data_dir: Path) -> bool:
+    """A complete copy is in the database's place, or nothing is in its way: ``recover`` finishes that."""
+    places = Places(data_dir)
+    return _marker(places.data) == "complete" or (not places.data.exists() and _marker(places.new) == "complete")
 
 
 def in_progress(data_dir: Path) -> bool:
@@ -266,10 +209,16 @@ def in_progress(data_dir: Path) -> bool:
 
 
 def _marker(folder: Path) -> str:
+    """copying | complete | "" (no copy of ours)"""
+    return next(iter(_marked(folder)), "")
+
+
+def _marked(folder: Path) -> list[str]:
+    """The marker's lines: the state, then the folders that the copy has outside."""
     try:
-        return (folder / MARKER).read_text().strip()
+        return (folder / MARKER).read_text().splitlines()
     except OSError:
-        return ""
+        return []
 
 
 def is_empty(folder: Path) -> bool:
@@ -277,9 +226,26 @@ def is_empty(folder: Path) -> bool:
     return not (folder / "PG_VERSION").exists() and not (folder / "global").exists()
 
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+def _remove(places: Places) -> None:
+    """An unfinished copy with all that it has elsewhere; the marker goes last."""
+    _sweep(places)
+    if not places.new.exists():
+        return
+    for line in _marked(places.new)[1:]:
+        tablespaces.remove_folder(Path(line))
+    for path in list(places.new.iterdir()):
+        if path.name == MARKER:
+            continue
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (places.new / MARKER).unlink(missing_ok=True)
+    places.new.rmdir()
+
+
+def _sweep(places: Places) -> None:
+    """The first and the last moment of a side directory."""
+    shutil.rmtree(places.making, ignore_errors=True)
+    if places.new.is_dir() and not any(places.new.iterdir()):
+        places.new.rmdir()
 
 
 def _exchange(one: Path, other: Path) -> bool:

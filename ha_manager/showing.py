@@ -181,9 +181,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if manager:
         database = manager.get("database", {})
         rows.append(("Postgres", f"{manager['postgres']}, timeline {database.get('timeline')}, {_disk(database)}"))
-        replication = _REPLICATION.get(manager["replication"], manager["replication"])
-        rows.append(("replication", replication + (f": {manager['trouble']}" if manager["trouble"] else "")))
         session = manager.get("session", {})
+        rows.append(("replication", _replication(manager, session, found["peer"])))
         rows.append(("peer's ha_manager", "connected" if session.get("connected") else f"not connected: {session.get('why')}"))
         left = [f"{name} {state}" + (f" ({error})" if error else "")
                 for name, (state, error) in manager.get("plan", {}).get("steps", {}).items() if state != "done"]  # fmt: skip
@@ -192,6 +191,15 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if processes:
         rows.append(("processes", ", ".join(_process(row) for row in processes)))
     return rows
+
+
+def _replication(manager: dict[str, Any], session: dict[str, Any], peer: str) -> str:
+    """What ha_manager says of it; how far a copy is, here or on the peer."""
+    words = manager.get("copying") or _REPLICATION.get(manager["replication"], manager["replication"])
+    if manager["trouble"]:
+        words += f": {manager['trouble']}"
+    theirs = session.get("state", {}).get("copying", "") if session.get("connected") else ""
+    return f"{words}; {peer} says: {theirs}" if theirs else str(words)
 
 
 def _process(row: dict[str, Any]) -> str:

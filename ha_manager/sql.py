@@ -104,6 +104,24 @@ class Session:
         """The one value of one row, "" for NULL."""
         return self.row(sql, limit, params)[0] or ""
 
+    def binary(self, sql: str, limit: float, params: Sequence[str | None]) -> bytes | None:
+        """The one value of one row, as Postgres holds it; None for NULL."""
+        try:
+            self._pg.send_query_params(sql.encode(), [None if p is None else p.encode() for p in params], result_format=1)
+        except Exception as broken:
+            raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
+        self._receive(time.monotonic() + limit, f"waiting {limit:g} s for an answer")
+        value: bytes | None = None
+        problem: Rejected | None = None
+        while (result := self._pg.get_result()) is not None:
+            if result.status == pq.ExecStatus.TUPLES_OK and result.ntuples:
+                value = result.get_value(0, 0)
+            elif result.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE):
+                problem = Rejected(_clean(result.error_message))
+        if problem is not None:
+            raise problem
+        return value
+
     def send(self, sql: str, params: Sequence[str | None] = ()) -> None:
         """Begin a statement; ``fetch`` or ``done`` follow."""
         if params and self.reserve:

@@ -29,7 +29,7 @@ def cluster_of(config: Config) -> PostgresConfig:
     )  # fmt: skip
     return replace(
         find(hints), state_dir=paths.state / "postgres", diverged_dir=paths.state / "diverged", run_dir=paths.run,
-        slot_keep_mb=host.slot_keep,
+        slot_keep_mb=host.slot_keep, compression=host.compression, copy=host.copy,
     )  # fmt: skip
 
 

@@ -20,12 +20,15 @@ from ha_manager.care import Remedy, is_damaged
 from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream
 from ha_manager.orders import Epoch, Names, Postgres, Stop, Want
 from ha_manager.outlook import Carried, observed_state
+from ha_manager.progress import Pace, duration, words
 from ha_manager.rejoin import Verdict, Way
 from runtime.errors import DidNotStart, HaError, ReplicationError
 
 log = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
+#: a copy that failed on its way, begun anew at once, would load the active for nothing (seconds)
+COPY_AGAIN, COPY_AGAIN_MOST = 1.0, 60.0
 #: what was just carried out is not carried out again before it could be seen (seconds)
 REST = 0.3
 #: a standby that was told to follow may take so long to stream before it is asked why it doesn't (seconds)
@@ -111,6 +114,7 @@ class Worker:
         self._done: Want | None = None
         self._redo = False
         self._failures = 0
+        self._copies_failed = 0
         self._retry_at = inf
         self._stepped_at = -inf
 
@@ -217,6 +221,8 @@ class Worker:
     def _failed(self, want: Want, text: str, data: str = "") -> None:
         self._failures += 1
         wait = min(RETRY_MOST, RETRY_FIRST * 2 ** (self._failures - 1))
+        if self._copies_failed:
+            wait = max(wait, min(COPY_AGAIN_MOST, COPY_AGAIN * 2 ** (self._copies_failed - 1)))
         with self._condition:
             if self._newest is want:
                 self._retry_at = self._clock() + wait
@@ -476,10 +482,14 @@ class Worker:
         self._events.replication("copying", f"copying the database of {want.follow.node}: {verdict.because}")
         self._publish(copying=f"the database is being copied from {want.follow.node}: {verdict.because}", data="copying")
 
+        pace, latest = Pace(), Progress(0, 0, 0.0)
+
         def progress(done: Progress) -> bool:
-            share = f"{done.done // 2**20} of {done.total // 2**20} MiB, {done.share:.0%}, {done.seconds:.0f} s"
-            self._publish(copying=f"the database is being copied from {want.follow.node}: {share}")
-            newest = self._newest
+            nonlocal latest
+            latest, newest = done, self._newest
+            self._publish(copying=f"the database is being copied from {want.follow.node}: {words(done)}")
+            if pace.due(done):
+                log.info("copying the database of %s: %s", want.follow.node, words(done))
             return not self._ended and newest is not None and _same_copy(newest, want)
 
         try:
@@ -487,11 +497,14 @@ class Worker:
         except HaError:
             if self._ended or self._newest is None or not _same_copy(self._newest, want):
                 raise Obsolete("no longer wanted") from None
+            self._copies_failed += latest.done > 0
             raise
+        self._copies_failed = 0
         self._publish(copying="", data=self._data())
         if report:
             self._events.replication("kept", report)
-        self._events.replication("initialised", f"the database was copied from {want.follow.node}")
+        took = f": {latest.total >> 20} MiB in {duration(latest.seconds)}" if latest.total else ""
+        self._events.replication("initialised", f"the database was copied from {want.follow.node}{took}")
 
 
 def _alike(done: Want, want: Want) -> bool:

@@ -36,6 +36,8 @@ class Recording:
         self.answers.set()
         self.cancelled = False
         self.held = False
+        #: called once bytes have come
+        self.moved: Callable[[], None] = lambda: None
 
     def _note(self, call: str) -> None:
         self.calls.append(call)
@@ -86,6 +88,7 @@ class Recording:
         if not progress(Progress(1, 2, 3.0)):
             self.cancelled = True
             raise ReplicationError("cancelled")
+        self.moved()
         self.kept = "ready"
         return ""
 
@@ -193,6 +196,26 @@ def test_diverged_data_is_copied_and_followed(bench: Bench) -> None:
     bench.db.way = Way.DIVERGED
     assert bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED) == ["judge", "copy diverged", "standby vs-28"]
     assert bench.heard.events == ["copying", "initialised", "started"]
+
+
+def test_a_copy_that_fails_on_its_way_again_and_again_is_begun_ever_more_seldom(bench: Bench) -> None:
+    bench.db.way, bench.db.kept = Way.COPY, "none"
+
+    def fail() -> None:
+        raise ReplicationError("the link is gone")
+
+    waits = []
+    for failing in (False, True, True, True, True):
+        bench.db.fail["copy"] = "no room"
+        if failing:
+            del bench.db.fail["copy"]
+            bench.db.moved = fail
+        bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+        waits.append(bench.worker._retry_at - bench.now)
+    assert waits == pytest.approx([0.1, 1.0, 2.0, 4.0, 8.0])
+    bench.db.moved = lambda: None
+    assert "standby vs-28" in bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    assert bench.worker._copies_failed == 0
 
 
 def test_without_the_session_data_that_is_there_may_follow_and_none_waits(bench: Bench) -> None:

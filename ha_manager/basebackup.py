@@ -1,0 +1,121 @@
+"""pg_basebackup: how it is called, and whether what it sends is compressed.
+
+Promise: the log needed meanwhile is kept (the passive's slot on the active is there before the copy, which uses it);
+compression is what was set, else chosen by a measurement of the link, and is left out where one of the two Postgres can't.
+Source: manual, pg_basebackup; facts/postgres.md, "Floors"; the figures in docs/lab.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ha_manager import tablespaces, transfer
+from ha_manager.cluster import Paths, PostgresConfig
+from ha_manager.observation import Identity, Upstream, slot_name
+from ha_manager.replication import Clock, upstream_conninfo
+from ha_manager.sql import Session
+from ha_manager.transfer import OnProgress, Watch
+from runtime.errors import CommandFailed, ReplicationError
+
+#: The active compresses from this version on.
+_SINCE = 15
+_AUTO = "auto"
+METHODS = (_AUTO, "none", "lz4", "zstd", "gzip")
+#: MiB a second: a faster link gains nothing by lz4; on a slower one zstd's better ratio wins. Measured: docs/lab.md.
+_FAST, _SLOW = 1500.0, 8.0
+#: Sizes sent to measure a link, until one takes _ENOUGH seconds.
+_SIZES = (1 << 20, 8 << 20, 32 << 20)
+_ENOUGH = 0.1
+_UNSUPPORTED = ("not supported by this build", "unrecognized compression algorithm")
+
+
+def choose(setting: str, version: int, rate: float) -> str:
+    """none | lz4 | zstd | gzip. ``rate``: MiB a second on the link, 0: not known."""
+    if version < _SINCE:
+        return "none"
+    if setting != _AUTO:
+        return setting
+    if rate > _FAST:
+        return "none"
+    return "zstd" if 0 < rate < _SLOW else "lz4"
+
+
+def measure(info: str, limit: float = 3.0) -> float:
+    """MiB a second that the active's server sends over the link; 0 if it can't be asked."""
+    clock, rate = Clock(limit), 0.0
+    try:
+        session = Session(f"{info} dbname=postgres", clock.left)
+    except ReplicationError:
+        return 0.0
+    try:
+        for size in _SIZES:
+            began = time.monotonic()
+            session.rows(f"SELECT repeat('x', {size})", clock.left)
+            seconds = time.monotonic() - began
+            rate = size / seconds / (1 << 20)
+            if seconds > _ENOUGH:
+                break
+    except ReplicationError:
+        # So slow that not even that arrived.
+        rate = rate or _SIZES[0] / limit / (1 << 20)
+    finally:
+        session.close()
+    return rate
+
+
+def run(
+    config: PostgresConfig,
+    node: str,
+    upstream: Upstream,
+    active: Identity,
+    target: Path,
+    label: str,
+    progress: OnProgress,
+    limit: float,
+    note: Callable[[str], None],
+) -> None:
+    """Into ``target``, which is not there yet; tablespaces and log folder into the sides of that label."""
+    info = upstream_conninfo(upstream.host, upstream.port, f"ha_copy_{node}", str(Paths(config.state_dir).passfile))
+    rate = measure(info) if config.compression == _AUTO and config.version >= _SINCE else 0.0
+    method = choose(config.compression, config.version, rate)
+    sides = side_folders(config, active, label)
+    for each in sides:
+        tablespaces.make_side(config, each)
+    argv = [*command(config, info, node, target), *mapping(config, active, label)]
+    watch = Watch(disks=[target.parent, *sides])
+    flag = [] if method == "none" else [f"--compress=server-{method}"]
+    measured = f"; the link was measured at {rate:.0f} MiB/s" if rate else ""
+    note(f"copying with pg_basebackup {' '.join(flag) or 'without compression'}{measured}")
+    try:
+        transfer.run([*argv, *flag], config.user, progress, limit, watch)
+    except CommandFailed as failed:
+        if not flag or not any(word in failed.stderr for word in _UNSUPPORTED):
+            raise
+        note(f"one of the two Postgres can't compress with {method}: copying without")
+        transfer.run(argv, config.user, progress, limit, watch)
+
+
+def command(config: PostgresConfig, info: str, node: str, target: Path) -> list[str]:
+    return [
+        *transfer.as_user(config.user), str(config.bin_dir / "pg_basebackup"), "-d", info, "-D", str(target), "-c", "fast",
+        "-X", "stream", "-S", slot_name(node), "-P", "-w", "--no-manifest",
+    ]  # fmt: skip
+
+
+def side_folders(config: PostgresConfig, active: Identity, label: str) -> list[Path]:
+    """Everything that the copy named ``label`` makes outside its data directory."""
+    found = [tablespaces.beside(Path(folder), label) for folder, _ in active.locations]
+    log = tablespaces.log_folder(config.data_dir)
+    return [*found, tablespaces.beside(log, label)] if log is not None else found
+
+
+def mapping(config: PostgresConfig, active: Identity, label: str) -> list[str]:
+    """Arguments that lead tablespaces and log into their folders here."""
+    words = []
+    for folder, _ in active.locations:
+        there, here = folder.replace("=", "\\="), str(tablespaces.beside(Path(folder), label)).replace("=", "\\=")
+        words.append(f"--tablespace-mapping={there}={here}")
+    log = tablespaces.log_folder(config.data_dir)
+    return [*words, f"--waldir={tablespaces.beside(log, label)}"] if log is not None else words

@@ -1,0 +1,274 @@
+"""A copy of which only what differs travels: the reference's rsync of the data directory, over Postgres's own connection.
+
+Promise: the same as of pg_basebackup's copy (a side directory, complete or not there at all, the log needed meanwhile kept
+by the slot), made of this server's stale database and of those parts of the active's that differ from it. No further
+channel, key or program: files are read with the functions that pg_rewind uses. For slow links; on a fast one pg_basebackup
+is quicker.
+
+How: the active is put into backup mode (a fast checkpoint); for each of its files it tells a digest of every part; parts
+that are the same here are taken from here, the others fetched. A page that changes meanwhile is in the log whole
+(full_page_writes), which is replayed from that checkpoint on. Source: Trustwave §2.4.1; manual, 26.3.3 (low-level backup);
+what is left out: as in pg_basebackup's own list (basebackup.c).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ha_manager import basebackup, tablespaces
+from ha_manager.cluster import Paths, PostgresConfig
+from ha_manager.observation import Identity, Progress, Upstream
+from ha_manager.progress import Speed
+from ha_manager.replication import Clock, upstream_conninfo
+from ha_manager.sql import Session
+from ha_manager.transfer import RESERVE, Cancelled, OnProgress
+from runtime import commands
+from runtime.clock import boottime
+from runtime.errors import ReplicationError
+
+#: compared as one; a multiple of Postgres's page
+_PART = 64 * 1024
+#: fetched, and compared, in one question at most
+_FETCH, _COMPARE = 4 << 20, 64 << 20
+#: one question may take so long (seconds): a slow link
+_ANSWER = 120.0
+_BACKUP = ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)")
+_BACKUP_BEFORE_15 = ("pg_start_backup(text, boolean, boolean)", "pg_stop_backup(boolean, boolean)")
+
+_LIST = """
+WITH RECURSIVE files (path, name, size, folder) AS (
+  SELECT name, name, s.size, s.isdir FROM pg_ls_dir('.', true, false) name, pg_stat_file(name, true) s WHERE s.size IS NOT NULL
+  UNION ALL
+  SELECT f.path || '/' || n, n, s.size, s.isdir
+  FROM files f, pg_ls_dir(f.path, true, false) n, pg_stat_file(f.path || '/' || n, true) s
+  WHERE f.folder AND s.size IS NOT NULL AND f.path <> 'pg_wal'
+) SELECT path, size::text, folder::text FROM files ORDER BY path
+"""
+_DIGESTS = """
+SELECT string_agg(left(encode(sha256(pg_read_binary_file($1, o, $2::bigint, true)), 'hex'), 32), '' ORDER BY o)
+FROM generate_series($3::bigint, $4::bigint - 1, $2::bigint) o
+"""
+_READ = "SELECT pg_read_binary_file($1, $2::bigint, $3::bigint, true)"
+
+#: folders whose content is not copied, as pg_basebackup leaves it out
+_EMPTY = frozenset(
+    {"pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans", "pg_wal"}
+)
+_LEFT_OUT = re.compile(
+    r"(?:^|/)(?:pgsql_tmp[^/]*|pg_internal\.init[^/]*)(?:/|$)|^(?:postmaster\.(?:pid|opts)|backup_label(?:\.old)?|tablespace_map(?:\.old)?"
+    r"|backup_manifest|current_logfiles(?:\.tmp)?|postgresql\.auto\.conf\.tmp|standby\.signal|recovery\.signal|ha_manager\.copy)$"
+)
+_RELATION = re.compile(r"(?P<folder>.*/)(?P<number>\d+)(?P<fork>_init|_fsm|_vm)?(?:\.\d+)?$")
+_CONTROL = "global/pg_control"
+
+
+def functions(version: int) -> tuple[str, ...]:
+    """What the replication role needs on the active beside ``rewinding.FUNCTIONS``."""
+    return _BACKUP if version >= 15 else _BACKUP_BEFORE_15
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file or folder of the active's data directory."""
+
+    path: str
+    size: int
+    folder: bool
+
+
+def wanted(found: list[Remote]) -> list[Remote]:
+    """What belongs into a copy, folders before what is in them; the control file last, as it says what the rest is."""
+    unlogged = {
+        f"{match['folder']}{match['number']}"
+        for each in found
+        if (match := _RELATION.match(each.path)) and match["fork"] == "_init"
+    }
+    kept = [each for each in found if _belongs(each, unlogged)]
+    return sorted(kept, key=lambda each: (each.path == _CONTROL, not each.folder, each.path.count("/") if each.folder else 0))
+
+
+def _belongs(each: Remote, unlogged: set[str]) -> bool:
+    if _LEFT_OUT.search(each.path):
+        return False
+    top, _, below = each.path.partition("/")
+    if (top in _EMPTY and below) or not tablespaces.is_part(each.path):
+        return False
+    match = _RELATION.match(each.path)
+    if match is None or match["fork"] == "_init":
+        return True
+    # The content of an unlogged table is not copied: recovery begins it anew from its _init fork.
+    return f"{match['folder']}{match['number']}" not in unlogged
+
+
+class Copying:
+    """One copy under way: ``target`` is the new data directory."""
+
+    def __init__(self, config: PostgresConfig, session: Session, target: Path, progress: OnProgress, clock: Clock) -> None:
+        self._config, self._session, self._target = config, session, target
+        self._progress, self._clock = progress, clock
+        self._speed, self._began = Speed(), boottime()
+        self._owner = commands.identity(config.user)
+        self.done = self.fetched = self.total = 0
+
+    def all(self, found: list[Remote]) -> None:
+        self.total = sum(each.size for each in found if not each.folder)
+        for each in found:
+            place = self._target / each.path
+            if each.folder:
+                if not place.exists():
+                    place.mkdir(mode=0o700)
+                    self._own(place)
+            else:
+                self._file(each, place)
+        for name in ("pg_wal", "pg_wal/archive_status"):
+            if not (self._target / name).exists():
+                (self._target / name).mkdir(mode=0o700)
+                self._own(self._target / name)
+
+    def _own(self, path: Path) -> None:
+        os.chown(path, self._owner["user"], self._owner["group"])
+
+    def _file(self, remote: Remote, place: Path) -> None:
+        """Written part by part; one that is removed there meanwhile, or cut, is left so: the log says it again."""
+        stale = self._open(self._config.data_dir / remote.path)
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            for begin, end in _spans(remote.size, _COMPARE):
+                self._span(remote.path, begin, end, stale, descriptor)
+        finally:
+            os.close(descriptor)
+            if stale is not None:
+                os.close(stale)
+        self._own(place)
+
+    def _open(self, path: Path) -> int | None:
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+
+    def _span(self, path: str, begin: int, end: int, stale: int | None, target: int) -> None:
+        missing: list[int] = []
+        if stale is None or path == _CONTROL:
+            missing = list(range(begin, end, _PART))
+        else:
+            told = self._session.one(_DIGESTS, self._answer(), [path, str(_PART), str(begin), str(end)])
+            for number, offset in enumerate(range(begin, end, _PART)):
+                here = os.pread(stale, _PART, offset)
+                if hashlib.sha256(here).hexdigest()[:32] == told[number * 32 : number * 32 + 32]:
+                    os.pwrite(target, here, offset)
+                    self._advance(len(here))
+                else:
+                    missing.append(offset)
+        for offset, length in _runs(missing, _FETCH):
+            self._fetch(path, offset, min(length, end - offset), target)
+
+    def _fetch(self, path: str, offset: int, length: int, target: int) -> None:
+        data = self._session.binary(_READ, self._answer(), [path, str(offset), str(length)]) or b""
+        os.pwrite(target, data, offset)
+        self.fetched += len(data)
+        self._advance(length)
+
+    def _answer(self) -> float:
+        return min(_ANSWER, self._clock.need("copying"))
+
+    def _advance(self, length: int) -> None:
+        self.done += length
+        progress = Progress(min(self.done, self.total), self.total, boottime() - self._began)
+        if not self._progress(self._speed.rated(progress)):
+            raise Cancelled("the copy was cancelled")
+        disk = os.statvfs(self._target)
+        if disk.f_bavail * disk.f_frsize < RESERVE:
+            raise ReplicationError(f"{self._target.parent} is nearly full: the copy was ended and removed; make room there")
+
+
+def _spans(size: int, step: int) -> Iterator[tuple[int, int]]:
+    for begin in range(0, size, step):
+        yield begin, min(size, begin + step)
+
+
+def _runs(offsets: list[int], most: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of neighbouring parts, at most ``most`` bytes each."""
+    begin = length = 0
+    for offset in offsets:
+        if length and (offset != begin + length or length >= most):
+            yield begin, length
+            length = 0
+        if not length:
+            begin = offset
+        length += _PART
+    if length:
+        yield begin, length
+
+
+def run(
+    config: PostgresConfig,
+    node: str,
+    upstream: Upstream,
+    active: Identity,
+    target: Path,
+    label: str,
+    progress: OnProgress,
+    limit: float,
+    note: Callable[[str], None],
+) -> None:
+    """Into ``target``, which is not there yet, from the active and from the database that is here. Raises ReplicationError."""
+    clock = Clock(limit)
+    info = upstream_conninfo(upstream.host, upstream.port, f"ha_copy_{node}", str(Paths(config.state_dir).passfile))
+    with contextlib.closing(Session(f"{info} dbname=postgres", min(5.0, clock.left))) as session:
+        progress(Progress(0, 0, 0.0, doing="waiting for the active's checkpoint"))
+        _start(session, config.version, clock)
+        _make(config, session, target, active, label, clock)
+        rows = session.rows(_LIST, min(_ANSWER, clock.left))
+        found = wanted([Remote(path or "", int(size or 0), folder == "true") for path, size, folder in rows])
+        copying = Copying(config, session, target, progress, clock)
+        copying.all(found)
+        text = _stop(session, config.version, clock)
+    place = target / "backup_label"
+    place.write_text(text)
+    shutil.chown(place, config.user, commands.identity(config.user)["group"])
+    place.chmod(0o600)
+    # All of it at once: quicker than file by file.
+    commands.run(["sync", "-f", target, *basebackup.side_folders(config, active, label)], timeout=limit)
+    note(f"{copying.fetched >> 20} of {copying.total >> 20} MiB differed from the database here and were fetched")
+
+
+def _start(session: Session, version: int, clock: Clock) -> None:
+    """Raises ReplicationError. The backup ends with the session, however that ends."""
+    call = "pg_backup_start('ha_manager', true)" if version >= 15 else "pg_start_backup('ha_manager', true, false)"
+    session.rows(f"SELECT {call}", clock.need("the active's checkpoint"))
+
+
+def _stop(session: Session, version: int, clock: Clock) -> str:
+    """What goes into backup_label. The log is not waited for: it comes over the slot."""
+    call = "pg_backup_stop(false)" if version >= 15 else "pg_stop_backup(false, false)"
+    return session.one(f"SELECT labelfile FROM {call}", clock.need("ending the backup"))
+
+
+def _make(config: PostgresConfig, session: Session, target: Path, active: Identity, label: str, clock: Clock) -> None:
+    """The data directory with the links that lead out of it."""
+    owner = commands.identity(config.user)
+    for side in basebackup.side_folders(config, active, label):
+        tablespaces.make_side(config, side)
+    target.mkdir(mode=0o700)
+    os.chown(target, owner["user"], owner["group"])
+    log = tablespaces.log_folder(config.data_dir)
+    links = {"pg_wal": tablespaces.beside(log, label)} if log is not None else {}
+    asked = "SELECT oid::text, pg_tablespace_location(oid) FROM pg_tablespace WHERE pg_tablespace_location(oid) LIKE '/%'"
+    for number, folder in session.rows(asked, min(_ANSWER, clock.left)):
+        if not (target / "pg_tblspc").exists():
+            (target / "pg_tblspc").mkdir(mode=0o700)
+            os.chown(target / "pg_tblspc", owner["user"], owner["group"])
+        links[f"pg_tblspc/{number}"] = tablespaces.beside(Path(folder or ""), label)
+    for name, place in links.items():
+        if not place.is_dir():
+            raise ReplicationError("the active's tablespaces have just changed: the copy is begun anew")
+        (target / name).symlink_to(place)
+        os.chown(target / name, owner["user"], owner["group"], follow_symlinks=False)

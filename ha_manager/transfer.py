@@ -1,0 +1,242 @@
+"""A program of Postgres's that moves a database (pg_basebackup, pg_rewind): watched while it runs, and gone afterwards.
+
+Promise: it ends with the caller, and with ha_manager however that ends; one that is stopped (SIGSTOP) is woken; one that does
+nothing any more is ended, and that is said; it never takes the last of a disk. Nothing waits for it without a limit.
+Source: design §6; facts/postgres.md, "Floors".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ha_manager.observation import Progress
+from ha_manager.progress import Speed
+from runtime import commands
+from runtime.clock import boottime
+from runtime.errors import CommandFailed, ReplicationError, without_secrets
+from runtime.proctree import Process, process, processes
+
+#: Bytes that stay free on every disk that is written to.
+RESERVE = 64 * 1024 * 1024
+#: It may do nothing for so long: before the first bytes (the active makes a checkpoint), and later (seconds).
+BEFORE, LATER = 600.0, 30.0
+_LOOK = 0.2
+_PROGRESS = re.compile(r"(\d+)/(\d+) kB")
+_PROGRAMS = ("pg_basebackup", "pg_rewind", "rsync")
+OnProgress = Callable[[Progress], bool]
+
+
+class Cancelled(ReplicationError):
+    """The caller ended the copy."""
+
+
+def as_user(user: str) -> list[str]:
+    """It dies with the thread that waits for it: a copy without a ha_manager serves nobody."""
+    group = commands.identity(user)["group"]
+    return ["setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups", "--pdeathsig=KILL"]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What to look at meanwhile: disks that it writes to, and how long it may do nothing."""
+
+    disks: Sequence[Path] = ()
+    before: float = BEFORE
+    later: float = LATER
+    doing: str = "waiting for the active's checkpoint"
+
+
+def run(
+    argv: list[str],
+    user: str,
+    progress: OnProgress,
+    limit: float,
+    watch: Watch = Watch(),
+    read: Callable[[str], tuple[int, int] | None] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Until it ends. Raises Cancelled, CommandFailed or ReplicationError; nothing of it is left running then. ``read`` finds
+    (done, total) in bytes in the end of what it said.
+    """
+    child = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0, cwd="/",
+        env=commands.environment(env, user),
+    )  # fmt: skip
+    assert child.stdout is not None
+    os.set_blocking(child.stdout.fileno(), False)
+    said = _Said(child.stdout.fileno())
+    try:
+        _attend(child, said, argv, progress, limit, watch, read or _kilobytes)
+    finally:
+        if child.poll() != 0:
+            _end(child.pid)
+            child.wait()
+        said.more()
+        child.stdout.close()
+    if child.returncode != 0:
+        raise CommandFailed(argv, child.returncode, said.complaint())
+
+
+def _attend(
+    child: subprocess.Popen[bytes],
+    said: _Said,
+    argv: list[str],
+    progress: OnProgress,
+    limit: float,
+    watch: Watch,
+    read: Callable[[str], tuple[int, int] | None],
+) -> None:
+    began, speed, life = boottime(), Speed(), _Life(child.pid, watch)
+    while True:
+        said.more()
+        done, total = read(said.text) or (0, 0)
+        seconds = boottime() - began
+        if not progress(speed.rated(Progress(done, total, seconds, doing="" if done else watch.doing))):
+            raise Cancelled("the copy was cancelled")
+        if seconds > limit:
+            raise CommandFailed(argv, None, said.complaint(), because=f"did not end within {limit:g} s")
+        life.look(done)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_LOOK)
+            return
+
+
+class _Said:
+    """The end of what the program says; never blocks."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
+        self._said = b""
+
+    def more(self) -> None:
+        for _ in range(64):
+            try:
+                data = os.read(self._fd, 65536)
+            except OSError:
+                return
+            if not data:
+                return
+            self._said = (self._said + data)[-16384:]
+
+    @property
+    def text(self) -> str:
+        return self._said.decode(errors="replace")
+
+    def complaint(self) -> str:
+        lines = without_secrets(self.text.replace("\r", "\n")).splitlines()
+        return "\n".join(line for line in lines if line.strip() and not _PROGRESS.search(line))[-2000:]
+
+
+def _kilobytes(said: str) -> tuple[int, int] | None:
+    found = _PROGRESS.findall(said)
+    return (int(found[-1][0]) * 1024, int(found[-1][1]) * 1024) if found else None
+
+
+class _Life:
+    """Does the program still do anything? Bytes that it reports, processor time, input and output, a wait for the disk."""
+
+    def __init__(self, group: int, watch: Watch) -> None:
+        self._group, self._watch = group, watch
+        self._trace: tuple[object, ...] = ()
+        self._since = self._looked = boottime()
+
+    def look(self, done: int) -> None:
+        """Raises ReplicationError when it doesn't, or when a disk is about to be full."""
+        now = boottime()
+        if now - self._looked < 1.0:
+            return
+        self._looked = now
+        for disk in self._watch.disks:
+            _check_reserve(disk)
+        members = group_of(self._group)
+        for each in members:
+            if each.state == "T":
+                _send(each.pid, signal.SIGCONT)
+        trace = (done, *(_spent(each.pid) for each in members))
+        if trace != self._trace or any(each.state == "D" for each in members):
+            self._trace, self._since = trace, now
+        patience = self._watch.later if done else self._watch.before
+        if now - self._since > patience:
+            raise ReplicationError(f"nothing has moved for {patience:g} s: the copy is ended and begun anew")
+
+
+def _check_reserve(disk: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        seen = os.statvfs(disk)
+        free = seen.f_bavail * seen.f_frsize
+        if free < RESERVE:
+            raise ReplicationError(f"only {free >> 20} MB are left in {disk}: the copy was ended and removed; make room there")
+
+
+def _spent(pid: int) -> tuple[str, ...]:
+    """Numbers that grow while a process does something."""
+    try:
+        io = Path(f"/proc/{pid}/io").read_text().split()
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return ()
+    return (*io[1:4:2], *times)
+
+
+def group_of(group: int) -> list[Process]:
+    """The living processes of a process group."""
+    return [each for each in processes() if each.group == group and each.state not in "ZX"]
+
+
+def _end(group: int) -> None:
+    """pg_basebackup has a second process that receives the log: it goes, too, before anything is removed under it."""
+    commands.kill_group(group)
+    end = time.monotonic() + 5.0
+    while time.monotonic() < end and any(each.pid != group for each in group_of(group)):
+        commands.kill_group(group)
+        time.sleep(0.01)
+
+
+# --- what an earlier ha_manager left ------------------------------------------------------------------------------------------
+
+
+def end_leftovers(data_dir: Path, limit: float = 5.0) -> int:
+    """End every such program that works on this data directory or a copy beside it; returns how many there were."""
+    found = _leftovers(data_dir)
+    end = time.monotonic() + limit
+    left = found
+    while left:
+        for each in left:
+            _send(each.pid, signal.SIGKILL)
+        if time.monotonic() > end:
+            raise ReplicationError(f"a copy of before (pid {left[0].pid}) can't be ended: is the disk hanging?")
+        time.sleep(0.01)
+        left = _leftovers(data_dir)
+    return len(found)
+
+
+def _leftovers(data_dir: Path) -> list[Process]:
+    wanted = os.fsencode(str(data_dir))
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            if os.path.basename(os.readlink(f"/proc/{name}/exe").removesuffix(" (deleted)")) not in _PROGRAMS:
+                continue
+            words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            here = os.readlink(f"/proc/{name}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+        except OSError:
+            continue
+        ours = any(word == wanted or word.startswith((wanted + b".", wanted + b"/")) for word in words)
+        if here and ours and (each := process(int(name))) and each.state not in "ZX":
+            found.append(each)
+    return found
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,304 @@
+"""Two real Postgres: copies and rejoins that are disturbed at every step; tablespaces; full disks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from killed_at import Rejoin
+from postgres_pair import BIN, PASSWORD, Node, Pair, Writer, follow, keep_going, pair, until
+
+from ha_manager import divergence, tablespaces, transfer
+from ha_manager.observation import Progress
+from ha_manager.rejoin import Verdict, Way
+from runtime.errors import HaError, ReplicationError
+from runtime.proctree import processes
+
+pytestmark = pytest.mark.lab
+
+HERE = Path(__file__).resolve().parent
+#: so many of its steps a rejoin is killed at; at all of them by hand: HA_TEST_EVERY_STEP=1 (a few minutes)
+KILLS = 10**6 if os.environ.get("HA_TEST_EVERY_STEP") else 5
+
+
+@pytest.fixture
+def clusters() -> Iterator[Pair]:
+    with pair() as made:
+        yield made
+
+
+def rows(node: Node) -> int:
+    return int(node.sql("SELECT count(*)::text FROM t"))
+
+
+def diverged(clusters: Pair) -> tuple[Node, Node]:
+    """``two`` was promoted; ``one``, crashed, has two transactions more, and is stopped."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    one.sql("INSERT INTO t VALUES (1)")
+    two.database.make_detached()
+    one.database.set_names_relaxed()
+    one.sql("INSERT INTO t VALUES (2)")
+    one.crash()
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    two.sql("INSERT INTO t VALUES (3)")
+    two.database.prepare()
+    return one, two
+
+
+def no_leftovers(node: Node) -> None:
+    assert not [path for path in node.root.iterdir() if path.name.startswith(("data.new", "data.rewinding"))]
+    assert not transfer._leftovers(node.config.data_dir)
+
+
+# --- killed at every step -----------------------------------------------------------------------------------------------------
+
+
+def spoil_rewind(two: Node) -> None:
+    """pg_rewind fails in the middle; a copy follows."""
+    two.sql("REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) FROM ha_replication")
+
+
+@pytest.mark.parametrize("spoil", [lambda two: None, spoil_rewind], ids=["rewind", "copy"])
+def test_a_rejoin_killed_at_any_step_ends_well(clusters: Pair, spoil: Callable[[Node], None], tmp_path: Path) -> None:
+    one, two = diverged(clusters)
+    spoil(two)
+    task = Rejoin(one.config, one.name, one.peer, PASSWORD, two.database.identity(), two.upstream(2))
+    (tmp_path / "task").write_bytes(pickle.dumps(task))
+    before = one.root.with_name("before")
+    subprocess.run(["cp", "-a", str(one.root), str(before)], check=True)
+    steps = killed_at(tmp_path / "task", 0).stdout.splitlines()
+    print(f"{len(steps)} steps:", *steps, sep="\n")
+    assert len(steps) > 20
+    every = max(1, len(steps) // KILLS)
+    for number in range((every + 1) // 2, len(steps) + 1, every):
+        print(f"--- killed at step {number}: {steps[number - 1]}")
+        put_back(one, before)
+        done = killed_at(tmp_path / "task", number)
+        assert done.returncode in (-signal.SIGKILL, 0), done.stderr
+        assert done.returncode or number > len(steps) - 5  # not every run has quite as many
+        one.up()
+        one.database.count_reports()  # as ha_manager does when it starts
+        with_patience(one, two)
+        assert rows(one) == rows(two) == 2
+        assert one.database.reports.settle(20.0)
+        kept = [each for each in divergence.listed(one.config.diverged_dir, one.config.data_dir) if each.folder]
+        assert [(each.transactions, each.counted) for each in kept] == [(2, True)], one.notes
+        no_leftovers(one)
+
+
+def killed_at(task: Path, number: int) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": f"{HERE.parent.parent}:{HERE}"}
+    argv = [sys.executable, str(HERE / "killed_at.py"), str(task), str(number)]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def put_back(one: Node, before: Path) -> None:
+    one.down()
+    shutil.rmtree(one.root)
+    subprocess.run(["cp", "-a", str(before), str(one.root)], check=True)
+    one.database, one.notes = one.new_database(), one.notes
+    one.notes.clear()
+
+
+def with_patience(passive: Node, active: Node) -> None:
+    """As the worker does: what failed is tried again."""
+    for _ in range(3):
+        with contextlib.suppress(ReplicationError):
+            follow(passive, active, 2)
+            return
+    follow(passive, active, 2)
+
+
+# --- programs killed and stopped ----------------------------------------------------------------------------------------------
+
+
+def strike(name: str, number: signal.Signals, times: int = 1) -> Callable[[Progress], bool]:
+    """A progress callback that signals the processes called ``name`` once they work."""
+    left = times
+
+    def progress(done: Progress) -> bool:
+        nonlocal left
+        for each in processes():
+            with contextlib.suppress(OSError):
+                if left and os.path.basename(os.readlink(f"/proc/{each.pid}/exe")) == name:
+                    os.kill(each.pid, number)
+                    left -= 1
+        return True
+
+    return progress
+
+
+def test_programs_that_are_killed_or_stopped_amid_a_copy(clusters: Pair) -> None:
+    one = clusters.active()
+    one.sql("CREATE TABLE big AS SELECT g, repeat('x', 900) AS x FROM generate_series(1, 60000) g")
+    two = clusters.two
+    two.empty()
+    two.up()
+    identity = one.database.identity()
+    verdict = two.database.judge(identity)
+    with pytest.raises(HaError, match="pg_basebackup"):
+        two.database.rejoin(verdict, one.upstream(1), identity, strike("pg_basebackup", signal.SIGKILL))
+    no_leftovers(two)
+    stop = threading.Thread(target=lambda: stop_and_kill_active(clusters))
+    with pytest.raises(HaError):
+        two.database.rejoin(verdict, one.upstream(1), identity, starter(stop))
+    stop.join()
+    no_leftovers(two)
+    one.up()
+    one.database.make_primary(1)
+    # Both of its processes; woken within a second or two.
+    two.database.rejoin(verdict, one.upstream(1), identity, strike("pg_basebackup", signal.SIGSTOP, 2))
+    two.database.make_standby(one.upstream(1))
+    until(lambda: two.facts().following == 1, 15.0, every=0.05)
+    assert two.sql("SELECT count(*)::text FROM big") == "60000"
+
+
+def starter(thread: threading.Thread) -> Callable[[Progress], bool]:
+    def progress(done: Progress) -> bool:
+        if not thread.ident:
+            thread.start()
+        return True
+
+    return progress
+
+
+def stop_and_kill_active(clusters: Pair) -> None:
+    clusters.one.crash()
+
+
+def test_a_rewind_that_is_stopped_goes_on(clusters: Pair) -> None:
+    one, two = diverged(clusters)
+    one.up()
+    identity = two.database.identity()
+    one.database.rejoin(one.database.judge(identity), two.upstream(2), identity, strike("pg_rewind", signal.SIGSTOP))
+    assert any("rewound to" in note for note in one.notes), one.notes
+    follow(one, two, 2)
+    no_leftovers(one)
+
+
+# --- tablespaces, and a log folder of its own ---------------------------------------------------------------------------------
+
+
+def test_tablespaces_and_a_log_folder_elsewhere_come_along(clusters: Pair) -> None:
+    one = clusters.active()
+    place, log = clusters.root / "fast", clusters.root / "log"
+    for folder in (place, log):
+        folder.mkdir()
+        shutil.chown(folder, "postgres", "postgres")
+    one.sql(f"CREATE TABLESPACE fast LOCATION '{place}'")
+    one.sql("CREATE TABLE far (id int) TABLESPACE fast")
+    one.sql("INSERT INTO far VALUES (1)")
+    two = clusters.two
+    two.empty()
+    (two.config.data_dir / "pg_wal").symlink_to(log)
+    two.up()
+    identity = one.database.identity()
+    assert [folder for folder, size in identity.locations] == [str(place)] and identity.tablespaces == 1 and identity.wal > 0
+    follow(two, one, 1)
+    first = tablespaces.outside(two.config.data_dir)
+    assert len(first) == 2 and all(path.name.startswith("ha-1-") for path in first)
+    assert {path.parent for path in first} == {place, log}
+    # Copied again: nothing of the old one is touched, both have their own folders, until the old one is removed.
+    one.database.set_names_enforced(1)
+    two.database.make_detached()
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    one.database.make_stopped(immediate=False)
+    one.database.make_primary(3)
+    one.database.settle_primary(3)
+    two.database.make_stopped(immediate=False)
+    way, _ = follow(two, one, 3)
+    second = tablespaces.outside(two.config.data_dir)
+    assert way == "diverged" and not {*first} & {*second} and all(path.is_dir() for path in (*first, *second))
+    (kept,) = [each for each in divergence.listed(two.config.diverged_dir, two.config.data_dir) if each.directory]
+    divergence.remove(kept, two.config.data_dir)
+    assert not any(path.exists() for path in first) and all(path.is_dir() for path in second)
+    one.sql("INSERT INTO far VALUES (2)")
+    until(lambda: two.sql("SELECT count(*)::text FROM far") == "2", 5.0, every=0.05)
+
+
+# --- only what differs --------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_differs_from_a_stale_database_is_fetched(clusters: Pair) -> None:
+    one = clusters.active()
+    place = clusters.root / "fast"
+    place.mkdir()
+    shutil.chown(place, "postgres", "postgres")
+    one.sql(f"CREATE TABLESPACE fast LOCATION '{place}'")
+    one.sql("CREATE TABLE big TABLESPACE fast AS SELECT g, repeat('x', 900) AS x FROM generate_series(1, 60000) g")
+    one.sql("VACUUM FREEZE big")  # else reading it changes every page once more
+    one.sql("CREATE UNLOGGED TABLE lost AS SELECT generate_series(1, 100000) g")
+    clusters.join()
+    two = clusters.two
+    two.database.make_stopped(immediate=False)
+    one.sql("UPDATE big SET x = 'y' WHERE g % 1000 = 7; DELETE FROM t; CREATE TABLE new AS SELECT generate_series(1, 5) g")
+    writing = Writer(one)
+    verdict = Verdict(Way.COPY, "the log that it needs is gone")
+    two.config = replace(two.config, copy="differences")
+    two.database = two.new_database()
+    two.database.rejoin(verdict, one.upstream(1), one.database.identity(), keep_going)
+    writing.stop()
+    two.database.make_standby(one.upstream(1))
+    until(lambda: two.facts().following == 1, 15.0, every=0.05)
+    (told,) = [note for note in two.notes if "differed from the database here" in note]
+    fetched, total = (int(word) for word in re.findall(r"\d+", told)[:2])
+    assert fetched < total / 4 and total > 70, told
+    until(lambda: two.facts().lsn >= one.facts().lsn, 10.0, every=0.05)
+    for sql in (
+        "SELECT md5(string_agg(g || x, '' ORDER BY g)) FROM big",
+        "SELECT sum(g)::text FROM new",
+        "SELECT max(id)::text FROM t",
+    ):
+        assert two.sql(sql) == one.sql(sql)
+    two.database.make_stopped(immediate=False)
+    checked = subprocess.run([BIN / "pg_checksums", "--check", "-D", two.config.data_dir], capture_output=True, text=True)
+    assert checked.returncode == 0 and re.search(r"Bad checksums: +0", checked.stdout), checked.stdout + checked.stderr
+    no_leftovers(two)
+
+
+# --- room ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_amid_a_copy_is_given_back_and_the_copy_begins_anew(clusters: Pair) -> None:
+    one = clusters.active()
+    one.sql("CREATE TABLE big AS SELECT g, repeat('x', 900) AS x FROM generate_series(1, 300000) g", 30.0)
+    two = clusters.two
+    with small_disk(two.root, 300):
+        two.empty()
+        two.up()
+        identity = one.database.identity()
+        verdict = two.database.judge(identity)
+        with pytest.raises(ReplicationError, match="MB are free: make room"):
+            two.database.rejoin(verdict, one.upstream(1), identity, keep_going)
+        no_leftovers(two)
+        # It said less than it is.
+        small = replace(identity, size=1 << 20)
+        with pytest.raises(HaError, match=r"are left in|No space left"):
+            two.database.rejoin(verdict, one.upstream(1), small, keep_going)
+        no_leftovers(two)
+        subprocess.run(["mount", "-o", "remount,size=900m", str(two.root)], check=True)
+        follow(two, one, 1)
+        two.down()

@@ -1,0 +1,332 @@
+"""Copies: how far they are, whether they fit, what lies outside the data directory, programs that hang; and what a log kept."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ha_manager import basebackup, differences, divergence, keepsake, seeding, space, tablespaces, transfer
+from ha_manager.cluster import PostgresConfig
+from ha_manager.observation import Identity, Progress
+from ha_manager.progress import Pace, Speed, words
+from ha_manager.rejoin import Control, Verdict, Way
+from ha_manager.transfer import Cancelled, Watch
+from runtime.errors import CommandFailed, ReplicationError
+
+MIB = 1 << 20
+USER = pwd.getpwuid(os.getuid()).pw_name
+LABEL = "7-20260101T000000"
+
+
+# --- how far ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "progress, said",
+    [
+        (Progress(0, 0, 3.0, doing="waiting for the active's checkpoint"), "waiting for the active's checkpoint, 3 s"),
+        (Progress(0, 0, 3.0), "preparing, 3 s"),
+        (Progress(512 * MIB, 1500 * MIB, 4.0, 121 * MIB), "512 of 1500 MiB, 34 %, 121 MiB/s, 8 s left"),
+        (Progress(512 * MIB, 150000 * MIB, 4.0, 1.5 * MIB), "512 of 150000 MiB, 0 %, 1.5 MiB/s, 27 h 41 min left"),
+        (Progress(512 * MIB, 1500 * MIB, 4.0), "512 of 1500 MiB, 34 %, nothing is arriving now"),
+        (Progress(1500 * MIB, 1500 * MIB, 9.0), "1500 of 1500 MiB, 100 %, being written to the disk, 9 s"),
+    ],
+)
+def test_the_words_of_a_copy(progress: Progress, said: str) -> None:
+    assert words(progress) == said
+
+
+def test_the_rate_is_that_of_the_last_seconds() -> None:
+    speed = Speed()
+    rates = [speed.rated(Progress(done, 100, float(at))).rate for at, done in enumerate([0, 10, 20, 20, 20, 20, 20, 20, 20])]
+    assert rates[1] == 10 and rates[-1] == 0
+
+
+def test_a_log_is_not_flooded() -> None:
+    pace = Pace()
+    due = [at for at in range(2000) if pace.due(Progress(at, 20000, float(at)))]
+    assert due == [300, 600, 900, 1200, 1500, 1800]
+    pace = Pace()
+    assert [at for at in range(100) if pace.due(Progress(at, 100, float(at)))] == [30, 60, 90]
+
+
+# --- compression --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting, version, rate, method",
+    [
+        ("auto", 15, 110.0, "lz4"),
+        ("auto", 15, 5000.0, "none"),
+        ("auto", 15, 1.2, "zstd"),
+        ("auto", 15, 0.0, "lz4"),
+        ("auto", 14, 1.2, "none"),
+        ("gzip", 14, 1.2, "none"),
+        ("gzip", 17, 110.0, "gzip"),
+        ("none", 17, 1.0, "none"),
+    ],
+)
+def test_compression_is_chosen_by_the_link(setting: str, version: int, rate: float, method: str) -> None:
+    assert basebackup.choose(setting, version, rate) == method
+
+
+# --- room ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PostgresConfig:
+    data = tmp_path / "main"
+    data.mkdir()
+    return PostgresConfig(15, Path("/nonexistent"), data, data / "postgresql.conf", 5432, tmp_path, user=USER)
+
+
+def free(path: Path) -> int:
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
+def test_every_file_system_is_asked_for_what_goes_there(config: PostgresConfig) -> None:
+    shm = Path("/dev/shm")
+    if shm.stat().st_dev == config.data_dir.stat().st_dev:
+        pytest.skip("one file system only")
+    here, there = free(config.data_dir), free(shm)
+    space.check(config, Identity("1", 1, size=here // 2 + there // 2, locations=(("/dev/shm/ts", there // 2),), tablespaces=1))
+    with pytest.raises(ReplicationError, match=r"needs \d+ MB in /dev/shm/ts for a tablespace, and \d+ MB are free: make room"):
+        space.check(config, Identity("1", 1, size=there + here // 2, locations=(("/dev/shm/ts", there),), tablespaces=1))
+    with pytest.raises(ReplicationError, match=f"in {config.data_dir.parent} for the databases, log"):
+        space.check(config, Identity("1", 1, size=here))
+    space.check(config, Identity("1", 1, size=here), [space.Need(config.data_dir, here, "the old database")])
+    with pytest.raises(ReplicationError, match="make room"):
+        space.check(config, Identity("1", 1, size=here), [space.Need(shm, here, "elsewhere")])
+    with pytest.raises(ReplicationError, match="doesn't say where"):
+        space.check(config, Identity("1", 1, tablespaces=1))
+
+
+# --- outside the data directory -----------------------------------------------------------------------------------------------
+
+
+def test_what_lies_outside_gets_folders_of_its_own_again_and_again(config: PostgresConfig, tmp_path: Path) -> None:
+    place, log = tmp_path / "fast", tmp_path / "log" / "ha-3-20250101T000000"
+    place.mkdir()
+    log.mkdir(parents=True)
+    (config.data_dir / "pg_wal").symlink_to(log)
+    active = Identity("1", 1, locations=((f"{place}/ha-6-20251231T235959", 5), (str(tmp_path / "a=b"), 5)))
+    sides = basebackup.side_folders(config, active, LABEL)
+    assert sides == [place / f"ha-{LABEL}", tmp_path / f"a=b/ha-{LABEL}", tmp_path / f"log/ha-{LABEL}"]
+    assert basebackup.mapping(config, active, LABEL) == [
+        f"--tablespace-mapping={place}/ha-6-20251231T235959={place}/ha-{LABEL}",
+        f"--tablespace-mapping={tmp_path}/a\\=b={tmp_path}/a\\=b/ha-{LABEL}",
+        f"--waldir={tmp_path}/log/ha-{LABEL}",
+    ]
+    (place / f"ha-{LABEL}").mkdir()
+    (place / f"ha-{LABEL}" / "leftover").touch()
+    for side in sides:
+        tablespaces.make_side(config, side)
+        assert not list(side.iterdir()) and side.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(ReplicationError, match="create /nowhere/at/all, owned by"):
+        tablespaces.make_side(config, Path(f"/nowhere/at/all/ha-{LABEL}"))
+
+
+def test_a_tablespace_that_the_log_will_bring_has_a_place(config: PostgresConfig, tmp_path: Path) -> None:
+    folders = (f"{tmp_path}/new", f"{tmp_path}/copied/ha-{LABEL}", "/nowhere/at/all")
+    active = Identity("1", 1, locations=tuple((folder, 1) for folder in folders))
+    (wrong,) = tablespaces.make_places(config, active)
+    assert "create /nowhere/at/all" in wrong
+    assert (tmp_path / "new").is_dir() and not (tmp_path / "copied").exists()
+
+
+def database(data: Path, *places: Path) -> None:
+    (data / "pg_tblspc").mkdir(parents=True)
+    for number, place in enumerate(places):
+        (place / "PG_15_202209061").mkdir(parents=True)
+        (data / "pg_tblspc" / str(16384 + number)).symlink_to(place)
+
+
+def test_removing_a_database_spares_the_present_one_and_the_administrators_files(tmp_path: Path) -> None:
+    fast, shared = tmp_path / "fast", tmp_path / "shared"
+    database(tmp_path / "old", fast, fast / "ha-1-20260101T000000", shared)
+    database(tmp_path / "main", fast / f"ha-{LABEL}", tmp_path / "shared2")
+    (tmp_path / "main/pg_tblspc/99").symlink_to(shared)
+    (fast / "README").touch()
+    tablespaces.remove_tree(tmp_path / "old", tmp_path / "main")
+    assert not (tmp_path / "old").exists()
+    assert sorted(path.name for path in fast.iterdir()) == ["README", f"ha-{LABEL}"]
+    assert (fast / f"ha-{LABEL}/PG_15_202209061").is_dir() and (shared / "PG_15_202209061").is_dir()
+
+
+def test_an_interrupted_copy_goes_with_what_it_has_elsewhere(config: PostgresConfig, tmp_path: Path) -> None:
+    new, side = tmp_path / "main.new", tmp_path / f"fast/ha-{LABEL}"
+    (new / "data" / "base").mkdir(parents=True)
+    (side / "PG_15_202209061").mkdir(parents=True)
+    for state in ("copying", "complete"):
+        new.mkdir(exist_ok=True)
+        side.mkdir(exist_ok=True)
+        (new / seeding.MARKER).write_text(f"{state}\n{side}\n")
+        assert seeding.recover(config.data_dir, "x") == "removed an interrupted copy"
+        assert not new.exists() and not side.exists() and side.parent.exists()
+
+
+# --- programs -----------------------------------------------------------------------------------------------------------------
+
+
+def python(body: str) -> list[str]:
+    return [sys.executable, "-c", f"import sys, time, os, subprocess\n{body}"]
+
+
+NOTHING = Watch()
+
+
+def attend(body: str, watch: Watch = NOTHING, progress: transfer.OnProgress = lambda _: True, limit: float = 20.0) -> None:
+    transfer.run(python(body), USER, progress, limit, watch)
+
+
+def test_progress_is_read_and_what_went_wrong_is_told_without_it() -> None:
+    seen: list[Progress] = []
+
+    def take(progress: Progress) -> bool:
+        seen.append(progress)
+        return True
+
+    with pytest.raises(CommandFailed) as failed:
+        attend("print('10/40 kB (25%)', end='\\r', flush=True); time.sleep(0.4); sys.exit('no space left')", progress=take)
+    assert (seen[-1].done, seen[-1].total) == (10240, 40960)
+    assert failed.value.stderr == "no space left"
+
+
+def test_a_program_that_is_cancelled_goes_with_what_it_started() -> None:
+    body = "subprocess.Popen(['sleep', '1000']); print('1/2 kB', flush=True); time.sleep(1000)"
+    groups: list[int] = []
+
+    def cancel(progress: Progress) -> bool:
+        if not progress.done:
+            return True
+        groups.extend(each.group for each in transfer.group_of(_child()))
+        return False
+
+    with pytest.raises(Cancelled):
+        attend(body, progress=cancel)
+    assert len(groups) == 2 and transfer.group_of(groups[0]) == []
+
+
+def _child() -> int:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return next(int(pid) for pid in reversed(children) if b"1/2 kB" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def test_one_that_is_stopped_is_woken_and_one_that_does_nothing_is_ended() -> None:
+    attend(f"os.kill(os.getpid(), {int(signal.SIGSTOP)})", limit=10.0)
+    began = time.monotonic()
+    with pytest.raises(ReplicationError, match="nothing has moved for 1 s"):
+        attend("print('1/2 kB', flush=True); time.sleep(1000)", Watch(later=1.0))
+    assert time.monotonic() - began < 10
+    attend("print('1/2 kB', flush=True)\nend = time.time() + 2.5\nwhile time.time() < end: pass", Watch(later=1.0))
+
+
+def test_the_last_of_a_disk_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(transfer, "RESERVE", free(tmp_path) * 2)
+    with pytest.raises(ReplicationError, match=f"are left in {tmp_path}: the copy was ended"):
+        attend("time.sleep(1000)", Watch(disks=[tmp_path]))
+
+
+def test_what_a_killed_ha_manager_left_running_is_ended(config: PostgresConfig, tmp_path: Path) -> None:
+    program = tmp_path / "pg_basebackup"
+    program.write_bytes(Path("/bin/sh").read_bytes())
+    program.chmod(0o755)
+    loop = [str(program), "-c", "while :; do read x; done", "-D"]
+    ours = subprocess.Popen([*loop, f"{config.data_dir}.new/data"], stdin=subprocess.PIPE)
+    other = subprocess.Popen([*loop, f"{config.data_dir}2/data"], stdin=subprocess.PIPE)
+    try:
+        ours.send_signal(signal.SIGSTOP)
+        assert transfer.end_leftovers(config.data_dir) == 1
+        assert ours.wait(5.0) == -signal.SIGKILL and other.poll() is None
+        assert transfer.end_leftovers(config.data_dir) == 0
+    finally:
+        other.kill()
+        other.wait()
+
+
+# --- the log that is kept -----------------------------------------------------------------------------------------------------
+
+SEGMENT = 16 * MIB
+CONTROL = Control("1", "shut down", 2 * SEGMENT + 100, 2 * SEGMENT + 50, 2)
+VERDICT = Verdict(Way.DIVERGED, "it forked", 2 * SEGMENT + 500, 2)
+
+
+def segment(data: Path, number: int, holds: int = -1, timeline: int = 2) -> Path:
+    path = data / "pg_wal" / f"{timeline:08X}{0:08X}{number:08X}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begin = number if holds < 0 else holds
+    path.write_bytes(struct.pack("=HHIQ", 0xD110, 2, timeline, begin * SEGMENT) + bytes(1000))
+    return path
+
+
+def test_log_from_the_checkpoint_on_is_kept_but_for_recycled_segments(config: PostgresConfig, tmp_path: Path) -> None:
+    for number, holds in ((1, -1), (2, -1), (3, -1), (4, 0)):
+        segment(config.data_dir, number, holds)
+    kept = keepsake.keep_log(config.data_dir, tmp_path / "diverged", LABEL, CONTROL, VERDICT)
+    names = sorted(path.name[-1] for path in (tmp_path / "diverged" / LABEL / "pg_wal").iterdir())
+    assert names == ["2", "3"] and not kept.counted and kept.fork == "0/20001F4"
+
+
+def test_a_replacement_begun_anew_keeps_nothing_twice_and_recounts_what_is_new(config: PostgresConfig, tmp_path: Path) -> None:
+    diverged = tmp_path / "diverged"
+    segment(config.data_dir, 2)
+    assert keepsake.label_for(diverged, LABEL, CONTROL, VERDICT) == LABEL
+    kept = keepsake.keep_log(config.data_dir, diverged, LABEL, CONTROL, VERDICT)
+    divergence.write(diverged / LABEL, replace(kept, counted=True, transactions=5))
+    assert keepsake.label_for(diverged, "8-x", CONTROL, VERDICT) == LABEL
+    assert keepsake.label_for(diverged, "8-x", CONTROL, replace(VERDICT, fork=7)) == "8-x"
+    assert keepsake.keep_log(config.data_dir, diverged, LABEL, CONTROL, VERDICT).transactions == 5
+    segment(config.data_dir, 3)
+    assert not keepsake.keep_log(config.data_dir, diverged, LABEL, CONTROL, VERDICT).counted
+    keepsake.finished(diverged)
+    assert keepsake.label_for(diverged, "8-x", CONTROL, VERDICT) == "8-x"
+
+
+def test_log_that_does_not_fit_is_refused_and_leaves_nothing(
+    config: PostgresConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment(config.data_dir, 2)
+    monkeypatch.setattr(space, "RESERVE", free(tmp_path) * 2)
+    with pytest.raises(ReplicationError, match=r"the log of the database here, to be kept, takes 1 MB in .*: make room"):
+        keepsake.keep_log(config.data_dir, tmp_path / "diverged", LABEL, CONTROL, VERDICT)
+    assert not list((tmp_path / "diverged").iterdir())
+
+
+# --- only what differs --------------------------------------------------------------------------------------------------------
+
+
+def test_what_belongs_into_a_copy() -> None:
+    names = {
+        "PG_VERSION": True, "global/pg_control": True, "base/5/16384": True, "base/5/16384_vm": True, "base/5/16384.1": True,
+        "base/5/16390_init": True, "base/5/16390": False, "base/5/16390_fsm": False, "base/5/16390.2": False,
+        "base/6/16390": True, "pg_xact/0000": True, "pg_wal/000000010000000000000001": False, "pg_stat_tmp/db.stat": False,
+        "base/pgsql_tmp/pgsql_tmp9.1": False, "base/5/pgsql_tmp1.2": False, "base/5/pg_internal.init": False,
+        "postmaster.pid": False, "backup_label": False, "standby.signal": False, "postgresql.auto.conf": True,
+        "pg_tblspc/16390/PG_15_202209061/5/7": True, "pg_tblspc/16390/ha-1-20260101T000000/PG_15_202209061/5/7": False,
+        "ha_manager.copy": False, "pg_logical/replorigin_checkpoint": True,
+    }  # fmt: skip
+    found = [differences.Remote(name, 8192, False) for name in names]
+    found += [differences.Remote(folder, 0, True) for folder in ("base/5", "base", "pg_wal")]
+    copied = differences.wanted(found)
+    assert {each.path for each in copied if not each.folder} == {name for name, belongs in names.items() if belongs}
+    assert [each.path for each in copied[:3]] == ["base", "pg_wal", "base/5"] and copied[-1].path == "global/pg_control"
+
+
+def test_parts_that_lie_together_are_fetched_together() -> None:
+    part = 64 * 1024
+    assert list(differences._runs([0, part, 2 * part, 5 * part], 2 * part)) == [
+        (0, 2 * part),
+        (2 * part, part),
+        (5 * part, part),
+    ]
+    assert list(differences._runs([], part)) == []
