@@ -129,17 +129,20 @@ class Care:
     def _disk_warning(self, disk: Disk) -> str:
         if disk.free >= 4 * needed(disk, self._needed):
             return ""
+        step = needed(disk, self._needed)
+        words = (
+            f"the disk of {disk.use} ({disk.path}) is nearly full: less than {(disk.free // step + 1) * step // MIB} MiB free"
+        )
         if disk.use == MESSAGES:
-            return f"the disk of {disk.use} ({disk.path}) is nearly full: {disk.free // MIB} MiB free; service isn't touched"
-        left = f"{disk.free // MIB} MiB free, with less than {needed(disk, self._needed) // MIB} this server can't serve"
-        return f"the disk of {disk.use} ({disk.path}) is nearly full: {left}"
+            return f"{words}; service isn't touched"
+        return f"{words}, with less than {step // MIB} this server can't serve"
 
     def _clients(self, seen: Observation) -> Found:
         vitals = seen.vitals
         if vitals is None:
             return
         if seen.crowded or vitals.clients > vitals.places - FEW_PLACES:
-            words = f"clients have {vitals.clients} of Postgres's {vitals.places} connections (most: {vitals.busiest})"
+            words = f"clients have all but a few of Postgres's {vitals.places} connections (most: {vitals.busiest})"
             yield "connections", f"{words}: others are refused; ha_manager has places of its own", None
 
     # --- the active -------------------------------------------------------------------------------------------------------
@@ -154,7 +157,7 @@ class Care:
         row = seen.standby(standby_name(self._peer, want.epoch.number))
         behind = row is not None and row.flushed >= 0 and seen.lsn - row.flushed > LAG_BYTES
         if self._lasting("lag", behind, now) > LAG_SECONDS and row is not None:
-            missing = (seen.lsn - row.flushed) // MIB
+            missing = roughly(seen.lsn - row.flushed)
             yield "lag", f"{self._peer} lacks {missing} MiB of the log of changes: it can't take over before it has them", None
 
     def _slot(self, slot: Slot | None, seen: Observation, now: float) -> Found:
@@ -166,8 +169,10 @@ class Care:
                 what = lost if slot is not None else f"the replication slot of {self._peer} was dropped"
             yield "slot", f"{what}; it is made again", Remedy.SETTLE
         elif slot is not None and not slot.active and 0 <= slot.safe_wal_size < (seen.lsn - slot.restart) // 3:
-            kept, left = (seen.lsn - slot.restart) // MIB, slot.safe_wal_size // MIB
-            words = f"{kept} MiB of the log of changes are kept back for {self._peer}, which is away"
+            words = (
+                f"{roughly(seen.lsn - slot.restart)} MiB of the log of changes are kept back for {self._peer}, which is away"
+            )
+            left = roughly(slot.safe_wal_size)
             yield "slot", f"{words}; after {left} MiB more they are given up, and it will have to be copied afresh", None
 
     # --- the passive ------------------------------------------------------------------------------------------------------
@@ -181,12 +186,12 @@ class Care:
             self._since.pop("replay", None)
         self._replayed = seen.replayed
         stuck = self._lasting("replay", waits, now)
-        missing = max(0, seen.lsn - seen.replayed) // MIB
+        missing = roughly(max(0, seen.lsn - seen.replayed))
         if seen.replay_paused:
             words = f"replay is paused by hand (pg_wal_replay_pause): {missing} MiB wait, reads here are old"
             yield "replay", f"{words}; nothing is lost, and a takeover ends the pause", None
         elif stuck > STUCK_REPLAY:
-            yield "replay", f"replay has stood still for {stuck // 10 * 10:.0f} s: {_held_by(seen)}", Remedy.WAKE
+            yield "replay", f"replay has stood still for more than {STUCK_REPLAY:.0f} s: {_held_by(seen)}", Remedy.WAKE
             if stuck > DEAD_REPLAY:
                 yield "replay", "", Remedy.RESTART
         if self._lasting("lag", seen.lsn - seen.replayed > LAG_BYTES and seen.replayed >= 0, now) > LAG_SECONDS:
@@ -198,10 +203,14 @@ class Care:
         # One that waits has come to the end of a timeline; every other one speaks with its partner, or ends.
         if want.follow == Epoch() or receiver is None or receiver.status == "waiting" or receiver.message_age < HUNG_RECEIVER:
             return
-        words = f"the walreceiver hangs: nothing for {receiver.message_age:.0f} s, and it doesn't end"
-        yield "receiver", "the walreceiver hangs; it is woken, or ended and another one started", Remedy.WAKE
+        yield "receiver", "the walreceiver hangs: it is woken, then ended and another one started", Remedy.WAKE
         if receiver.message_age > DEAD_RECEIVER:
-            yield "receiver", words, Remedy.END_RECEIVER
+            yield "receiver", "", Remedy.END_RECEIVER
+
+
+def roughly(size: int) -> str:
+    """MiB in words that don't change all the time: an alarm is logged when its words do."""
+    return f"more than {1 << (size // MIB).bit_length() - 1}" if size >= MIB else "less than 1"
 
 
 def _held_by(seen: Observation) -> str:

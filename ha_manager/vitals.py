@@ -21,13 +21,13 @@ SELECT
      'clients', (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()),
      'places', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
         - coalesce(current_setting('reserved_connections', true), '0')::int,
-     'busiest', (SELECT format('%s from %s: %s', usename, coalesce(host(client_addr), 'this server'), count(*))
+     'busiest', (SELECT format('%s from %s', usename, coalesce(host(client_addr), 'this server'))
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
         GROUP BY usename, client_addr ORDER BY count(*) DESC LIMIT 1),
      'role', (SELECT rolreplication AND rolcanlogin AND coalesce(rolvaliduntil > now(), true) AND rolconnlimit = -1
         FROM pg_authid WHERE rolname = '{REPLICATION_ROLE}'),
      'replay', (SELECT wait_event_type || ' ' || wait_event FROM pg_stat_activity WHERE backend_type = 'startup'),
-     'oldest', (SELECT format('process %s of %s, for %s s', pid, usename, extract(epoch FROM now() - xact_start)::int)
+     'oldest', (SELECT format('process %s of %s, since %s', pid, usename, to_char(xact_start, 'HH24:MI:SS'))
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
         ORDER BY xact_start LIMIT 1))::text)
 """
