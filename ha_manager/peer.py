@@ -68,7 +68,7 @@ class Home(Protocol):
         """Of a primary; raises HaError if there is none here."""
 
     def inventory(self) -> dict[str, Any]:
-        """What is installed here; raises HaError before it was looked at."""
+        """What is installed here; raises HaError if it can't be looked at."""
 
     def port(self) -> int: ...
 

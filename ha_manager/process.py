@@ -64,6 +64,8 @@ STOP_LIMIT = 20.0
 IDENTITY_LIMIT = 2.5
 #: pause of a thread that an internal error ended (seconds)
 AGAIN = 1.0
+#: what the peer is told of extensions and collations is no older (seconds)
+FRESH = 2.0
 
 
 class Daemon:
@@ -111,7 +113,10 @@ class Daemon:
             )
         )
         self.stock = Stock(
-            lambda: self.database.inventory(), self.peer.inventory, lambda alarms: self.mail.post(lambda: self._alarms(alarms))
+            lambda: self.database.inventory(),
+            self.peer.inventory,
+            lambda alarms: self.mail.post(lambda: self._alarms(alarms)),
+            boottime,
         )
         self.status_file = StatusFile(paths.etc / "ha_manager_status")
         self.schedule = Schedule()
@@ -253,6 +258,7 @@ class Daemon:
             self.peer.reset()
         if renewed:
             self.worker.settle_again()
+        self.stock.nudge()
         if old.site != new.site:
             self._thread("schedule", self._start_schedule)
         later = []
@@ -404,9 +410,7 @@ class Daemon:
         return self.database.identity(IDENTITY_LIMIT)
 
     def inventory(self) -> dict[str, Any]:
-        if (own := self.stock.own) is None:
-            raise HaError("extensions and collations have not been looked at yet")
-        return own.as_json()
+        return self.stock.own(FRESH).as_json()
 
     def port(self) -> int:
         return self.cluster.port

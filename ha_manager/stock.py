@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from ha_manager.inventory import Inventory, compare, torn
@@ -89,21 +90,25 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 class Stock:
-    """``own`` is the newest inventory of this server, for the peer; any thread may read it."""
+    """``own`` is for the peer; from any thread."""
 
     def __init__(
         self,
         look: Callable[[], Inventory],
         ask: Callable[[], dict[str, Any] | None],
         report: Callable[[dict[str, str]], None],
+        clock: Callable[[], float],
     ) -> None:
         """``ask``: the peer's inventory as it came, None while it can't be had; ``report`` gets the alarms."""
-        self._look = look
+        self._take = look
+        self._clock = clock
+        self._taking = threading.Lock()
+        self._taken_at = -inf
         self._ask = ask
         self._report = report
         self._wake = threading.Event()
         self._ended = False
-        self.own: Inventory | None = None
+        self._own = Inventory("")
         self._torn = -1
 
     def end(self) -> None:
@@ -111,7 +116,7 @@ class Stock:
         self._wake.set()
 
     def nudge(self) -> None:
-        """The session is new, or a role has changed."""
+        """The session is new, or somebody wants it looked at now."""
         self._wake.set()
 
     def run(self) -> None:
@@ -119,10 +124,18 @@ class Stock:
             self._wake.wait(PERIOD if self.turn() else AGAIN)
             self._wake.clear()
 
+    def own(self, age: float = 0.0) -> Inventory:
+        """What is here, looked at no longer than ``age`` seconds ago. Raises ReplicationError."""
+        with self._taking:
+            if self._clock() - self._taken_at > age:
+                self._own = self._take()
+                self._taken_at = self._clock()
+            return self._own
+
     def turn(self) -> bool:
         """True if both could be looked at."""
         try:
-            self.own = own = self._look()
+            own = self.own()
             self._torn = own.torn if self._torn < 0 else self._torn
             self._report({"torn": torn(own.torn - self._torn)})
             if (said := self._ask()) is None:

@@ -16,6 +16,17 @@ A = Inventory(
 )  # fmt: skip
 B = replace(A, node="vs-28")
 
+
+class Tick:
+    """A clock: a minute later whenever it is looked at."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 60.0
+        return self.now
+
+
 ROWS = [
     (A, B, "", ""),
     (A, replace(B, available={"plpgsql": ("1.0",)}), "hstore (used in logs) is not installed on vs-28", ""),
@@ -45,16 +56,24 @@ def test_what_can_not_be_looked_at_leaves_the_alarms_alone() -> None:
     def broken() -> Inventory:
         raise ReplicationError("down")
 
-    assert not Stock(broken, B.as_json, told.append).turn()
-    assert not Stock(lambda: A, lambda: None, told.append).turn()
-    assert not Stock(lambda: A, lambda: {"node": 3}, told.append).turn()
+    assert not Stock(broken, B.as_json, told.append, Tick()).turn()
+    assert not Stock(lambda: A, lambda: None, told.append, Tick()).turn()
+    assert not Stock(lambda: A, lambda: {"node": 3}, told.append, Tick()).turn()
     assert [each for each in told if "torn" not in each] == []
-    assert Stock(lambda: A, B.as_json, told.append).turn() and told[-1] == {"extensions": "", "collations": ""}
+    assert Stock(lambda: A, B.as_json, told.append, Tick()).turn() and told[-1] == {"extensions": "", "collations": ""}
 
 
 def test_wrong_checksums_count_from_the_first_look() -> None:
     told: list[dict[str, str]] = []
     seen = [replace(A, torn=3), replace(A, torn=5)]
-    stock = Stock(lambda: seen.pop(0), lambda: None, told.append)
+    stock = Stock(lambda: seen.pop(0), lambda: None, told.append, Tick())
     assert not stock.turn() and not stock.turn()
     assert told[0] == {"torn": ""} and "2 pages" in told[1]["torn"]
+
+
+def test_the_peer_is_told_what_is_no_older_than_it_wants() -> None:
+    clock, looks = [100.0], []
+    stock = Stock(lambda: looks.append(1) or A, lambda: None, lambda alarms: None, lambda: clock[0])  # type: ignore[func-returns-value]
+    assert stock.own(2.0) == A and stock.own(2.0) == A and len(looks) == 1
+    clock[0] += 3.0
+    assert stock.own(2.0) == A and len(looks) == 2
