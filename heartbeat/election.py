@@ -245,7 +245,10 @@ class Core(Passive, Active):
             self._save(replace(self.disk, changes=0))
 
     def _notice(self) -> None:
-        for name, text in report.alarms(self).items():
+        raised = report.alarms(self)
+        for name in [name for name in self.alarms if name not in raised and name != "disk"]:
+            self._alarm(name, "")
+        for name, text in raised.items():
             self._alarm(name, text)
 
     # --- what operators ask

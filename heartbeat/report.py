@@ -62,35 +62,40 @@ def what_activation_risks(core: Server) -> str:
 
 
 def alarms(core: Server) -> dict[str, str]:
-    """Every alarm by name; an empty text clears it."""
+    """The alarms that hold now, by name. Asked at every event: in the usual case, when there is none, no text is made."""
     m, t = core.members, core.timing
-    started = core.now - core.phase_since
     quiet = m.silent_for()
-    return (
-        {
-            "peer-silent": f"{core.site.peer} is not heard on any link" if quiet >= t.deadtime else "",
-            "not-connected": unanswered(core) if m.run - core.started_run > t.ping_dead else "",
-            "solo": "every write is on this server only: the passive is not in sync"
-            if core.phase in SERVING and core.disk.solo and started > t.deadtime and core.site.synchronous
-            else "",
-            "stalled": f"no write is acknowledged: commits wait for {core.site.peer}"
-            + (", until it is back (solo=release)" if core.site.solo == "release" else "")
-            if core.phase is Phase.ACTIVE and core.facts.stalled >= t.deadtime
-            else "",
-            "unhealthy": core.facts.because if core.now - core.unhealthy_since >= t.deadtime else "",
-            "ha-manager": f"ha_manager is gone: {core.manager_lost}" if core.manager_lost and started > t.deadtime else "",
-            "suspended": "automatic changes are suspended by an operator; `ha resume` ends that" if core.disk.suspended else "",
-            "flapping": why_suspended(core) if core.rules.restrained() and not core.disk.suspended else "",
-            "held": f"{core.site.peer} is silent but still serves ({service_sign(core)}): no takeover"
-            if core.phase is Phase.PASSIVE and quiet >= t.deadtime and core.rules.served_lately()
-            else "",
-            "two-actives": f"{core.site.peer} is active too, in epoch {m.peer.epoch}"
-            if m.peer is not None and quiet < t.deadtime and core.rules.rival()
-            else "",
-        }
-        | links(core)
-        | backing(core)
-    )
+    found: dict[str, str] = {}
+    if quiet >= t.deadtime:
+        found["peer-silent"] = f"{core.site.peer} is not heard on any link"
+        if core.phase is Phase.PASSIVE and core.rules.served_lately():
+            found["held"] = f"{core.site.peer} is silent but still serves ({service_sign(core)}): no takeover"
+    elif m.peer is not None and core.rules.rival():
+        found["two-actives"] = f"{core.site.peer} is active too, in epoch {m.peer.epoch}"
+    if m.run - core.started_run > t.ping_dead and (missing := unanswered(core)):
+        found["not-connected"] = missing
+    if core.disk.suspended:
+        found["suspended"] = "automatic changes are suspended by an operator; `ha resume` ends that"
+    elif core.rules.restrained():
+        found["flapping"] = why_suspended(core)
+    _of_service(core, found)
+    _of_links(core, found)
+    _of_backing(core, found)
+    return found
+
+
+def _of_service(core: Server, found: dict[str, str]) -> None:
+    """Alarms of Postgres and ha_manager."""
+    deadtime, since = core.timing.deadtime, core.now - core.phase_since
+    if core.phase in SERVING and core.disk.solo and since > deadtime and core.site.synchronous:
+        found["solo"] = "every write is on this server only: the passive is not in sync"
+    if core.phase is Phase.ACTIVE and core.facts.stalled >= deadtime:
+        until = ", until it is back (solo=release)" if core.site.solo == "release" else ""
+        found["stalled"] = f"no write is acknowledged: commits wait for {core.site.peer}{until}"
+    if core.now - core.unhealthy_since >= deadtime and core.facts.because:
+        found["unhealthy"] = core.facts.because
+    if core.manager_lost and since > deadtime:
+        found["ha-manager"] = f"ha_manager is gone: {core.manager_lost}"
 
 
 def service_sign(core: Server) -> str:
@@ -98,39 +103,36 @@ def service_sign(core: Server) -> str:
     return core.signs.fresh(VIP) or core.facts.sign or "it did a moment ago"
 
 
-def backing(core: Server) -> dict[str, str]:
+def _of_backing(core: Server, found: dict[str, str]) -> None:
     """Alarms of what a decision by silence needs besides the silence."""
-    site, p = core.site, core.members.peer
-    stranger = core.signs.fresh(STRANGER)
-    alone = not core.members.in_contact()
-    return {
-        "stranger": f"{stranger}: neither server of the pair; find out whose it is" if stranger else "",
-        "arp-check": f"{core.arp.unusable}: decisions by silence are taken without asking the ping node's ARP table"
-        if site.arp_check and core.arp.unusable
-        else "",
-        "fence": f"{site.peer} could not be fenced: {core.unfenced}; it is tried again" if core.unfenced and alone else "",
-        "fence-one-sided": f"a fence agent is configured here but not on {site.peer}: one that takes longer than"
-        f" {core.timing.stale - core.timing.deadtime:g} s helps nobody"
-        if site.fence and p is not None and not p.fences
-        else "",
-        "witnesses": f"the witnesses did not agree: {core.refused}" if core.refused and alone else "",
-    }
+    site, p, deadtime = core.site, core.members.peer, core.timing.deadtime
+    if stranger := core.signs.fresh(STRANGER):
+        found["stranger"] = f"{stranger}: neither server of the pair; find out whose it is"
+    if site.arp_check and core.arp.unusable:
+        found["arp-check"] = f"{core.arp.unusable}: decisions by silence are taken without asking the ping node's ARP table"
+    if core.unfenced and not core.members.in_contact():
+        found["fence"] = f"{site.peer} could not be fenced: {core.unfenced}; it is tried again"
+    if site.fence and p is not None and not p.fences:
+        found["fence-one-sided"] = (
+            f"a fence agent is configured here but not on {site.peer}: one that takes longer than"
+            f" {core.timing.stale - deadtime:g} s helps nobody"
+        )
+    if core.refused and not core.members.in_contact():
+        found["witnesses"] = f"the witnesses did not agree: {core.refused}"
 
 
-def links(core: Server) -> dict[str, str]:
+def _of_links(core: Server, found: dict[str, str]) -> None:
     """One alarm a link: raised when the peer is heard on another one but not there, or never was; over when it is heard."""
-    m, t = core.members, core.timing
-    found = {}
+    m, deadtime = core.members, core.timing.deadtime
     for link in core.site.links:
-        name, at = f"link-{link}", m.links.get(link, -inf)
-        never = link not in m.links
-        text = core.alarms.get(name, "")
-        if m.heard_at - at < t.deadtime:
-            text = ""  # as lately as on any other link; a peer that is silent on all of them is an alarm of its own
-        elif m.heard_at - max(at, m.contact_since) >= t.deadtime or (never and m.run - core.started_run >= t.initdead):
-            text = f"{core.site.peer} {'has never been' if never else 'is not'} heard on {link}"
-        found[name] = text
-    return found
+        at = m.links.get(link, -inf)
+        if m.heard_at - at < deadtime:
+            continue  # as lately as on any other link; a peer that is silent on all of them is an alarm of its own
+        name, never = f"link-{link}", link not in m.links
+        if m.heard_at - max(at, m.contact_since) >= deadtime or (never and m.run - core.started_run >= core.timing.initdead):
+            found[name] = f"{core.site.peer} {'has never been' if never else 'is not'} heard on {link}"
+        elif name in core.alarms:
+            found[name] = core.alarms[name]
 
 
 def unanswered(core: Server) -> str:

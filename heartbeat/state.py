@@ -7,9 +7,9 @@ is on disk is named together with it; one function says what ha_manager is to ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from math import inf
-from operator import attrgetter
+from typing import NamedTuple
 
 from heartbeat import speech
 from heartbeat.arpcheck import ArpCheck
@@ -46,14 +46,24 @@ from heartbeat.rules import Rules
 from heartbeat.signs import Signs
 from heartbeat.timing import Timing
 
-#: what makes one want differ from another
-_level = attrgetter(*(f.name for f in fields(Want) if f.name not in {"serial", "because"}))
-
 #: least time between two messages that are not announcements (seconds): two servers that answer each other never flood
 SPACING = 0.004
 
 #: phases of the two in which nothing is about to change
 _STEADY = {(Phase.ACTIVE, Phase.PASSIVE), (Phase.PASSIVE, Phase.ACTIVE)}
+
+
+class Level(NamedTuple):
+    """What makes one ``Want`` differ from another: all of it but its number and its reason."""
+
+    phase: Phase
+    epoch: Epoch
+    postgres: Database
+    names: Names = Names.RELAXED
+    stop: Stop = Stop.IMMEDIATE
+    prepare: bool = False
+    follow: Epoch = Epoch()
+    ask_stand_down: str = ""
 
 
 @dataclass
@@ -120,11 +130,13 @@ class Server:
         self.facts_at = now
         self.manager_lost = "it has not reported yet"
         self.unhealthy_since = inf
-        self.want = Want(0, Phase.WAITING, record.epoch, Database.KEEP)
+        self._level = Level(Phase.WAITING, record.epoch, Database.KEEP)
+        self.want = Want(0, *self._level)
         # what is said
         self.seq = 0
         self._said_at = -inf
         self.said: Message | None = None
+        self.word: speech.Word | None = None
         self._answer_now = False
         self._pinged_at = -inf
         #: as of the last event; see ``_is_calm``
@@ -252,12 +264,13 @@ class Server:
     # --- what ha_manager is to make so
 
     def _say_what_is_wanted(self) -> None:
-        want = self._wanted()
-        if _level(want) != _level(self.want):
-            self.want = replace(want, serial=self.want.serial + 1)
+        level = self._wanted()
+        if level != self._level:
+            self._level = level
+            self.want = Want(self.want.serial + 1, *level, because=self.because)
             self._out.append(self.want)
 
-    def _wanted(self) -> Want:
+    def _wanted(self) -> Level:
         p = self.members.peer
         epoch, names, follow, ask = self.disk.epoch, Names.RELAXED, Epoch(), ""
         match self.phase:
@@ -279,7 +292,7 @@ class Server:
                 names = Names.RELAXED if solo or not self.site.synchronous else Names.ENFORCED
         prepare = self.phase is Phase.PREPARING
         stop = self._stop if postgres is Database.STOPPED else Stop.IMMEDIATE
-        return Want(0, self.phase, epoch, postgres, names, stop, prepare, follow, ask, self.because)
+        return Level(self.phase, epoch, postgres, names, stop, prepare, follow, ask)
 
     def _wanted_holds(self, postgres: Database) -> bool:
         return self.want.postgres is postgres and self.facts.serial >= self.want.serial > 0
@@ -346,7 +359,8 @@ class Server:
 
     def _send(self) -> None:
         self.seq += 1
-        message = speech.message(self)
+        self.word = speech.word(self)
+        message = speech.message(self, self.word)
         self.members.sent(self.seq)
         self.said, self._said_at, self._answer_now = message, self.now, False
         if message.calls_in_sync >= 0:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
+from heartbeat import speech
 from heartbeat.model import (
     Activate,
     Boot,
@@ -17,6 +18,7 @@ from heartbeat.model import (
     Leave,
     LinkChanged,
     ManagerLost,
+    Message,
     Names,
     Persist,
     Persisted,
@@ -92,6 +94,11 @@ def test_a_passive_does_not_take_over(what: str) -> None:
             server.peer_hears = False
     server.run(3.0)
     assert server.core.phase is Phase.PASSIVE, server.core.because
+
+
+def test_every_field_of_a_message_is_a_word_or_alone_worth_no_message() -> None:
+    quiet = {"node", "boot", "seq", "echo_boot", "echo_seq", "highest", "calls_in_sync", "ping_after", "lsn", "beyond"}
+    assert {field.name for field in fields(Message)} == quiet | set(speech.Word._fields)
 
 
 def test_an_epoch_that_never_came_to_be_no_longer_counts_when_the_active_calls_in_sync() -> None:
