@@ -25,7 +25,6 @@ from operator import attrgetter
 
 from heartbeat import explain as explanation
 from heartbeat import report
-from heartbeat.active import Active
 from heartbeat.model import (
     SERVING,
     Activate,
@@ -67,7 +66,7 @@ LOOK, CALM_LOOK = 0.25, 0.75
 _told = attrgetter(*(f.name for f in fields(Facts) if f.name not in {"sign_age", "sign"}))
 
 
-class Core(Passive, Active):
+class Core(Passive):
     """One server's part in the election."""
 
     def deadline(self) -> float | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from heartbeat.backing import FENCE_AGAIN, Backed
+from heartbeat.active import Active
+from heartbeat.backing import FENCE_AGAIN
 from heartbeat.model import (
     SERVING,
     Boot,
@@ -27,7 +28,7 @@ from heartbeat.model import (
 from heartbeat.state import Takeover
 
 
-class Passive(Backed):
+class Passive(Active):
     """Phases WAITING, RESUMING, PASSIVE, DETACHING, OPENING."""
 
     def _waiting(self) -> None:

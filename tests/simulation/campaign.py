@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import Pool, cpu_count
 from random import Random
@@ -46,7 +46,7 @@ class Variant:
         schedule += self._besides(seed)
         if self.arp_check:
             # the entry says nothing until the start's announcements are over
-            schedule = tuple(replace(fault, at=round(fault.at + ANNOUNCED, 2)) for fault in schedule)
+            schedule = tuple(fault._replace(at=round(fault.at + ANNOUNCED, 2)) for fault in schedule)
         return schedule
 
     def _besides(self, seed: int) -> Schedule:

@@ -7,8 +7,7 @@ a failing schedule can be shrunk. ``length`` is in seconds; when it is over the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from heartbeat.model import SERVING, Activate, Leave, Standby, Suspend
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 Heal = Callable[[], None]
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     at: float
     kind: str
     node: str

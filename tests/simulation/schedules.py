@@ -9,7 +9,6 @@ times; ``holes`` bends a schedule that once opened a hole. Source: facts/safety-
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
 from .faults import KINDS, Fault, Schedule
@@ -144,7 +143,7 @@ def holes(random: Random, most: int) -> Schedule:
 
 def _mirrored(fault: Fault) -> Fault:
     name, _, words = fault.when.partition(" ")
-    return replace(fault, node=other(fault.node), when=f"{other(name)} {words}" if fault.when else "")
+    return fault._replace(node=other(fault.node), when=f"{other(name)} {words}" if fault.when else "")
 
 
 def _bent(random: Random, fault: Fault, stretch: float) -> Fault:
@@ -152,7 +151,7 @@ def _bent(random: Random, fault: Fault, stretch: float) -> Fault:
         return round(max(0.0, time * (1 + random.uniform(-stretch, stretch)) + random.gauss(0.0, stretch / 4)), 3)
 
     at = bend(fault.at) if fault.when else max(1.0, bend(fault.at))
-    return replace(fault, at=at, length=max(0.1, bend(fault.length)) if fault.length else 0.0)
+    return fault._replace(at=at, length=max(0.1, bend(fault.length)) if fault.length else 0.0)
 
 
 WAYS: dict[str, Callable[[Random, int], Schedule]] = {"mixed": mixed, "swarm": swarm, "aimed": aimed, "holes": holes}

@@ -7,7 +7,6 @@ shortened, then simplified.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from .faults import Schedule
 
@@ -20,7 +19,7 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
     for i, fault in enumerate(schedule):
         for length in (0.0, round(fault.length / 2, 2)):
             if length < fault.length - 0.05 and not (fault.kind in ("power", "crash") and length == 0.0):
-                yield (*schedule[:i], replace(fault, length=length), *schedule[i + 1 :])
+                yield (*schedule[:i], fault._replace(length=length), *schedule[i + 1 :])
 
 
 def shrink(schedule: Schedule, fails: Fails, budget: int = 150) -> Schedule:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from heartbeat.election import Core
 from heartbeat.model import (
@@ -49,6 +50,9 @@ from .trace import brief
 LOOK = 0.05
 #: a pair that was in sync has restarted its heartbeats by then; aimed faults wait so long (seconds)
 ARMED = 1.0
+#: events and effects too many for a trace
+QUIET = (Tick, Heard, PingSent, PingReply, Facts, ArpAnswer, Sign)
+OFTEN = (Send, Ping, Probe, PingFromVip, RefreshLease)
 RECOMMENDED = PROFILES["recommended"]
 #: the recommended times with fewer pings, which are most of the work
 COARSE = replace(RECOMMENDED, ping_period=0.1, ping_dead=0.5)
@@ -162,9 +166,8 @@ class World:
         self.note("fault", f"{'over: ' if over else ''}{fault}")
 
     def note_step(self, who: str, event: Event, effects: list[Effect]) -> None:
-        quiet = isinstance(event, Tick | Heard | PingSent | PingReply | Facts | ArpAnswer | Sign)
-        often = Send | Ping | Probe | PingFromVip | RefreshLease
-        shown = [e for e in effects if self.verbose or not isinstance(e, often)]
+        quiet = isinstance(event, QUIET)
+        shown = [e for e in effects if self.verbose or not isinstance(e, OFTEN)]
         if shown or not quiet or self.verbose:
             self.note(who, f"{type(event).__name__ if quiet and not self.verbose else brief(event)}:")
             self.lines.extend(f"{'':14} → {brief(effect)}" for effect in shown)
@@ -200,15 +203,14 @@ class World:
             checks.finish()
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What came of a run."""
 
     seed: int
     schedule: Schedule
     failures: Sequence[str]
     kind: str
-    #: a symmetric cut was among the faults, so that the safety checks were off
+    #: one server took over while the other one could not know of it (``undecidable``)
     blind: bool
     acked: int
     activations: int
