@@ -9,7 +9,8 @@ table" and "Witnesses".
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from heartbeat.model import (
     ArpAnswer,
@@ -59,13 +60,13 @@ class Backing:
             case AskGrant(have, new):
                 self._ask(server, have, new)
 
-    def _later(self, server: Server, delay: float, call: object, *args: object) -> None:
+    def _later(self, server: Server, delay: float, call: Callable[..., Any], *args: Any) -> None:
         server.later(delay, self._fire, server, server.heartbeat.life, call, args)
 
     @staticmethod
-    def _fire(server: Server, life: int, call: object, args: tuple[object, ...]) -> None:
+    def _fire(server: Server, life: int, call: Callable[..., Any], args: tuple[Any, ...]) -> None:
         if life == server.heartbeat.life:
-            call(*args)  # type: ignore[operator]
+            call(*args)
 
     def _feed(self, server: Server, event: Event) -> None:
         server.heartbeat.feed(event)

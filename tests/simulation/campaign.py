@@ -99,7 +99,7 @@ class Tally:
         what = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items())) or "nothing failed"
         return (
             f"{self.runs} schedules, {self.seconds / 3600:.1f} simulated hours, {self.acked} acknowledged writes, "
-            f"{self.blind} with a symmetric cut: {what}"
+            f"{self.blind} with a takeover that the other server could not know of: {what}"
         )
 
 

@@ -9,21 +9,21 @@
 4. Roles don't flap: changes to active are bounded by the faults.
 5. Once the faults are over: one active, one fit passive in sync, the client served, within ``RECOVERY``.
 
-Exception (design §4, "What stays impossible"): while both servers run, both see the ping node (again and again, at least),
-and no path at all is open between them, for ``BLIND`` deadtimes or more, both may answer for the VIP, and with
-``solo="silence"`` 1 and 2 can't hold either; with ``solo="release"``, the ARP check, fence devices or witnesses those hold in
-every schedule. (A silent active whose VIP went elsewhere is told by the ARP check alone; that takes it a deadtime.)
+Exception (design §4, "What stays impossible"; ``undecidable``): as long as one server can't know that the other one took over,
+both may answer for the VIP, and if it then goes on alone, 1 and 2 can't hold either. With ``solo="release"``, the ARP check,
+fence devices or witnesses those hold in every schedule. (A silent active whose VIP went elsewhere is told by the ARP check
+alone; that takes it a deadtime.)
 """
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 from heartbeat.model import Phase, RoleChanged
 
 from .network import other
 from .postgres import PRIMARY
+from .undecidable import Undecidable
 
 if TYPE_CHECKING:
     from .server import Server
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 OVERLAP = 1.0
 RECOVERY = 30.0
-BLIND = 0.5
 #: what stays in order for so long is settled
 STEADY = 1.0
 
@@ -41,7 +40,7 @@ class Checks:
         self.world = world
         self.acked: list[int] = []
         self.failures: list[str] = []
-        self.blind = False
+        self.undecidable = Undecidable(world)
         self.settled_at: float | None = None
         self.served_at = 0.0
         self.outages: list[tuple[float, float]] = []
@@ -51,13 +50,10 @@ class Checks:
         self._forced_epoch = 0
         self._reign = 0
         self._closed: set[int] = set()
-        self._overlap = self._settled = self._pinged_at = 0.0
-        self._blind_since = inf
+        self._overlap = self._settled = 0.0
 
     def fail(self, kind: str, text: str) -> None:
-        setting = self.world.setting
-        told = setting.arp_check and setting.strict
-        if (kind in ("lost", "double") and self.waived) or (kind == "vip" and self.blind and not told):
+        if kind in ("lost", "double") and self.waived:
             return
         now = self.world.engine.now
         self.world.note("check", f"FAILED {kind}: {text}")
@@ -70,7 +66,7 @@ class Checks:
             return True
         setting = self.world.setting
         backed = setting.arp_check or setting.fence or setting.witnesses
-        return self.blind and setting.solo == "silence" and not setting.strict and not backed
+        return self.undecidable.split and setting.solo == "silence" and not setting.strict and not backed
 
     @property
     def kind(self) -> str:
@@ -126,6 +122,11 @@ class Checks:
         self._given_up = self._given_up or server.peer.postgres.mode == PRIMARY
 
     def role_changed(self, server: Server, change: RoleChanged) -> None:
+        core = server.heartbeat.core
+        if change.after is Phase.OPENING and core is not None and core.takeover.by_silence:
+            self.undecidable.took_over(server)
+        if change.before is change.after and change.because.startswith("solo: the passive has been silent"):
+            self.undecidable.went_solo(server)
         if change.after is Phase.OPENING and "forced by" in change.because:
             self._forced(server)
         if change.after is Phase.ACTIVE and change.before is Phase.PROMOTING:
@@ -140,30 +141,12 @@ class Checks:
 
     def look(self, period: float) -> None:
         a, b = self.world.servers.values()
-        self._overlap = self._overlap + period if a.answers() and b.answers() else 0.0
-        self._look_for_blindness(a, b)
-        if self._overlap > OVERLAP + (self.world.timing.deadtime if self.world.setting.arp_check else 0.0):
+        setting, undecidable = self.world.setting, self.undecidable
+        undecidable.look(period)
+        unknowing = undecidable.untold and not (setting.arp_check and setting.strict)
+        self._overlap = self._overlap + period if a.answers() and b.answers() and not unknowing else 0.0
+        if self._overlap > OVERLAP + (self.world.timing.deadtime if setting.arp_check else 0.0):
             self.fail("vip", f"both servers have answered for the VIP for {self._overlap:.2f} s")
-
-    def _look_for_blindness(self, a: Server, b: Server) -> None:
-        """A ping node out of sight for less than isolation time is not lost to anybody: that time counts too."""
-        network, now = self.world.network, self.world.engine.now
-        sees = network.sees_gateway("A") and network.sees_gateway("B")
-        if not self._no_path(a, b) or (not sees and now - self._pinged_at > self.world.timing.isolation):
-            self._blind_since = inf
-        elif sees:
-            self._blind_since, self._pinged_at = min(self._blind_since, now), now
-            self.blind = self.blind or now - self._blind_since >= BLIND * self.world.timing.deadtime
-
-    def _no_path(self, a: Server, b: Server) -> bool:
-        """Both run, and nothing can pass between them."""
-        if not (a.alive and b.alive) or a.paused or b.paused:
-            return False
-        network = self.world.network
-        if network.hears("A", "B") or network.hears("B", "A"):
-            return False
-        talk = network.both_ways(self.world.session_link, "A", "B", "session") and a.manager.works and b.manager.works
-        return not talk and not network.both_ways(self.world.replication_link, "A", "B", "repl")
 
     def settled(self, period: float) -> bool:
         """The pair has been in order for a while."""

@@ -305,6 +305,8 @@ class HaManager:
             self.peer_stood_down = disk.epoch if disk.stood_down and not heartbeat.core.saving else Epoch()
             if heartbeat.core.phase in SERVING and peer.clock() < peer.role_expires:
                 self.sign_at = self.engine.now
+        elif peer.manager.want is not None:
+            self.peer_epoch = peer.manager.want.epoch  # what its heartbeat last said, though that has ended
         want = self.want
         if want is not None and want.ask_stand_down and heartbeat.works:
             server.trace(f"asks {peer.name} over the session to stand down: {want.ask_stand_down}")

@@ -233,6 +233,6 @@ def play(seed: int, schedule: Schedule, setting: Setting = PLAIN, tracing: bool 
     world.run()
     checks = world.checks
     return Result(
-        seed, schedule, checks.failures, checks.kind, checks.blind, len(checks.acked), checks.activations, checks.outages,
-        checks.copies, world.engine.now, world.lines,
+        seed, schedule, checks.failures, checks.kind, checks.undecidable.blind, len(checks.acked), checks.activations,
+        checks.outages, checks.copies, world.engine.now, world.lines,
     )  # fmt: skip

@@ -1,0 +1,98 @@
+"""The one case that nobody can decide (design §4, "What stays impossible"), taken as narrowly as it can be.
+
+Promise: ``untold`` only after one server took over by silence while both ran and saw the ping node and nothing could pass
+between them, whatever cuts that was made of, and only until what it says could have reached the other one for a while;
+``split`` only if the other one, in the same run of its heartbeat, went on alone by silence before that. A cut in one direction,
+a server that stood still, or one that had lost its ping node for longer than the rules forgive, excuses nothing.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from .network import NODES
+
+if TYPE_CHECKING:
+    from .server import Server
+    from .world import World
+
+#: what is looked at each 50 ms, and takes its time to be answered (seconds)
+SLACK = 0.1
+#: a path that was open for so many deadtimes has told the other one
+TOLD = 0.5
+
+
+class Undecidable:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        #: a takeover happened that the other server could not know of; both decided by silence
+        self.blind = self.split = False
+        self._taker: Server | None = None
+        self._life = 0
+        self._open = 0.0
+        self._apart_at = -inf
+        #: when each server could reach the ping node, and when it ran, as last looked
+        self._seen = dict.fromkeys(NODES, -inf)
+        self._ran = dict.fromkeys(NODES, -inf)
+
+    @property
+    def untold(self) -> bool:
+        """The other server can't know yet of the takeover."""
+        return self._taker is not None
+
+    def look(self, period: float) -> None:
+        network, now = self.world.network, self.world.engine.now
+        for name, server in self.world.servers.items():
+            if server.alive and not server.paused:
+                self._ran[name] = now
+            if network.sees_gateway(name):
+                self._seen[name] = now
+        if self._apart():
+            self._apart_at = now
+        taker = self._taker
+        if taker is not None:
+            self._open += period if self._tells(taker) else 0.0
+            if self._open > TOLD * self.world.timing.deadtime or not self._runs(taker.peer):
+                self._taker = None
+
+    def took_over(self, server: Server) -> None:
+        """``server`` takes over by silence."""
+        self.look(0.0)
+        now, timing, peer = self.world.engine.now, self.world.timing, server.peer
+        apart = now - self._apart_at <= timing.keepalive + SLACK
+        sees = now - self._seen[server.name] <= timing.ping_dead + SLACK
+        seen = now - self._seen[peer.name] <= timing.isolation + SLACK
+        if apart and sees and seen and self._runs(peer):
+            self.blind = True
+            self._taker, self._life, self._open = server, peer.heartbeat.life, 0.0
+
+    def went_solo(self, server: Server) -> None:
+        """``server`` goes on alone by silence."""
+        if self._taker is server.peer and self._life == server.heartbeat.life:
+            self.split = True
+
+    def _runs(self, server: Server) -> bool:
+        """It does, or stands still for so short that it hasn't lost its role by that."""
+        ran = self.world.engine.now - self._ran[server.name]
+        return server.alive and ran <= self.world.timing.isolation + SLACK
+
+    def _tells(self, taker: Server) -> bool:
+        """What the one who took over says now would arrive: its heartbeat's word, or over the session its ha_manager's."""
+        if not taker.alive or taker.paused:
+            return False
+        heard = taker.heartbeat.works and self.world.network.hears(taker.name, taker.peer.name)
+        return heard or (self._talk() and (taker.heartbeat.works or taker.manager.want is not None))
+
+    def _talk(self) -> bool:
+        a, b = self.world.servers.values()
+        works = a.manager.works and b.manager.works and a.alive and b.alive
+        return works and self.world.network.both_ways(self.world.session_link, "A", "B", "session")
+
+    def _apart(self) -> bool:
+        """Both run, and nothing can pass between them."""
+        a, b = self.world.servers.values()
+        network = self.world.network
+        if not (a.alive and b.alive) or network.hears("A", "B") or network.hears("B", "A"):
+            return False
+        return not self._talk() and not network.both_ways(self.world.replication_link, "A", "B", "repl")
