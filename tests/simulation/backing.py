@@ -89,7 +89,7 @@ class Backing:
 
     def _at_gateway(self, server: Server, seq: int) -> None:
         network = self.world.network
-        if not network.gateway_down and network.arp[GATEWAY] == server.name and network.open("lan", GATEWAY, server.name):
+        if not network.down[GATEWAY] and network.arp[GATEWAY] == server.name and network.open("lan", GATEWAY, server.name):
             self._later(server, 0.0005, self._feed, server, ArpAnswer(seq))
 
     # --- fence devices --------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class Backing:
         self._later(server, WITNESS_LIMIT, self._count, server, new, votes, True)
 
     def _reaches(self, server: Server, number: int) -> bool:
-        return not self.unreached[number] and self.world.network.sees_gateway(server.name)
+        return not self.unreached[number] and self.world.network.sees(server.name, GATEWAY)
 
     def _vote(self, server: Server, number: int, have: Epoch, new: Epoch, votes: list[bool]) -> None:
         kept = self.witnesses[number]

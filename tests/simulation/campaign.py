@@ -1,6 +1,7 @@
 """Many seeds over all cores.
 
-Promise: a seed decides its schedule, its profile and its variant (cold start, fine pings, the aggressive times), so that
+Promise: a seed decides its schedule, its profile and its variant (cold start, fine pings, the aggressive times, a quorum
+of ping nodes), so that
 a number is all that is needed to see a failure again.
 """
 
@@ -19,10 +20,13 @@ from heartbeat.rules import Rules
 from heartbeat.timing import PROFILES, Timing
 
 from .faults import Fault, Schedule
-from .network import NODES
+from .network import NODES, THREE_NODES
 from .schedules import schedule_of
 from .shrink import shrink
 from .world import COARSE, RECOMMENDED, Result, Setting, play
+
+#: faults of single ping nodes, where there are several: one that a server loses, one that is off
+SOME_PING_NODE = tuple(member + off for members in THREE_NODES.values() for member in members for off in ("", " both"))
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,23 @@ class Variant:
         return schedule
 
     def _besides(self, seed: int) -> Schedule:
-        """Faults of what stands beside the pair, where it is there."""
+        """Faults of what stands beside the pair, where it is there; and of links and ping nodes, in some."""
         kinds = [("stranger", "")] * self.arp_check + [("port", "carrier")] * self.arp_check + [("unfenced", "")] * self.fence
         kinds += [("witness", str(number)) for number in range(self.witnesses)]
         random = Random(f"besides {seed}")
         chosen = random.sample(kinds, min(len(kinds), random.randrange(3)))
+        if seed % 5 == 2:
+            chosen.append((random.choice(("delay", "double")), random.choice(("0.05", "0.3", "1.0"))))
+        if self.ping_quorum(seed) > 1:
+            chosen += [("ping", random.choice(SOME_PING_NODE)) for _ in range(random.randint(1, 3))]
         return tuple(
             Fault(round(random.uniform(1.0, 6.0), 2), kind, random.choice(NODES), round(random.uniform(0.1, 6.0), 2), argument)
             for kind, argument in chosen
         )
+
+    @staticmethod
+    def ping_quorum(seed: int) -> int:
+        return 2 if seed % 20 in (2, 16) else 1
 
     def timing(self, seed: int) -> Timing:
         return RECOMMENDED if seed % 20 == 7 else PROFILES["aggressive"] if seed % 20 == 13 else COARSE
@@ -67,7 +79,7 @@ class Variant:
         chosen = self.schedule(seed) if schedule is None else schedule
         setting = Setting(
             self.solo, self.timing(seed), cold=seed % 10 == 9, strict=self.strict, rules=self.rules, core=self.core,
-            arp_check=self.arp_check, fence=self.fence, witnesses=self.witnesses,
+            arp_check=self.arp_check, fence=self.fence, witnesses=self.witnesses, ping_quorum=self.ping_quorum(seed),
         )  # fmt: skip
         return play(seed, chosen, setting, tracing)
 

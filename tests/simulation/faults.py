@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from heartbeat.model import SERVING, Activate, Leave, Standby, Suspend
 
-from .network import GATEWAY, LINKS, other
+from .network import LINKS, other
 from .server import HANG_LIMIT
 
 if TYPE_CHECKING:
@@ -180,14 +180,14 @@ def _cut_keys(world: World, keys: list[tuple[str, str, str]]) -> Heal:
 
 
 def _ping(world: World, server: Server, fault: Fault) -> Heal:
-    if fault.arg == "both":
-        world.network.gateway_down += 1
-
-        def heal() -> None:
-            world.network.gateway_down -= 1
-
-        return heal
-    return _cut_keys(world, [("lan", server.name, GATEWAY), ("lan", GATEWAY, server.name)])
+    """``arg``: which ping node (a group's member), "" for all; with "both" after it, it is off for both servers."""
+    words = fault.arg.split()
+    chosen = [word for word in words if word != "both"] or [one for members in world.ping_nodes.values() for one in members]
+    if "both" not in words:
+        return _cut_keys(world, [key for one in chosen for key in (("lan", server.name, one), ("lan", one, server.name))])
+    down = world.network.down
+    down.update(chosen)
+    return lambda: down.subtract(chosen)
 
 
 def _port(world: World, server: Server, fault: Fault) -> Heal:
@@ -241,6 +241,20 @@ def _delay(world: World, server: Server, fault: Fault) -> Heal:
     def heal() -> None:
         for key in keys:
             network.delay.pop(key, None)
+
+    return heal
+
+
+def _double(world: World, server: Server, fault: Fault) -> Heal:
+    """Every datagram to the peer arrives once more, up to ``arg`` seconds later."""
+    network = world.network
+    keys = [(link, server.name, other(server.name)) for link in LINKS]
+    for key in keys:
+        network.doubled[key] = float(fault.arg)
+
+    def heal() -> None:
+        for key in keys:
+            network.doubled.pop(key, None)
 
     return heal
 
@@ -382,6 +396,7 @@ KINDS: dict[str, Callable[[World, Server, Fault], Heal]] = {
     "power": _power, "pause": _pause, "heartbeat-kill": _kill, "ha_manager-kill": _kill, "heartbeat-hang": _heartbeat_hang,
     "ha_manager-hang": _ha_manager_hang, "postgres-kill": _postgres, "postgres-hang": _postgres, "postgres-broken": _postgres,
     "crash": _crash, "cut": _cut, "ping": _ping, "port": _port, "carrier": _carrier, "loss": _loss, "delay": _delay,
-    "slow": _slow, "checkpointer": _checkpointer, "full": _full, "failover": _failover, "suspend": _suspend, "leave": _leave,
+    "double": _double, "slow": _slow, "checkpointer": _checkpointer, "full": _full, "failover": _failover,
+    "suspend": _suspend, "leave": _leave,
     "activate": _activate, "stranger": _stranger, "unfenced": _unfenced, "witness": _witness,
 }  # fmt: skip

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 #: datagrams that the socket keeps while the process stands still
 SOCKET = 64
 #: effects worth crashing between
-HEAVY = (Persist, TakeVip, DropVip, Want, Gate, RoleChanged)
+HEAVY = (Persist, TakeVip, DropVip, Want, Gate, RoleChanged, Fence, AskGrant)
 
 
 class Heartbeat:
@@ -301,12 +301,15 @@ class Heartbeat:
     def _ping(self, seq: int) -> None:
         server = self.server
         server.later(0.00005, self._ping_sent, self.life, seq)
-        if server.world.network.sees_gateway(server.name):
-            self.engine.after(self.engine.between(0.0003, 0.0015), server.packet, self.feed, PingReply("gw", seq))
+        for node, members in server.world.ping_nodes.items():
+            for member in members:
+                if server.world.network.sees(server.name, member):
+                    self.engine.after(self.engine.between(0.0003, 0.0015), server.packet, self.feed, PingReply(node, seq))
 
     def _ping_sent(self, life: int, seq: int) -> None:
-        if life == self.life:
-            self.feed(PingSent("gw", seq))
+        for node in self.server.world.ping_nodes:
+            if life == self.life:
+                self.feed(PingSent(node, seq))
 
     def _force_stop(self, because: str) -> None:
         server = self.server

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
+from typing import Any
 
 from heartbeat.election import Core
-from heartbeat.model import Database, Epoch, Heard, Message, Phase, Record, TakeVip
+from heartbeat.model import Database, Epoch, Heard, Message, Phase, Record, Site, TakeVip
 from heartbeat.rules import Rules
 from heartbeat.signs import HOST, STRANGER, VIP
 
@@ -410,6 +411,13 @@ class StandsDownInSync(Core):
 
     def _save(self, record: Record, then: Callable[[], None] | None = None) -> None:
         super()._save(replace(record, in_sync=record.in_sync or record.stood_down), then)
+
+
+class AnyPingNode(Core):
+    """Rules 2, 3, 6b: one ping node that answers is enough, whatever quorum is configured."""
+
+    def __init__(self, site: Site, *others: Any) -> None:
+        super().__init__(replace(site, ping_quorum=1), *others)
 
 
 class TakesWithoutCounting(Core):

@@ -1,4 +1,5 @@
-"""Two networks between two servers, a gateway that is the ping node, and a client; each keeps its ARP entry for the VIP.
+"""Two networks between two servers, a gateway that is a ping node (there may be more), and a client; both keep an ARP entry
+for the VIP.
 
 Promise: a packet passes only while no cut covers its link and direction; it may be late, lost, doubled or overtaken.
 TCP-like traffic asks ``open`` itself. Cuts are counted, so that overlapping faults don't heal each other.
@@ -15,6 +16,9 @@ from .engine import Engine
 NODES = ("A", "B")
 LINKS = ("lan", "ic")
 GATEWAY, CLIENT = "gw", "client"
+#: ping nodes, each a group of which one must answer: the gateway alone, or three of which two are needed
+ONE_NODE: dict[str, tuple[str, ...]] = {GATEWAY: (GATEWAY,)}
+THREE_NODES = ONE_NODE | {"gw2": ("gw2",), "routers": ("r1", "r2")}
 
 
 def other(node: str) -> str:
@@ -33,7 +37,10 @@ class Network:
         self.loss: dict[tuple[str, str, str], float] = {}
         #: seconds that a datagram may take longer
         self.delay: dict[tuple[str, str, str], float] = {}
-        self.gateway_down = 0
+        #: seconds within which every datagram comes once more
+        self.doubled: dict[tuple[str, str, str], float] = {}
+        #: members of ping nodes that are off, by how many faults
+        self.down: Counter[str] = Counter()
         #: who the gateway and the client believe to hold the VIP: the last one announced wins
         self.arp: dict[str, str | None] = {GATEWAY: None, CLIENT: None}
 
@@ -52,8 +59,9 @@ class Network:
         """Whether a heartbeat of ``source`` can reach ``target`` on some link."""
         return not self.cuts["hb", source, target] and any(self.open(link, source, target) for link in LINKS)
 
-    def sees_gateway(self, node: str) -> bool:
-        return not self.gateway_down and self.open("lan", node, GATEWAY) and self.open("lan", GATEWAY, node)
+    def sees(self, node: str, target: str) -> bool:
+        """Whether ``target``, on the LAN, would answer an echo request of ``node``."""
+        return not self.down[target] and self.open("lan", node, target) and self.open("lan", target, node)
 
     def datagram(self, link: str, source: str, target: str, deliver: Callable[..., Any], *args: Any) -> None:
         if not self.open(link, source, target):
@@ -66,6 +74,8 @@ class Network:
         if self.delay:
             delay += self.delay.get((link, source, target), 0.0) * random()
         self._engine.after(delay, deliver, *args)
+        if self.doubled and (within := self.doubled.get((link, source, target), 0.0)):
+            self._engine.after(delay + within * random(), deliver, *args)
         if luck < 0.004:
             self._engine.after(delay + 0.02 * random(), deliver, *args)
 

@@ -21,7 +21,7 @@ MOMENTS = (
     "Gate(open=True)", "DropVip", "TakeVip", "names=enforced", "postgres=detached", "postgres=stopped", "postgres=primary",
     "RoleChanged after=detaching", "RoleChanged after=opening", "RoleChanged after=promoting", "RoleChanged after=active",
     "RoleChanged after=preparing", "RoleChanged after=standing-down", "RoleChanged after=passive", "RoleChanged in sync again",
-    "RoleChanged solo:",
+    "RoleChanged solo:", "Garp", "Fence", "AskGrant",
 )  # fmt: skip
 DELAYS = (0.0, 0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.5)
 #: lengths at which something happens: leases, silences, restarts (seconds)
@@ -54,7 +54,7 @@ def _argument(random: Random, kind: str) -> str:
             return random.choice(("", "carrier"))
         case "loss":
             return random.choice(("0.2", "0.5", "0.7"))
-        case "delay":
+        case "delay" | "double":
             return random.choice(("0.05", "0.3", "1.0"))
         case "slow":
             return random.choice(("0.1", "0.8", "2.5"))

@@ -70,6 +70,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.EpochsWasted, "W3 a granted", 3),
     (mutants.FollowsAnyone, "W5", 3),
     (mutants.SessionUnheard, "W6", 3),
+    (mutants.AnyPingNode, "Q1", 3),
     (mutants.NeverRestrained, "S1", 3),
     (mutants.RestrainedDead, "S2", 3),
     (mutants.TakesWithoutCounting, "S1", 3),

@@ -25,7 +25,7 @@ def test_what_is_excused_there_does_harm() -> None:
 
 
 def test_a_ping_node_lost_so_late_that_it_still_counts_is_seen() -> None:
-    result = play(1, (F(1.5, "cut", "A", 3.0, "*:both"), F(2.1, "ping", "B", 2.5)))
+    result = play(1, (F(1.5, "cut", "A", 3.0, "*:both"), F(2.25, "ping", "B", 2.3)))
     assert result.blind
     assert not result.failures
 

@@ -32,8 +32,8 @@ class Undecidable:
         self._life = 0
         self._open = 0.0
         self._apart_at = -inf
-        #: when each server could reach the ping node, and when it ran, as last looked
-        self._seen = dict.fromkeys(NODES, -inf)
+        #: when each server could reach each ping node, and when it ran, as last looked
+        self._seen: dict[str, dict[str, float]] = {name: dict.fromkeys(world.ping_nodes, -inf) for name in NODES}
         self._ran = dict.fromkeys(NODES, -inf)
 
     @property
@@ -46,8 +46,9 @@ class Undecidable:
         for name, server in self.world.servers.items():
             if server.alive and not server.paused:
                 self._ran[name] = now
-            if network.sees_gateway(name):
-                self._seen[name] = now
+            for node, members in self.world.ping_nodes.items():
+                if any(network.sees(name, member) for member in members):
+                    self._seen[name][node] = now
         if self._apart():
             self._apart_at = now
         taker = self._taker
@@ -61,8 +62,8 @@ class Undecidable:
         self.look(0.0)
         now, timing, peer = self.world.engine.now, self.world.timing, server.peer
         apart = now - self._apart_at <= timing.keepalive + SLACK
-        sees = now - self._seen[server.name] <= timing.ping_dead + SLACK
-        seen = now - self._seen[peer.name] <= timing.isolation + SLACK
+        sees = self._unpinged(server) <= timing.ping_dead + SLACK
+        seen = self._unpinged(peer) <= timing.isolation + SLACK
         if apart and sees and seen and self._runs(peer):
             self.blind = True
             self._taker, self._life, self._open = server, peer.heartbeat.life, 0.0
@@ -71,6 +72,11 @@ class Undecidable:
         """``server`` goes on alone by silence."""
         if self._taker is server.peer and self._life == server.heartbeat.life:
             self.split = True
+
+    def _unpinged(self, server: Server) -> float:
+        """Seconds since enough ping nodes had been within reach of ``server``."""
+        newest = sorted(self._seen[server.name].values(), reverse=True)
+        return self.world.engine.now - newest[self.world.setting.ping_quorum - 1]
 
     def _runs(self, server: Server) -> bool:
         """It does, or stands still for so short that it hasn't lost its role by that."""

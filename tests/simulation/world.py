@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import copysign
 from typing import NamedTuple
 
 from heartbeat.election import Core
@@ -42,7 +43,7 @@ from .checks import RECOVERY, Checks
 from .clients import LocalClient, VipClient
 from .engine import Engine, Spin
 from .faults import Fault, Schedule, begin
-from .network import CLIENT, GATEWAY, LINKS, NODES, Network, other
+from .network import CLIENT, GATEWAY, LINKS, NODES, ONE_NODE, THREE_NODES, Network, other
 from .postgres import PRIMARY, STANDBY
 from .server import Server
 from .trace import brief
@@ -75,6 +76,8 @@ class Setting:
     arp_check: bool = False
     fence: bool = False
     witnesses: int = 0
+    #: how many ping nodes must answer; more than one: of three, one of which is a group
+    ping_quorum: int = 1
     #: takeovers in ten minutes that suspend yields and planned failovers (rule 12)
     most_changes: int = 99
     #: nothing is left to chance: for transcripts
@@ -100,13 +103,17 @@ class World:
         self.network = Network(self.engine)
         chosen = (self.engine.random.choice(LINKS), self.engine.random.choice(LINKS))
         self.replication_link, self.session_link = setting.links or chosen
+        # the clocks' rates differ by a per cent, half of the time, or by less
         drift = self.engine.between(-0.005, 0.005)
+        if abs(drift) > 0.0025:
+            drift = copysign(0.005, drift)
+        self.ping_nodes = ONE_NODE if setting.ping_quorum == 1 else THREE_NODES
         self.checks = Checks(self)
         self.sites = {
             name: Site(
-                name, other(name), "A", ("gw",), LINKS, setting.solo,
+                name, other(name), "A", tuple(self.ping_nodes), LINKS, setting.solo,
                 arp_check=setting.arp_check, fence=setting.fence, witnesses=setting.witnesses,
-                most_changes=setting.most_changes,
+                most_changes=setting.most_changes, ping_quorum=setting.ping_quorum,
             )
             for name in NODES
         }  # fmt: skip
