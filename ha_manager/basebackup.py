@@ -24,10 +24,10 @@ _SINCE = 15
 _AUTO = "auto"
 METHODS = (_AUTO, "none", "lz4", "zstd", "gzip")
 #: MiB a second: a faster link gains nothing by lz4; on a slower one zstd's better ratio wins. Measured: docs/lab.md.
-_FAST, _SLOW = 1500.0, 8.0
+_FAST, _SLOW = 1500.0, 4.0
 #: Sizes sent to measure a link, until one takes _ENOUGH seconds.
 _SIZES = (1 << 20, 8 << 20, 32 << 20)
-_ENOUGH = 0.1
+_ENOUGH = 0.05
 _UNSUPPORTED = ("not supported by this build", "unrecognized compression algorithm")
 
 

@@ -25,6 +25,8 @@ from runtime.errors import ReplicationError
 DIRECTORIES = 2
 #: in the folder of a report as long as the replacement that it is about is not complete
 _UNFINISHED = "unfinished"
+#: segments kept from before the fork where the checkpoint before it is not known
+_BEFORE = 16
 #: XLogPageHeaderData: magic, info, timeline, position
 _PAGE_HEADER = struct.Struct("=HHIQ")
 
@@ -104,10 +106,12 @@ def _reported(folder: Path, label: str, control: Control, verdict: Verdict, ackn
 
 
 def _to_keep(data_dir: Path, control: Control, verdict: Verdict) -> list[Path]:
-    """Segments from the checkpoint before the fork on (all of them where it lies later) that hold log, not those set aside for
-    later use; and the histories.
+    """Segments that hold log, not those set aside for later use, from the checkpoint before the fork on; and the histories.
+    Where it made a checkpoint since, nobody knows where the one before the fork was: so much as that is likely to be in.
     """
-    start = control.redo if verdict.fork < 0 or control.redo <= verdict.fork else 0
+    start = control.redo
+    if 0 <= verdict.fork < control.redo:
+        start = max(0, verdict.fork - _BEFORE * control.segment)
     first = controldata.segment_name(control.last_timeline, start, control.segment)
     wal = data_dir / "pg_wal"
     names = [name for name in controldata.segments(data_dir) if name[8:] >= first[8:] and _written(wal / name, control.segment)]

@@ -162,7 +162,8 @@ class Outlook:
         if keeper:
             return f"the keeper of Postgres is in trouble: {keeper}"
         if carried.copying:
-            return carried.copying
+            # Without how far it is: an alarm is told whenever its words change.
+            return carried.copying.partition(": ")[0]
         if carried.trouble:
             return carried.trouble
         if seen is NOTHING:

@@ -277,6 +277,16 @@ def test_log_from_the_checkpoint_on_is_kept_but_for_recycled_segments(config: Po
     assert names == ["2", "3"] and not kept.counted and kept.fork == "0/20001F4"
 
 
+def test_of_log_from_before_the_fork_not_all_is_kept(config: PostgresConfig, tmp_path: Path) -> None:
+    """A checkpoint was made since, and a slot held back much that is older."""
+    for number in range(1, 60):
+        segment(config.data_dir, number)
+    later = replace(CONTROL, redo=50 * SEGMENT)
+    keepsake.keep_log(config.data_dir, tmp_path / "diverged", LABEL, later, replace(VERDICT, fork=40 * SEGMENT + 5))
+    names = sorted(int(path.name[-2:], 16) for path in (tmp_path / "diverged" / LABEL / "pg_wal").iterdir())
+    assert names == list(range(24, 60))
+
+
 def test_a_replacement_begun_anew_keeps_nothing_twice_and_recounts_what_is_new(config: PostgresConfig, tmp_path: Path) -> None:
     diverged = tmp_path / "diverged"
     segment(config.data_dir, 2)

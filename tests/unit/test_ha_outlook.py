@@ -66,7 +66,7 @@ TROUBLES = [
     ({"seen": STANDBY, "now": 11.5}, "could not be looked at for 1.5 s"),
     ({"seen": STANDBY, "keeper": "gone"}, "keeper of Postgres is in trouble: gone"),
     ({"seen": STANDBY, "carried": Carried(trouble="no space")}, "no space"),
-    ({"seen": STANDBY, "carried": Carried(copying="copying 3 %")}, "copying 3 %"),
+    ({"seen": STANDBY, "carried": Carried(copying="copied from B: 3 of 9 MiB")}, "copied from B"),
     ({"seen": replace(STANDBY, state="stopped"), "postgres": Postgres.STOPPED}, ""),
 ]
 
@@ -75,6 +75,10 @@ TROUBLES = [
 def test_healthy_and_because(arguments: dict, words: str) -> None:  # type: ignore[type-arg]
     facts = told(**arguments)
     assert facts.healthy is not bool(words) and words in facts.because
+
+
+def test_how_far_a_copy_is_changes_no_alarm() -> None:
+    assert told(STANDBY, carried=Carried(copying="copied from B: 3 of 9 MiB")).because == "copied from B"
 
 
 def test_a_serial_of_another_connection_is_never_reported() -> None:
