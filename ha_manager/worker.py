@@ -39,6 +39,8 @@ HUNG = 10.0
 STARTS = 60.0
 #: more deaths than this within the window, and Postgres counts as broken on this server
 DEATHS, DEATH_WINDOW = 3, 60.0
+#: where nobody else could serve it is started again after so long all the same
+ALONE = 5.0
 
 
 class Postgreses(Protocol):
@@ -105,6 +107,7 @@ class Worker:
         self._settled = -1
         self._primary_epoch: Epoch | None = None
         self._deaths: deque[float] = deque()
+        self._ran = False
         self._misstarts = 0
         self._copied_at = -inf
         self._following_since = inf
@@ -317,10 +320,10 @@ class Worker:
     def _primary(self, want: Want) -> None:
         self._following_since = inf
         if self._seen.state == "stopped" and self._primary_epoch == want.epoch:
-            self._count_death()
+            self._count_death(want)
         self._db.make_primary(want.epoch.number, hold=want.names is Names.ENFORCED)
         self._is_now("running")
-        self._primary_epoch = want.epoch
+        self._ran, self._primary_epoch = True, want.epoch
         self._publish(detached=False, follow=Epoch(), shutdown_lsn=-1)
         wanted = (want.names, want.epoch.number)
         if want.names is Names.RELAXED and self._names != wanted:
@@ -334,14 +337,19 @@ class Worker:
             self._db.prepare()
         self._publish(prepared=want.prepare)
 
-    def _count_death(self) -> None:
+    def _count_death(self, want: Want) -> None:
+        """One that came up and died again; one that doesn't come up says why itself, and is tried again and again."""
         now = self._clock()
-        self._deaths.append(now)
+        if self._ran:
+            self._ran = False
+            self._deaths.append(now)
+            log.warning("Postgres has died; starting it again in place")
         while self._deaths and now - self._deaths[0] > DEATH_WINDOW:
             self._deaths.popleft()
-        if len(self._deaths) > DEATHS:
+        # Where commits wait for the passive it may be fit, and this server hands over; else nobody would serve.
+        pause = DEATH_WINDOW if want.names is Names.ENFORCED else ALONE
+        if len(self._deaths) > DEATHS and now - self._deaths[-1] < pause:
             raise ReplicationError(f"Postgres has died {len(self._deaths)} times within {DEATH_WINDOW:g} s; see its log")
-        log.warning("Postgres has died; starting it again in place")
 
     def _afterwards(self, want: Want) -> None:
         """What a promotion owes, when nobody waits for the promotion any more."""

@@ -298,14 +298,34 @@ def test_a_postgres_that_answers_nobody_is_ended_and_started_again(bench: Bench,
     assert "stop immediate" not in bench.do(want(role, 5, follow=follow), mute), "one more chance"
 
 
-def test_a_postgres_that_keeps_dying_is_given_up(bench: Bench) -> None:
+def test_a_postgres_that_keeps_dying_is_given_up_where_the_passive_may_be_fit(bench: Bench) -> None:
+    reign = {"names": Names.ENFORCED}
+    bench.do(want(Postgres.PRIMARY, **reign))
+    for number in range(3):
+        assert "primary 5" in bench.do(want(Postgres.PRIMARY, number + 2, **reign), STOPPED)
+    for number in range(9, 12):
+        assert bench.do(want(Postgres.PRIMARY, number, **reign), STOPPED) == []
+        assert "has died 4 times" in bench.worker.carried.trouble, "each death counts once"
+        bench.now += 10
+    bench.now += 50
+    assert "primary 5" in bench.do(want(Postgres.PRIMARY, 13, **reign), STOPPED)
+
+
+def test_a_postgres_that_keeps_dying_is_started_again_where_nobody_else_could_serve(bench: Bench) -> None:
     bench.do(want(Postgres.PRIMARY))
     for number in range(3):
-        assert "primary 5" in bench.do(want(Postgres.PRIMARY, number + 2), STOPPED)
-    assert bench.do(want(Postgres.PRIMARY, 9), STOPPED) == []
-    assert "has died 4 times" in bench.worker.carried.trouble
-    bench.now += 100
+        bench.do(want(Postgres.PRIMARY, number + 2), STOPPED)
+    assert bench.do(want(Postgres.PRIMARY, 9), STOPPED) == [], "not as fast as it dies"
+    bench.now += 6
     assert "primary 5" in bench.do(want(Postgres.PRIMARY, 10), STOPPED)
+
+
+def test_a_postgres_that_does_not_come_up_says_why_each_time(bench: Bench) -> None:
+    bench.do(want(Postgres.PRIMARY, names=Names.ENFORCED))
+    bench.db.fail["primary"] = DidNotStart("Postgres did not come up: FATAL: no pg_control")
+    for number in range(2, 9):
+        bench.do(want(Postgres.PRIMARY, number, names=Names.ENFORCED), STOPPED)
+        assert "no pg_control" in bench.worker.carried.trouble and bench.worker.carried.data == "failed"
 
 
 def test_what_ails_is_mended_before_the_want_is_carried_out_again(bench: Bench) -> None:
