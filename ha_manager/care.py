@@ -188,7 +188,8 @@ class Care:
         stuck = self._lasting("replay", waits, now)
         missing = roughly(max(0, seen.lsn - seen.replayed))
         if seen.replay_paused:
-            words = f"replay is paused by hand (pg_wal_replay_pause): {missing} MiB wait, reads here are old"
+            why = "by hand (pg_wal_replay_pause), or by Postgres, because a setting is smaller here than on the active"
+            words = f"replay is paused {why}: {missing} MiB wait, reads here are old"
             yield "replay", f"{words}; nothing is lost, and a takeover ends the pause", None
         elif stuck > STUCK_REPLAY:
             yield "replay", f"replay has stood still for more than {STUCK_REPLAY:.0f} s: {_held_by(seen)}", Remedy.WAKE

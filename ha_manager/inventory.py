@@ -27,6 +27,8 @@ class Inventory:
     preloads: tuple[str, ...] = ()
     #: pages that failed their checksum since Postgres's statistics began; only for this server itself
     torn: int = 0
+    #: an alarm's words; only for this server itself
+    aging: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -95,3 +97,19 @@ def _outdated(server: Inventory) -> Iterator[str]:
 def torn(pages: int) -> str:
     """The alarm for so many more pages with a wrong checksum than there were when ha_manager began."""
     return f"{pages} pages of the database here were read with a wrong checksum: its disk is failing" if pages > 0 else ""
+
+
+#: of 2^31 transaction ids; Postgres itself warns when 40 million are left, and stops at 3 million
+_MANY_USED = 1_500_000_000
+
+
+def aging(in_recovery: bool, used: int, holders: tuple[str, ...]) -> str:
+    """What slowly makes a database stop taking writes; nothing of it is a passive's doing."""
+    if in_recovery:
+        return ""
+    held = f"old rows can't be removed, and the database grows, because of {' and '.join(holders)}" if holders else ""
+    if used > _MANY_USED:
+        left = (2**31 - used) // 10**8 * 100
+        words = f"less than {left + 100} million transaction ids are left before Postgres stops taking writes: VACUUM lags"
+        return f"{words}; {held}" if held else words
+    return held

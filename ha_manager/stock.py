@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from ha_manager.inventory import Inventory, compare, torn
+from ha_manager.inventory import Inventory, aging, compare, torn
 from ha_manager.sql import Session
 from runtime.errors import HaError
 
@@ -30,6 +30,15 @@ SELECT (SELECT json_object_agg(name, versions) FROM
 """
 #: here and not with what is looked at every few seconds: before Postgres 15 it makes the statistics be written to a file
 _TORN = "SELECT coalesce(sum(checksum_failures), 0)::text FROM pg_stat_database"
+#: who keeps old rows from being removed for more than an hour; and how much of the 2^31 transactions is used
+_OLD = """
+SELECT pg_is_in_recovery()::text, (SELECT max(age(datfrozenxid))::text FROM pg_database),
+  (SELECT format('the prepared transaction %s of %s, since %s', gid, owner, to_char(prepared, 'YYYY-MM-DD HH24:MI')) FROM
+     pg_prepared_xacts WHERE prepared < now() - interval '1 hour' ORDER BY prepared LIMIT 1),
+  (SELECT format('process %s of %s, idle in a transaction since %s', pid, usename, to_char(xact_start, 'YYYY-MM-DD HH24:MI'))
+     FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND xact_start < now() - interval '1 hour'
+     ORDER BY xact_start LIMIT 1)
+"""
 _DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname"
 _USED = "SELECT extname || ' ' || extversion FROM pg_extension"
 #: of the database itself (Postgres 15), of the locale that it was created with (before), and of columns that name another one
@@ -58,6 +67,7 @@ def take(node: str, version: int, connect: Callable[[str], Session]) -> Inventor
     try:
         available, preloads = session.row(_SERVER, _LIMIT)
         torn = int(session.one(_TORN, _LIMIT))
+        recovering, used_up, prepared, idle = session.row(_OLD, _LIMIT)
         databases = [row[0] or "" for row in session.rows(_DATABASES, _LIMIT)]
     finally:
         session.close()
@@ -82,6 +92,7 @@ def take(node: str, version: int, connect: Callable[[str], Session]) -> Inventor
         recorded,
         _listed(preloads or ""),
         torn,
+        aging(recovering == "true", int(used_up or 0), tuple(each for each in (prepared, idle) if each)),
     )
 
 
@@ -137,7 +148,7 @@ class Stock:
         try:
             own = self.own()
             self._torn = own.torn if self._torn < 0 else self._torn
-            self._report({"torn": torn(own.torn - self._torn)})
+            self._report({"torn": torn(own.torn - self._torn), "aging": own.aging})
             if (said := self._ask()) is None:
                 return False
             self._report(compare(own, Inventory.from_json(said)))

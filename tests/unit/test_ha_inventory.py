@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ha_manager.inventory import Inventory, compare
+from ha_manager.inventory import Inventory, aging, compare
 from ha_manager.stock import Stock
 from runtime.errors import ReplicationError
 
@@ -68,7 +68,7 @@ def test_wrong_checksums_count_from_the_first_look() -> None:
     seen = [replace(A, torn=3), replace(A, torn=5)]
     stock = Stock(lambda: seen.pop(0), lambda: None, told.append, Tick())
     assert not stock.turn() and not stock.turn()
-    assert told[0] == {"torn": ""} and "2 pages" in told[1]["torn"]
+    assert told[0] == {"torn": "", "aging": ""} and "2 pages" in told[1]["torn"]
 
 
 def test_the_peer_is_told_what_is_no_older_than_it_wants() -> None:
@@ -77,3 +77,19 @@ def test_the_peer_is_told_what_is_no_older_than_it_wants() -> None:
     assert stock.own(2.0) == A and stock.own(2.0) == A and len(looks) == 1
     clock[0] += 3.0
     assert stock.own(2.0) == A and len(looks) == 2
+
+
+@pytest.mark.parametrize(
+    ("recovering", "used", "holders", "words"),
+    [
+        (False, 10**6, (), ""),
+        (False, 10**6, ("process 9",), "because of process 9"),
+        (False, 2_000_000_000, (), "less than 200 million"),
+        (False, 2_000_000_000, ("process 9", "x"), "less than 200 million"),
+        (True, 2_000_000_000, ("process 9",), ""),
+    ],
+)
+def test_what_slowly_ends_a_database(recovering: bool, used: int, holders: tuple[str, ...], words: str) -> None:
+    found = aging(recovering, used, holders)
+    assert (words in found) if words else found == ""
+    assert all(each in found for each in holders) or recovering
