@@ -12,6 +12,7 @@ acknowledged write lost" (in-place care).
 | ``synchronous_standby_names`` is not what is wanted and was proven | active | names | PROVE |
 | the peer's slot lost or gone, the replication role gone or without its rights | active | slot | SETTLE |
 | little of the log that may be kept back is left | active | slot | |
+| what is kept back for an absent passive fills the disk | active, solo | slot | RELEASE_LOG |
 | clients have (nearly) all connections | both | connections | |
 | a file system is nearly full | both | disk-… | |
 | a primary where a standby is wanted | passive | promoted | (the worker replaces it) |
@@ -27,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ha_manager.observation import MESSAGES, Disk, Observation, Slot, slot_name, standby_name
+from ha_manager.observation import DATABASE, LOG, MESSAGES, STATE, Disk, Observation, Slot, slot_name, standby_name
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Want
 
 MIB = 1024 * 1024
@@ -42,6 +43,8 @@ STUCK_REPLAY, DEAD_REPLAY = 8.0, 900.0
 NEARLY = 16 * 1024
 #: that much is replayed in a second or less; more, for so long (seconds), is an alarm
 LAG_BYTES, LAG_SECONDS = 256 * MIB, 10.0
+#: giving up less than that makes no room
+WORTH_RELEASING = 256 * MIB
 #: connections left
 FEW_PLACES = 3
 
@@ -51,6 +54,7 @@ class Remedy(StrEnum):
     RESET = "take back what ALTER SYSTEM overrides"
     PROVE = "set the names of who must acknowledge, and prove it again"
     SETTLE = "make slot and role of the other server again"
+    RELEASE_LOG = "give up the log of changes that is kept back for the other server"
     WAKE = "wake processes of Postgres that are stopped"
     END_RECEIVER = "end the walreceiver; Postgres starts another one"
     RESTART = "restart Postgres"
@@ -71,8 +75,7 @@ _ALARMS = (
     "disk-database", "disk-log", "disk-state", "disk-messages",
 )  # fmt: skip
 _DISK_ALARMS = {
-    "the database": "disk-database", "the log of changes": "disk-log", "ha_manager's own state": "disk-state",
-    MESSAGES: "disk-messages",
+    DATABASE: "disk-database", LOG: "disk-log", STATE: "disk-state", MESSAGES: "disk-messages",
 }  # fmt: skip
 
 
@@ -153,14 +156,21 @@ class Care:
             yield "names", f"{words}; it is set again", Remedy.PROVE
         slot = next((each for each in seen.slots if each.name == slot_name(self._peer)), None)
         if want.phase is Phase.ACTIVE:
-            yield from self._slot(slot, seen, now)
+            yield from self._slot(want, slot, seen, now)
         row = seen.standby(standby_name(self._peer, want.epoch.number))
         behind = row is not None and row.flushed >= 0 and seen.lsn - row.flushed > LAG_BYTES
         if self._lasting("lag", behind, now) > LAG_SECONDS and row is not None:
             missing = roughly(seen.lsn - row.flushed)
             yield "lag", f"{self._peer} lacks {missing} MiB of the log of changes: it can't take over before it has them", None
 
-    def _slot(self, slot: Slot | None, seen: Observation, now: float) -> Found:
+    def _is_in_the_way(self, want: Want, slot: Slot, seen: Observation) -> bool:
+        """An absent passive must not stop the active: it can be copied afresh."""
+        kept = seen.lsn - slot.restart
+        away = want.names is Names.RELAXED and not slot.active and slot.restart >= 0 and kept > WORTH_RELEASING
+        disk = next((disk for use in (LOG, DATABASE) for disk in seen.disks if disk.use == use), None)
+        return away and disk is not None and disk.free < 2 * needed(disk, self._needed)
+
+    def _slot(self, want: Want, slot: Slot | None, seen: Observation, now: float) -> Found:
         role = seen.vitals is None or seen.vitals.role
         if self._lasting("slot", slot is None or slot.wal_status == "lost" or not role, now) > 1.0:
             what = "the replication role was dropped or lost its rights"
@@ -168,6 +178,15 @@ class Care:
                 lost = f"{self._peer} was away for longer than log could be kept back: it is copied afresh when it is back"
                 what = lost if slot is not None else f"the replication slot of {self._peer} was dropped"
             yield "slot", f"{what}; it is made again", Remedy.SETTLE
+        elif slot is not None and self._is_in_the_way(want, slot, seen):
+            words = (
+                f"the disk is nearly full, and {roughly(seen.lsn - slot.restart)} MiB of the log of changes are kept back for"
+            )
+            yield (
+                "slot",
+                f"{words} {self._peer}, which is away: they are given up, it will be copied afresh",
+                Remedy.RELEASE_LOG,
+            )
         elif slot is not None and not slot.active and 0 <= slot.safe_wal_size < (seen.lsn - slot.restart) // 3:
             words = (
                 f"{roughly(seen.lsn - slot.restart)} MiB of the log of changes are kept back for {self._peer}, which is away"
@@ -242,7 +261,7 @@ def enforces(names: str, peer: str, epoch: Epoch) -> bool:
 
 def needed(disk: Disk, of_database: int) -> int:
     """Bytes that must be free there."""
-    return of_database if disk.use in ("the database", "the log of changes") else min(of_database, 8 * MIB)
+    return of_database if disk.use in (DATABASE, LOG) else min(of_database, 8 * MIB)
 
 
 def disk_trouble(disk: Disk, of_database: int) -> str:

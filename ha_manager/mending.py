@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-from ha_manager import adoption, cluster, keeper, postmaster, settings
+from ha_manager import adoption, cluster, keeper, postmaster, replication, settings
 from ha_manager.care import Remedy
 from ha_manager.cluster import PostgresConfig
 from ha_manager.postgres import Server
@@ -33,6 +33,14 @@ def apply(server: Server, remedy: Remedy) -> str:
                 return "a Postgres that somebody started on this server's data by hand was stopped; ha_manager runs it again"
         case Remedy.RESET:
             return _reset(server)
+        case Remedy.RELEASE_LOG:
+            with server.session(_LIMIT) as session:
+                dropped = replication.drop_slots(session, _LIMIT)
+            return (
+                "the log of changes that was kept back for the other server was given up: the disk was nearly full"
+                if dropped
+                else ""
+            )
         case Remedy.WAKE:
             postmaster.wake_stopped(postmaster.processes_of(data_dir))
         case Remedy.END_RECEIVER:

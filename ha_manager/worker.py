@@ -300,6 +300,10 @@ class Worker:
                     self._names = None
                     self._publish(proven=-1)
                 done = self._db.mend(remedy)
+                if remedy is Remedy.RELEASE_LOG:
+                    # What is no longer kept back is removed by the next checkpoint; a new slot keeps from now on.
+                    self._settled = -1
+                    self._start_checkpoint(want)
                 if remedy is Remedy.END_FOREIGN:
                     self._seen = replace(self._seen, state="stopped")
                 if done:
@@ -360,11 +364,14 @@ class Worker:
             self._settled = want.epoch.number
             if self.carried.checkpointed == want.epoch.number:
                 return
-            threading.Thread(target=self._checkpoint, args=(want.epoch.number,), name="checkpoint", daemon=True).start()
+            self._start_checkpoint(want)
         except HaError as wrong:
             log.warning("after the promotion: %s", wrong)
             with self._condition:
                 self._retry_at = self._clock() + RETRY_MOST
+
+    def _start_checkpoint(self, want: Want) -> None:
+        threading.Thread(target=self._checkpoint, args=(want.epoch.number,), name="checkpoint", daemon=True).start()
 
     def _checkpoint(self, epoch: int) -> None:
         """In a thread of its own: it may take a minute, and the next want must not wait for it (facts/postgres.md 6)."""

@@ -102,6 +102,11 @@ def test_a_lost_slot_is_replaced_and_only_a_fresh_copy_helps(clusters: Pair) -> 
     assert seen.wal_status == "lost"
     one.database.settle_primary(1)
     assert one.facts().slots[0].wal_status == "reserved"
+    one.sql("SELECT pg_logical_emit_message(false, 'filler', repeat('x', 12000000))", 30.0)
+    kept = one.facts().slots[0].restart
+    assert "given up" in one.database.mend(Remedy.RELEASE_LOG)
+    one.database.settle_primary(1)
+    assert one.facts().slots[0].restart > kept
     two.database.make_standby(one.upstream(1))
     until(lambda: two.database.why_not_following(one.upstream(1)) is not None, 10.0)
     assert "removed" in (two.database.why_not_following(one.upstream(1)) or "")

@@ -36,6 +36,7 @@ ACTIVE = Observation(
     state="running", answers=True, lsn=1000, replayed=-1, names='"ha_vs-28_5"', standbys=(ROW,), slots=(SLOT,), vitals=Vitals()
 )
 REIGN = Want(7, Phase.ACTIVE, E5, Postgres.PRIMARY, Names.ENFORCED)
+SOLO = replace(REIGN, names=Names.RELAXED)
 RECEIVER = Receiver("streaming", "ha_vs-28_5", "10.0.0.1", 1000, 0.2)
 PASSIVE = Observation(
     state="running", answers=True, in_recovery=True, lsn=GIB, replayed=GIB, receiver=RECEIVER, vitals=Vitals()
@@ -49,7 +50,7 @@ def told(findings: Findings) -> dict[str, str]:
 
 def look(seen: Observation, want: Want = REIGN, proven: int = 900, lasting: float = 0.0) -> Findings:
     """``lasting``: it has been seen so for as many seconds, ten times a second."""
-    care = Care("vs-28" if want is REIGN else "vs-166", 64 * MIB)
+    care = Care("vs-28" if want.postgres is Postgres.PRIMARY else "vs-166", 64 * MIB)
     for tick in range(int(lasting * 10)):
         care.look(want, proven, seen, tick / 10)
     return care.look(want, proven, seen, lasting)
@@ -73,6 +74,8 @@ ROWS = [
     ("role dropped", replace(ACTIVE, vitals=Vitals(role=False)), REIGN, 2.0, "slot", "role was dropped", Remedy.SETTLE),
     ("log nearly given up", replace(ACTIVE, lsn=4 * GIB, slots=(Slot("ha_vs_28", False, "extended", 1, GIB),)), REIGN, 0.0,
      "slot", "after more than 1024 MiB more", None),
+    ("kept back on a full disk", replace(ACTIVE, lsn=4 * GIB, slots=(Slot("ha_vs_28", False, "extended", 1, 9 * GIB),),
+     disks=(Disk(DATABASE, "/d", 100 * MIB, GIB),)), SOLO, 0.0, "slot", "they are given up", Remedy.RELEASE_LOG),
     ("passive lags", replace(ACTIVE, lsn=1001 + LAG_BYTES), REIGN, LAG_SECONDS + 1, "lag",
      "vs-28 lacks more than 256 MiB", None),
     # both
@@ -113,7 +116,7 @@ ROWS = [
 def test_alarm_and_remedy(seen: Observation, want: Want, lasting: float, alarm: str, words: str, remedy: Remedy | None) -> None:
     findings = look(seen, want, lasting=lasting)
     assert words in findings.alarms[alarm]
-    assert set(told(findings)) <= {alarm, "lag", "replay"}
+    assert set(told(findings)) <= {alarm, "lag", "replay", "disk-database"}
     assert (remedy in findings.remedies) if remedy else not findings.remedies
 
 
@@ -126,6 +129,20 @@ def test_what_has_not_lasted_is_no_alarm() -> None:
         (replace(PASSIVE, receiver=replace(RECEIVER, status="waiting", message_age=99.0)), FOLLOW, 100.0),
     ):
         assert look(seen, want, lasting=lasting).remedies == ()
+
+
+def test_log_is_kept_back_for_a_passive_that_is_there_or_that_commits_wait_for_or_while_there_is_room() -> None:
+    slot = Slot("ha_vs_28", False, "extended", 1, 9 * GIB)
+    full = replace(ACTIVE, lsn=4 * GIB, slots=(slot,), disks=(Disk(DATABASE, "/d", 100 * MIB, GIB),))
+    assert Remedy.RELEASE_LOG in look(full, SOLO).remedies
+    for seen, want in (
+        (full, REIGN),
+        (replace(full, slots=(replace(slot, active=True),)), SOLO),
+        (replace(full, slots=(replace(slot, restart=4 * GIB - MIB),)), SOLO),
+        (replace(full, disks=(Disk(DATABASE, "/d", 200 * MIB, GIB),)), SOLO),
+        (replace(full, disks=(*full.disks, Disk(LOG, "/wal", GIB, GIB))), SOLO),
+    ):
+        assert Remedy.RELEASE_LOG not in look(seen, want).remedies
 
 
 def test_replay_that_goes_on_is_not_stuck() -> None:

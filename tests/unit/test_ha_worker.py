@@ -32,6 +32,7 @@ class Recording:
         self.kept = "ready"
         self.during: Callable[[], None] = lambda: None
         self.asked = threading.Event()
+        self.checkpointed = threading.Event()
         self.answers = threading.Event()
         self.answers.set()
         self.cancelled = False
@@ -71,7 +72,7 @@ class Recording:
         return 77
 
     def prepare(self, limit: float = 60.0) -> None:
-        pass
+        self.checkpointed.set()
 
     def data(self) -> str:
         return self.kept
@@ -339,6 +340,18 @@ def test_what_ails_is_mended_before_the_want_is_carried_out_again(bench: Bench) 
     bench.db.calls.clear()
     bench.worker.step(reign)
     assert bench.db.calls == ["primary 5"], "once"
+
+
+def test_log_that_is_given_up_is_removed_and_kept_back_from_now_on(bench: Bench) -> None:
+    reign = want(Postgres.PRIMARY)
+    bench.do(reign)
+    assert bench.db.checkpointed.wait(5)
+    bench.db.checkpointed.clear()
+    bench.worker.look(replace(RUNNING, in_recovery=False), (Remedy.RELEASE_LOG,))
+    bench.db.calls.clear()
+    bench.worker.step(reign)
+    assert "mend RELEASE_LOG" in bench.db.calls and "settle 5" in bench.db.calls
+    assert bench.db.checkpointed.wait(5)
 
 
 def test_a_foreign_postgres_is_ended_and_ours_started(bench: Bench) -> None:
