@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ha_manager.config import Config, Reach, Reachable
 
 FAILOVER_LIMIT = 90.0
+#: a successor that has not been heard for so long has died (seconds)
+SUCCESSOR_LIMIT = 3.0
 
 
 @click.group(cls=AnyCase, context_settings={"help_option_names": ["-h", "--help"]})
@@ -169,8 +171,26 @@ def failover(force: bool) -> None:
             return
         if now["phase"] == "active":
             fail(f"no failover: {now['because']}", FAILED)
+        if _successor_gone(now):
+            fail(f"{config.peer} is not heard any more. {_explained(config)}", FAILED)
         time.sleep(0.05)
     fail(f"not finished after {FAILOVER_LIMIT:g} s; `ha show` on both servers says where it stands", FAILED)
+
+
+def _successor_gone(status: dict[str, Any]) -> bool:
+    """Nothing more will come of this failover by itself. (A server that comes back for a silent successor is waited for.)"""
+    peer = status["peer_state"]
+    waited = SUCCESSOR_LIMIT * (1 if not status.get("returns") else 4)
+    return status["role"] == "passive" and not peer["contact"] and (peer["heard_ago"] or 0.0) > waited
+
+
+def _explained(config: Reachable) -> str:
+    from ha_manager import turning
+
+    try:
+        return " ".join(turning.heartbeat(config, "explain")["lines"])
+    except HaError:
+        return "`ha show` on both servers says where it stands"
 
 
 @main.command(short_help="No takeover and no failover until `ha resume`.")

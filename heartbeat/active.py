@@ -95,14 +95,14 @@ class Active(Backed):
                 # the ping node may just have come back, for both: ask it once more before handing over
                 self._confirmed_run, self._pinged_at = self.members.run, -inf
             elif self.members.connected() or self.members.run - self._confirmed_run >= self.timing.ping_period:
-                self._stand_down(because)
+                self._stand_down(because, returns=True)
 
     def _preparing(self) -> None:
         p = self.members.peer
         if self.forced or (p and p.fit and self.members.in_contact()):
             prepared = self.facts.prepared and self.want.prepare and self.facts.serial >= self.want.serial
             if prepared and self.rules.successor_answers():
-                self._stand_down(self.takeover.because, Stop.FAST)
+                self._stand_down(self.takeover.because, Stop.FAST, returns=True)
             elif self.now - self.phase_since > PREPARE_LIMIT:
                 late = f"{self.site.peer} did not answer" if prepared else "the checkpoint took too long"
                 self._become(Phase.ACTIVE, f"the planned failover was given up: {late}")
@@ -205,6 +205,7 @@ class Active(Backed):
         stopping = self.leaving and not self.rules.peer_may_be_fit()
         if stopping or newest.tentative:
             # stopped while solo: what is on the disk lets it take up again alone (rule 11); tentative: resolved at boot
+            self.returns = False
             self._become(Phase.PASSIVE, self.because)
             return
         record = replace(newest, active=False, solo=False, in_sync=False, stood_down=True)

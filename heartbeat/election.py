@@ -11,9 +11,10 @@ the disk is what is on the disk; no message promises anything that is not persis
     (ACTIVE ──planned failover──► PREPARING ──checkpoint done──► STANDING_DOWN)
 
 The rules that decide are predicates in ``rules.Rules`` (one each; a mutant of the simulator overrides one):
-silent, sign_of_service, peer_stood_down, higher_epoch_known, fitness_fresh, unfit, offers_itself, may_take_over,
-wants_to_yield, peer_confirms, peer_may_be_fit, isolated, lost_by_pause, may_resume, wants_release, pinged_since_stall,
-released, solo_by_silence, standby_ready, holds_all, outranked, rival_wins, elect, peer_pledged, may_boot_alone.
+silent, sign_of_service, peer_stood_down, word_given, word_stands, higher_epoch_known, fitness_fresh, unfit, offers_itself,
+may_take_over, wants_to_yield, peer_confirms, comes_back, may_return, peer_may_be_fit, isolated, lost_by_pause, may_resume,
+wants_release, pinged_since_stall, released, solo_by_silence, standby_ready, holds_all, outranked, rival_wins, elect,
+peer_pledged, may_boot_alone.
 Source: design §4; facts/safety-model.md.
 """
 
@@ -163,11 +164,14 @@ class Core(Passive):
         # called in sync in this database's own epoch: what was announced above it never came to be
         called = m.calls_in_sync >= 0 and m.epoch == self.disk.epoch
         self.heard_epoch = 0 if called else max(self.heard_epoch, m.epoch.number, m.highest)
-        asked = (m.asks_release or m.asks_ping) and self.phase not in SERVING
+        succeeds = m.phase is Phase.OPENING and self.disk.stood_down
+        asked = (m.asks_release or m.asks_ping or succeeds) and self.phase not in SERVING
         if before is None or before.boot != m.boot or asked:
             self._answer_now = True
         if m.phase in REIGNING and not m.stood_down:
             self._heard_reigning_at = self.members.run
+        if m.phase in REIGNING or m.epoch.number > self.disk.epoch.number:
+            self.returns = False
         if m.stood_down and (before is None or not before.stood_down or before.epoch != m.epoch):
             self.stood_down_run = self.members.run
             self._pinged_at = -inf  # rule 2 wants a ping answered since: don't wait for the next one
@@ -194,6 +198,8 @@ class Core(Passive):
             self._pinged_at = -inf
         self.facts, self.facts_at = facts, self.now
         self.highest = max(self.highest, facts.peer_epoch.number)
+        if facts.peer_epoch.number > self.disk.epoch.number:
+            self.returns = False
         self.unhealthy_since = inf if facts.healthy else min(self.unhealthy_since, self.now)
         if self.disk.tentative and not self.saving and self.phase in {Phase.WAITING, Phase.PASSIVE} and facts.timeline > 0:
             self._resolve_tentative()

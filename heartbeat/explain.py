@@ -123,7 +123,7 @@ def _passive(core: Server) -> list[str]:
     unfit = core.rules.unfit()
     if not m.in_contact():
         risks = report.what_activation_risks(core)
-        return [f"It does not take over: {_held(core, unfit)}.", f"An operator may decide: {risks}."]
+        return [_let_go(core) or f"It does not take over: {_held(core, unfit)}.", f"An operator may decide: {risks}."]
     peer = core.site.peer
     if unfit:
         return [
@@ -136,6 +136,23 @@ def _passive(core: Server) -> list[str]:
     if missing := report.unanswered(core):
         line += f" But not at this moment: {missing} here."
     return [line]
+
+
+def _let_go(core: Server) -> str:
+    """A former active whose successor is not heard."""
+    peer = core.site.peer
+    if core.rules.comes_back():
+        ready = "" if core.facts.data == "ready" and core.facts.healthy else ", once Postgres here is ready"
+        return (
+            f"It let go for {peer}, which was not heard to take over: after {core.timing.solo:g} s of silence this server"
+            f" becomes active again by itself{ready}{_backed(core, peer)}."
+        )
+    if core.disk.stood_down and core.phase is Phase.PASSIVE:
+        return (
+            f"It let go for {peer}, which took over, or may have: what {peer} acknowledged since is not here, so this server"
+            " waits for it."
+        )
+    return ""
 
 
 def _held(core: Server, unfit: str) -> str:

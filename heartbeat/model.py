@@ -124,6 +124,8 @@ class Message:
     solo: bool = False
     in_sync: bool = False
     stood_down: bool = False
+    #: stood down for a receiver that answered: becomes active again if it hears nothing of it from now on
+    returns: bool = False
     #: passive: could take over now
     fit: bool = False
     #: active: the receiver's acknowledgement is waited for, and it must hold all log before this position; -1: it is not

@@ -77,8 +77,11 @@ class Passive(Active):
         if self._too_late():
             self._stand_down("heartbeat or the server was restarted, and its lease is gone")
         elif because := self.rules.may_take_over():
-            by_silence = not self.rules.peer_stood_down()
+            by_silence = not self.rules.word_given()
             self._begin_takeover(because, self._against_silent if by_silence else self.rules.unfit, by_silence)
+            self.takeover.on_word = not by_silence
+        elif because := self.rules.may_return():
+            self._begin_takeover(because, self._against_return, by_silence=True)
         elif self.forced:
             self._begin_takeover(self.forced, str)
         elif because := self.rules.may_boot_alone():
@@ -103,7 +106,10 @@ class Passive(Active):
         """Rule 9: two passives in contact. The loser first persists that it gives way; only then does the winner take over."""
         outcome = self.rules.elect()
         p = self.members.peer
-        if outcome == "theirs" and p and self.pledged_to != p.boot:
+        if outcome == "theirs" and p and self.returns and p.fit:
+            pass  # the word "stood down" is enough for that one; with a pledge on top this server could not return
+        elif outcome == "theirs" and p and self.pledged_to != p.boot:
+            self.returns = False
             newest = self._newest()
             boot = p.boot
 
@@ -132,6 +138,9 @@ class Passive(Active):
 
     def _against_alone(self) -> str:
         return f"{self.site.peer} is heard" if self.members.in_contact() else ""
+
+    def _against_return(self) -> str:
+        return "" if self.rules.may_return() else f"{self.site.peer} may be about to serve, or this server can't"
 
     def _against_elected(self) -> str:
         if not self.rules.peer_pledged():
@@ -190,21 +199,32 @@ class Passive(Active):
         self.forced = ""
         self._become(Phase.OPENING, self.takeover.because)
         self.attempt = None
-        self.lease_at, self.takeover.vip_taken_run = self.now, self.members.run
+        self.lease_at = self._announced_at = self.now
+        self.takeover.vip_taken_run = self.members.run
         self._out.append(TakeVip())
         self._send()
-        if not self.takeover.by_silence or self.rules.entry_taken():
+        self.takeover.announced_seq, self.returns = self.seq, False
+        if not self._missing():
             self._write_epoch()
 
+    def _missing(self) -> str:
+        """What the epoch, announced, waits for before it is written; "" for nothing."""
+        if self.takeover.by_silence and not self.rules.entry_taken():
+            return "the ping node did not answer the virtual IP here in time"
+        if self.takeover.on_word and not self.rules.word_stands():
+            return f"{self.site.peer}, which stood down, did not answer in time"
+        return ""
+
     def _opening(self) -> None:
-        """With the ARP check: written only when the ping node's entry points here, while this server is still fit."""
+        """Written when nothing is missing, while this server is still fit and the word that it rests on holds."""
         if self.saving:
             return
-        if not self.rules.fitness_fresh():
+        word_lost = self.takeover.on_word and not self.rules.word_given()
+        if word_lost or not self.rules.fitness_fresh():
             self._out += [Gate(False), DropVip()]
             self.opening = Epoch()
-            self._give_up("the ping node did not answer the virtual IP here in time")
-        elif self.rules.entry_taken():
+            self._give_up(self._missing() or f"{self.site.peer} took back its word")
+        elif not self._missing():
             self._write_epoch()
         elif self.now - self._announced_at >= self.timing.keepalive:
             self._out.append(Garp())

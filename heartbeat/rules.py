@@ -61,6 +61,16 @@ class Rules:
         by_heartbeat = p is not None and p.stood_down and p.epoch == c.disk.epoch and p.echo_boot == c.boot and p.phase in IDLE
         return by_heartbeat or (c.facts.peer_stood_down == c.disk.epoch != Epoch())
 
+    def word_given(self) -> bool:
+        """The word "stood down" is enough to take over; from one that comes back by itself, only while it is heard."""
+        p = self.members.peer
+        return self.peer_stood_down() and (p is None or not p.returns or self.members.silent_for() < self.timing.deadtime)
+
+    def word_stands(self) -> bool:
+        """The one that stood down will not come back by itself: it never would, or it has heard this server's announcement."""
+        p = self.members.peer
+        return p is None or not p.returns or self.members.echoes(self.core.takeover.announced_seq)
+
     def higher_epoch_known(self) -> bool:
         """The peer knows of an epoch above this database's. One that was announced, but never reached a disk, ends when the
         active calls this node in sync in its own epoch: with two servers, nobody else can hold it. What this node announced
@@ -107,7 +117,7 @@ class Rules:
         c = self.core
         if c.phase is not Phase.PASSIVE or self.unfit() or not self.members.connected():
             return ""
-        if self.peer_stood_down():
+        if self.word_given():
             return "the active stood down" if self.members.pinged_since(c.stood_down_run) else ""
         if self.silent() and self.members.pinged_since(self.silence_since()):
             silent = self.members.run - self.silence_since()
@@ -185,6 +195,29 @@ class Rules:
             and self.members.in_contact()
             and self.members.echoes(asked_seq)
             and (p.ping_after >= asked_seq > 0 or not self.core.site.ping_nodes)
+        )
+
+    def comes_back(self) -> bool:
+        """This server let go for a passive that was not heard to go on: if that one died, it may take up again. Whoever
+        took over on the word alone was heard to (``word_stands``). Whoever did for silence missed all that was sent from here
+        in a deadtime, and was missed here since a word that echoed what was sent just before, this server running and connected
+        all that time: a cut of every path that both lived through, which is the case that can't be decided."""
+        c, m = self.core, self.members
+        let_go = c.returns and c.disk.stood_down and not c.disk.suspended
+        echoed = m.echoed_at - m.paused
+        both_ways = m.heard_at - echoed < self.timing.warntime and m.broken_at <= echoed
+        return let_go and c.site.solo != "release" and not self.asks_entry() and both_ways
+
+    def may_return(self) -> str:
+        """The sentence with which an active that let go takes up again, its passive having been silent for solo time."""
+        c = self.core
+        if not self.comes_back() or c.saving or c.manager_lost or not c.facts.healthy or c.facts.data != "ready":
+            return ""
+        silent = self.members.run - self.solo_silence_since()
+        if silent < self.timing.solo or not self.members.connected():
+            return ""
+        return (
+            f"{c.site.peer} has been silent for {silent:.1f} s since this server let go for it, and was not heard to take over"
         )
 
     # --- rule 4: isolation ----------------------------------------------------------------------------------------------

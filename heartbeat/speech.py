@@ -22,6 +22,7 @@ class Word(NamedTuple):
     solo: bool
     in_sync: bool
     stood_down: bool
+    returns: bool
     fit: bool
     asks_release: bool
     asks_ping: bool
@@ -47,6 +48,7 @@ def word(core: Server) -> Word:
         # what might reach the disk counts as being there: the active goes solo only when it certainly does not
         in_sync=disk.in_sync or any(record.in_sync for record, _ in core.saves.values()),
         stood_down=disk.stood_down and not core.saving,
+        returns=core.returns and disk.stood_down and not core.saving,
         fit=core.rules.offers_itself(),
         asks_release=reigns and bool(core.ask_release_seq),
         asks_ping=reigns and bool(core.ask_ping_seq),

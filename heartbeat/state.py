@@ -89,6 +89,9 @@ class Takeover:
     against: Callable[[], str] = str
     #: it rests on silence, not on a word of the peer: it needs what ``backing`` asks for
     by_silence: bool = False
+    #: it rests on the word "stood down"; the first message in which this server announced its epoch
+    on_word: bool = False
+    announced_seq: int = 0
     #: an operator asked for it, here or there: it doesn't count as flapping
     asked: bool = False
     #: running clock: when it took the VIP
@@ -151,6 +154,8 @@ class Server:
         self.called_seq = 0
         self.peer_was_in_sync = False
         self.stood_down_run = inf
+        #: this run let go for a passive that answered, and nothing has shown since that that one goes on (``may_return``)
+        self.returns = False
         self.pledged_to = Boot()
         #: the first message without a pledge that was taken back; 0: none was
         self._withdrawn_seq = 0
@@ -232,7 +237,7 @@ class Server:
             self._out += [Gate(False), DropVip()]
             self._become(Phase.PASSIVE, f"the takeover was given up: the new epoch can't be written ({error})")
         if self.phase is Phase.STANDING_DOWN:
-            self._mute = True
+            self._mute, self.returns = True, False
         self.opening = Epoch()
 
     # --- the one door
@@ -251,9 +256,9 @@ class Server:
         self.peer_was_in_sync = False
         self._proving_since, self._proof_wait = inf, -inf
 
-    def _stand_down(self, because: str, stop: Stop = Stop.IMMEDIATE) -> None:
-        """Rules 3, 4, 5, 8: VIP, client port, Postgres, disk, and only then the word."""
-        self._stop = stop
+    def _stand_down(self, because: str, stop: Stop = Stop.IMMEDIATE, returns: bool = False) -> None:
+        """Rules 3, 4, 5, 8: VIP, client port, Postgres, disk, and only then the word; ``returns``: to one that answered."""
+        self._stop, self.returns = stop, returns
         self.forced = ""
         self.opening = Epoch()
         self.ask_release_seq = self.ask_ping_seq = 0

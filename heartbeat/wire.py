@@ -226,6 +226,7 @@ _OURS: dict[str, tuple[str, _Form]] = {
     "x_solo": ("solo", _FLAG),
     "x_sync": ("in_sync", _FLAG),
     "x_down": ("stood_down", _FLAG),
+    "x_returns": ("returns", _FLAG),
     "x_fit": ("fit", _FLAG),
     "x_calls": ("calls_in_sync", _POSITION),
     "x_release": ("asks_release", _FLAG),

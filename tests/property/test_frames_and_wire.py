@@ -24,7 +24,8 @@ boots = st.builds(Boot, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 messages = st.builds(
     Message, node=nodes, boot=boots, seq=counts, echo_boot=boots, echo_seq=counts, phase=st.sampled_from(Phase),
     epoch=st.builds(Epoch, counts, nodes | st.just("")), highest=counts, solo=st.booleans(), in_sync=st.booleans(),
-    stood_down=st.booleans(), fit=st.booleans(), calls_in_sync=st.integers(-1, 2**63 - 1), asks_release=st.booleans(),
+    stood_down=st.booleans(),
+    returns=st.booleans(), fit=st.booleans(), calls_in_sync=st.integers(-1, 2**63 - 1), asks_release=st.booleans(),
     asks_ping=st.booleans(), ping_after=counts, connected=st.booleans(), pledged_to=boots,
     data=st.sampled_from(["ready", "starting", "copying", "none", "failed", "unknown"]), lsn=st.integers(-1, 2**63 - 1),
     beyond=counts, vip=st.booleans(), suspended=st.booleans(), suspend_version=counts,

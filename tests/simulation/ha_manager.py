@@ -302,7 +302,8 @@ class HaManager:
         if heartbeat.works and heartbeat.core is not None:
             disk = heartbeat.core.disk
             self.peer_epoch = disk.epoch
-            self.peer_stood_down = disk.epoch if disk.stood_down and not heartbeat.core.saving else Epoch()
+            let_go = disk.stood_down and not heartbeat.core.saving and not heartbeat.core.returns
+            self.peer_stood_down = disk.epoch if let_go else Epoch()
             if heartbeat.core.phase in SERVING and peer.clock() < peer.role_expires:
                 self.sign_at = self.engine.now
         elif peer.manager.want is not None:

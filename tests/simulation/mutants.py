@@ -46,6 +46,27 @@ class UnansweredHandover(Rules):
         return True
 
 
+class UnheardSuccessor(Rules):
+    """Rule 2: takes over on the word of one that may come back, without having been heard."""
+
+    def word_stands(self) -> bool:
+        return True
+
+
+class NeverReturns(Rules):
+    """Rule 3: an active that let go for a passive that dies waits for it."""
+
+    def comes_back(self) -> bool:
+        return False
+
+
+class ReturnsBlind(Rules):
+    """Rule 3: an active that let go comes back though it could hear nobody for a while."""
+
+    def comes_back(self) -> bool:
+        return self.core.returns and self.core.disk.stood_down
+
+
 class UnconnectedIsSilence(Rules):
     """Rule 1, H14: silence counts also while this passive could hear nobody."""
 
@@ -187,6 +208,13 @@ class NeverOutranked(Rules):
 
     def outranked(self) -> str:
         return ""
+
+
+class ReturnsAnyway(NeverOutranked):
+    """Rules 3 and 8: comes back though its successor was heard to take over (each covers for the other)."""
+
+    def comes_back(self) -> bool:
+        return self.core.disk.stood_down and self.members.broken_at <= self.members.echoed_at - self.members.paused
 
 
 class SessionUnheard(Rules):
@@ -423,8 +451,8 @@ class AnyPingNode(Core):
 class TakesWithoutCounting(Core):
     """Rule 12: what the peer counted is not added."""
 
-    def _heard(self, event: Heard) -> None:
-        super()._heard(replace(event, message=replace(event.message, changes=0)))
+    def _heard(self, event: Heard) -> bool:
+        return super()._heard(replace(event, message=replace(event.message, changes=0)))
 
 
 RULES: tuple[type[Rules], ...] = tuple(value for value in list(globals().values()) if isinstance(value, type)

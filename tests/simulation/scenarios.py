@@ -15,6 +15,8 @@ from .world import RECOMMENDED, Result, Setting, play
 
 F = Fault
 LAN, IC = ("lan", "lan"), ("ic", "ic")
+#: moments of a hand-over: A begins to stand down; A says that it has
+DOWN, WORD = "A RoleChanged after=standing-down", "A RoleChanged stood down in"
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,30 @@ HOLES: tuple[Scenario, ...] = (
         F(1.5, "failover", "A"),
         outage=5,
         activations=0,
+    ),
+    _s("its successor dies when it stands down", F(1.5, "failover", "A"), F(0.0, "power", "B", 15, "", DOWN), outage=5),
+    _s("its successor dies on its word", F(1.5, "failover", "A"), F(0.0, "power", "B", 15, "", WORD), outage=5),
+    _s("its successor dies when it yields", F(1.5, "carrier", "A", 1.0), F(0.0, "power", "B", 15, "", DOWN), outage=5.5),
+    _s(
+        "its successor is not heard from its word on",
+        F(1.5, "failover", "A"),
+        F(0.0, "cut", "B", 9, "*:out", WORD),
+        outage=5,
+        strict=True,
+    ),
+    _s(
+        "its successor does not hear its word, takes over, and dies",
+        F(1.5, "failover", "A"),
+        F(0.0, "port", "A", 2.5, "", DOWN),
+        F(0.0, "cut", "A", 2.5, "ic:both", DOWN),
+        F(2.3, "power", "B", 12, "", DOWN),
+    ),
+    _s(
+        "its successor takes over on its word, and dies",
+        F(1.5, "failover", "A"),
+        F(0.0, "cut", "A", 12, "repl:both", WORD),
+        F(0.0, "cut", "A", 12, "session:both", WORD),
+        F(2.0, "power", "B", 12, "", WORD),
     ),
     _s(
         "called in sync, its ha_manager hangs, and it is asked to take over",

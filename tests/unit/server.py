@@ -29,6 +29,7 @@ from heartbeat.model import (
     Resume,
     Send,
     Site,
+    Standby,
     Tick,
     Want,
 )
@@ -115,6 +116,17 @@ class Server:
 
 PEER_ACTIVE = {"phase": Phase.ACTIVE, "epoch": Epoch(4, "vs-28"), "highest": 4, "calls_in_sync": 900, "vip": True}
 PEER_PASSIVE = {"phase": Phase.PASSIVE, "epoch": Epoch(4, "vs-166"), "highest": 4, "data": "ready", "connected": True}
+
+
+def let_go() -> Server:
+    """A former active that has handed over as an operator asked, to a passive that still is one."""
+    server = active_in_sync()
+    server.give(Standby("root"))
+    server.facts = replace(server.facts, prepared=True)
+    server.run(0.5)
+    server.hear()
+    assert server.core.phase is Phase.PASSIVE and server.core.disk.stood_down, server.core.because
+    return server
 
 
 def passive_in_sync() -> Server:

@@ -37,7 +37,7 @@ from heartbeat.model import (
     Want,
 )
 from heartbeat.state import SPACING
-from tests.unit.server import PEER_ACTIVE, PEER_PASSIVE, SITE, TIMING, Server, active_in_sync, passive_in_sync
+from tests.unit.server import PEER_ACTIVE, PEER_PASSIVE, SITE, TIMING, Server, active_in_sync, let_go, passive_in_sync
 
 
 def test_a_fit_passive_takes_over_after_silence_in_the_order_of_rule_2() -> None:
@@ -170,6 +170,101 @@ def test_a_stand_down_in_another_epoch_says_nothing() -> None:
     server = passive_in_sync()
     server.hear(phase=Phase.PASSIVE, stood_down=True, calls_in_sync=-1, vip=False, epoch=Epoch(3, "vs-28"))
     server.run(0.2)
+    assert server.core.phase is Phase.PASSIVE
+
+
+def test_one_that_may_come_back_is_succeeded_when_it_has_heard_of_it() -> None:
+    server = passive_in_sync()
+    server.peer_hears = False
+    server.hear(phase=Phase.PASSIVE, stood_down=True, returns=True, calls_in_sync=-1, vip=False)
+    server.run(0.5)
+    assert server.core.phase is Phase.OPENING and "Persist" not in server.kinds()[-40:]
+    server.peer_hears = True
+    server.hear()
+    server.run(0.1)
+    assert server.core.phase is Phase.ACTIVE and server.core.disk.epoch.number == 5
+
+
+@pytest.mark.parametrize("what", ["takes back its word", "falls silent"])
+def test_a_takeover_is_given_up_when_the_one_that_stood_down(what: str) -> None:
+    server = passive_in_sync()
+    server.peer_hears = False
+    server.hear(phase=Phase.PASSIVE, stood_down=True, returns=True, calls_in_sync=-1, vip=False)
+    server.run(0.3)
+    assert server.core.phase is Phase.OPENING
+    if what == "falls silent":
+        # the word was worth what silence is worth: from now on it counts as that, with everything that it needs
+        server.peer_speaks = False
+        server.run(1.5)
+        assert "silent on every link" in server.core.takeover.because
+    else:
+        server.hear(phase=Phase.DETACHING)
+        assert server.core.phase is Phase.PASSIVE and "DropVip" in server.kinds()
+
+
+def test_one_that_let_go_takes_up_again_when_its_successor_dies() -> None:
+    server = let_go()
+    assert server.said is not None and server.said.stood_down and server.said.returns
+    server.peer_speaks = False
+    server.run(3.3)
+    assert server.core.phase is Phase.PASSIVE
+    server.run(0.5)
+    assert server.core.phase is Phase.ACTIVE and server.core.disk.solo and server.core.disk.epoch == Epoch(5, "vs-166")
+    order = [kind for kind in server.kinds() if kind in ("TakeVip", "Persist")]
+    assert order[-3:] == ["TakeVip", "Persist", "Persist"]  # the epoch as solo and tentative, then as promoted
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "announced",
+        "higher by the session",
+        "deaf before",
+        "unconnected since",
+        "paused since",
+        "unhealthy",
+        "suspended",
+        "restarted",
+    ],
+)
+def test_one_that_let_go_waits_when_its_successor(what: str) -> None:
+    server = let_go()
+    match what:
+        case "announced":
+            server.hear(phase=Phase.OPENING, epoch=Epoch(5, "vs-28"), fit=False)
+        case "higher by the session":
+            server.facts = replace(server.facts, peer_epoch=Epoch(5, "vs-28"))
+        case "deaf before":
+            server.peer_hears = False
+            server.run(0.8)
+        case "unconnected since":
+            server.peer_speaks = server.pings = False
+            server.run(0.8)
+            server.pings = True
+        case "paused since":
+            server.now += 1.0
+        case "unhealthy":
+            server.facts = replace(server.facts, healthy=False, because="the disk is full")
+        case "suspended":
+            server.give(Suspend("root", True))
+        case "restarted":
+            disk, now = server.core.disk, server.now
+            server = Server(disk)
+            server.hear(**PEER_PASSIVE, in_sync=True, fit=True)
+            server.now += max(0.0, now - server.now)
+    server.peer_speaks = False
+    server.run(8.0)
+    assert server.core.phase is Phase.PASSIVE and not server.core.disk.solo
+
+
+def test_one_that_let_go_for_silence_waits() -> None:
+    server = active_in_sync()
+    server.pings = server.peer_speaks = False
+    server.run(1.0)
+    assert server.core.phase is Phase.PASSIVE and server.core.disk.stood_down
+    server.pings = True
+    server.hear()
+    server.run(8.0)
     assert server.core.phase is Phase.PASSIVE
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from heartbeat.model import Epoch, Fenced, Phase, Record, Sign, Suspend
-from tests.unit.server import PEER_PASSIVE, SITE, Server, active_in_sync, passive_in_sync
+from tests.unit.server import PEER_PASSIVE, SITE, Server, active_in_sync, let_go, passive_in_sync
 from tests.unit.test_backing import active, passive
 
 
@@ -134,6 +134,11 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         "An operator may decide: ")),
     ("taking over", lambda: silent(passive_in_sync(), 1.3, manager=False), (
         "vs-166 is about to take over (it can still be given up), in epoch 4/vs-28",)),
+    ("let go, its successor silent", lambda: silent(let_go()), (
+        "It let go for vs-28, which was not heard to take over: after 3.5 s of silence this server becomes active again by"
+        " itself.", "An operator may decide: ")),
+    ("let go, its successor dead", lambda: silent(hearing(let_go(), phase=Phase.OPENING, epoch=Epoch(5, "vs-28"))), (
+        "It let go for vs-28, which took over, or may have: what vs-28 acknowledged since is not here, so this server waits",)),
     ("just started", Server, (
         "vs-166 has just started and waits to hear its peer, in epoch 0/-",
         "It does not take over: it waits 3 s from its start for a word of vs-28.")),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ha_manager.cli import _broken, _may_activate, main
+from ha_manager.cli import _broken, _may_activate, _successor_gone, main
 from ha_manager.host import Host, Paths
 from ha_manager.lanes import Cancelled, Lanes, Stop, Token, command
 from ha_manager.orders import Epoch, Role
@@ -289,3 +289,22 @@ def test_history_is_broken_to_a_terminals_width_and_whole_in_a_pipe() -> None:
     assert _broken(line, 0, 25) == line
     first, second = _broken(line, 80, 25).splitlines()
     assert len(first) <= 80 and second.startswith(" " * 25) and f"{first} {second.strip()}" == line
+
+
+@pytest.mark.parametrize(
+    ("role", "contact", "heard_ago", "returns", "gone"),
+    [
+        ("passive", True, 0.1, False, False),
+        ("passive", False, 2.0, False, False),
+        ("passive", False, 3.1, False, True),
+        ("passive", False, 3.9, True, False),
+        ("passive", False, 12.1, True, True),
+        ("passive", False, None, False, False),
+        ("active", False, 9.0, False, False),
+    ],
+)
+def test_a_failover_ends_when_its_successor_has_died(
+    role: str, contact: bool, heard_ago: float | None, returns: bool, gone: bool
+) -> None:
+    status = {"role": role, "returns": returns, "peer_state": {"contact": contact, "heard_ago": heard_ago}}
+    assert _successor_gone(status) is gone

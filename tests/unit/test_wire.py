@@ -16,7 +16,8 @@ HEADER = Header(uuid=bytes(16), deadtime_ms=7000, ttl=4, time=0x6B00A167)
 PLAIN = Message("vs-28", Boot(7, 0xABCDEF), 1)
 FULL = Message(
     node="Vs-166.Example", boot=Boot(0x6B00A168, 2**64 - 1), seq=2**40, echo_boot=Boot(5, 6), echo_seq=77,
-    phase=Phase.STANDING_DOWN, epoch=Epoch(12, "vs-28"), highest=13, solo=True, in_sync=True, stood_down=True, fit=True,
+    phase=Phase.STANDING_DOWN, epoch=Epoch(12, "vs-28"), highest=13, solo=True, in_sync=True, stood_down=True,
+    returns=True, fit=True,
     calls_in_sync=0, asks_release=True, asks_ping=True, ping_after=9, connected=True, pledged_to=Boot(3, 4), data="ready",
     lsn=2**62, beyond=3, vip=True, suspended=True, suspend_version=2, leaving="handover", arp=True, fences=True, changes=4,
 )  # fmt: skip
