@@ -91,7 +91,7 @@ def _waits_for_passive(core: Server) -> str:
     waits = f"No write is acknowledged: every commit waits for {peer}"
     if site.solo == "release":
         return f"{waits}, until it is back (solo=release). If it is certainly off: `ha activate --force`."
-    if missing := report.unanswered(core):
+    if missing := core.members.unanswered():
         return f"{waits}; going on alone is out of the question while {missing} here."
     if core.unfenced:
         return f"{waits}; it could not be fenced ({core.unfenced}), which is tried again."
@@ -133,7 +133,7 @@ def _passive(core: Server) -> list[str]:
     asks = _backed(core, peer)
     line = f"If {peer} died now, this server would take over after {core.timing.deadtime:g} s of silence on every link{asks}"
     line += "; nothing acknowledged would be lost." if core.site.synchronous else "; what has not reached it yet would be lost."
-    if missing := report.unanswered(core):
+    if missing := core.members.unanswered():
         line += f" But not at this moment: {missing} here."
     return [line]
 
@@ -161,7 +161,7 @@ def _held(core: Server, unfit: str) -> str:
         return f"it waits {core.timing.initdead:g} s from its start for a word of {core.site.peer}"
     if unfit:
         return unfit
-    if missing := report.unanswered(core):
+    if missing := core.members.unanswered():
         return f"{missing} here"
     if core.rules.served_lately():
         return f"{core.site.peer} still serves"

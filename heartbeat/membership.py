@@ -177,6 +177,13 @@ class Membership:
         """How many ping nodes answered within ping-dead."""
         return sum(self.run - at < self.timing.ping_dead for at in self.replied_at.values())
 
+    def unanswered(self) -> str:
+        """What is missing for this server to count as connected; "" if nothing is."""
+        quorum = self.site.ping_quorum
+        if self.connected():
+            return ""
+        return "no ping node answers" if quorum == 1 else f"{self.answering()} ping nodes answer, {quorum} are needed"
+
     def note_connection(self) -> None:
         """Remember the last moment without connection; called whenever time or a reply may have changed it."""
         if not self.connected():

@@ -72,7 +72,7 @@ def alarms(core: Server) -> dict[str, str]:
             found["held"] = f"{core.site.peer} is silent but still serves ({service_sign(core)}): no takeover"
     elif m.peer is not None and core.rules.rival():
         found["two-actives"] = f"{core.site.peer} is active too, in epoch {m.peer.epoch}"
-    if m.run - core.started_run > t.ping_dead and (missing := unanswered(core)):
+    if m.run - core.started_run > t.ping_dead and (missing := m.unanswered()):
         found["not-connected"] = missing
     if core.disk.suspended:
         found["suspended"] = "automatic changes are suspended by an operator; `ha resume` ends that"
@@ -133,14 +133,6 @@ def _of_links(core: Server, found: dict[str, str]) -> None:
             found[name] = f"{core.site.peer} {'has never been' if never else 'is not'} heard on {link}"
         elif name in core.alarms:
             found[name] = core.alarms[name]
-
-
-def unanswered(core: Server) -> str:
-    """What is missing for this server to count as connected; "" if nothing is."""
-    m, quorum = core.members, core.site.ping_quorum
-    if m.connected():
-        return ""
-    return "no ping node answers" if quorum == 1 else f"{m.answering()} ping nodes answer, {quorum} are needed"
 
 
 def status(core: Server, now: float) -> dict[str, object]:

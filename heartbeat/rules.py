@@ -9,7 +9,6 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from heartbeat import report
 from heartbeat.arpcheck import ANNOUNCED
 from heartbeat.model import SERVING, Database, Epoch, Message, Phase
 from heartbeat.signs import VIP
@@ -175,7 +174,7 @@ class Rules:
         if c.disk.suspended or self.restrained():
             return ""
         if not self.members.connected():
-            return f"{report.unanswered(c)} here"
+            return f"{self.members.unanswered()} here"
         if c.vip_links_down:
             return f"the interface of the virtual IP lost its link ({', '.join(sorted(c.vip_links_down))})"
         if c.manager_lost and c.now - c.facts_at >= self.timing.allowance:
