@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from math import inf
 
-from heartbeat.model import AskGrant, Epoch, Fence, Fenced, Granted
+from heartbeat.model import AskGrant, Epoch, Fence, Fenced, Granted, Phase
 from heartbeat.state import Attempt, Server
 
 #: the edge ends a fence agent long before (seconds); this is for a runner that never answers
@@ -44,6 +44,15 @@ class Backed(Server):
         elif self.now - attempt.asked_at > self.timing.deadtime:
             self.refused = attempt.failed = "no majority of the witnesses has answered"
         return False
+
+    def _forget_failures(self) -> None:
+        """That the peer could not be fenced counts while that is to be tried again; a person, or the peer, may settle it."""
+        if not self.unfenced:
+            return
+        passive = self.phase in {Phase.PASSIVE, Phase.DETACHING} and (not self.rules.unfit() or self.rules.comes_back())
+        active = self.phase is Phase.ACTIVE and not self.disk.solo
+        if self.members.in_contact() or not (passive or active):
+            self.unfenced = ""
 
     def _fenced(self, event: Fenced) -> None:
         """A late answer still says whether the peer is off; it opens nothing."""

@@ -214,6 +214,7 @@ class Core(Passive):
             if self.phase is before:
                 break
         self._pass_time()
+        self._forget_failures()
         self._look_around()
         self._say_what_is_wanted()
         self._notice()
@@ -289,7 +290,7 @@ class Core(Passive):
         p = self.members.peer
         if self.phase is Phase.ACTIVE and not self.disk.solo:
             self._asked_to_go_on_alone(event)
-        elif self.phase not in {Phase.PASSIVE, Phase.WAITING}:
+        elif self.phase not in {Phase.PASSIVE, Phase.WAITING, Phase.DETACHING}:
             self._reply(False, f"this server is {self.phase}")
         elif p and p.phase in SERVING and self.members.in_contact():
             self._reply(False, f"{p.node} is active and heard; use `ha failover` there")
@@ -300,6 +301,9 @@ class Core(Passive):
             self.forced = f"forced by {event.by} although the peer could not be asked"
             if self.phase is Phase.WAITING:
                 self._become(Phase.PASSIVE, self.forced)
+            elif self.phase is Phase.DETACHING:
+                # waits for a fence agent or for witnesses: from now on for nobody
+                self.takeover, self.attempt = Takeover(self.forced, str, asked=True), None
 
     def _asked_to_go_on_alone(self, event: Activate) -> None:
         """Where silence isn't enough (solo=release, a fence that fails, no witnesses), an operator may know more."""

@@ -72,9 +72,13 @@ class Passive(Active):
         p = self.members.peer
         if p is not None:
             self._follow_sync(p)
-        if self.disk.tentative or self.leaving or self.now < self._takeover_wait:
+        if self.disk.tentative or self.leaving:
             return
-        if self._too_late():
+        if self.forced:
+            self._begin_takeover(self.forced, str)  # nothing is asked: an operator forces it where what is asked fails
+        elif self.now < self._takeover_wait:
+            return
+        elif self._too_late():
             self._stand_down("heartbeat or the server was restarted, and its lease is gone")
         elif because := self.rules.may_take_over():
             by_silence = not self.rules.word_given()
@@ -82,8 +86,6 @@ class Passive(Active):
             self.takeover.on_word = not by_silence
         elif because := self.rules.may_return():
             self._begin_takeover(because, self._against_return, by_silence=True)
-        elif self.forced:
-            self._begin_takeover(self.forced, str)
         elif because := self.rules.may_boot_alone():
             self._begin_takeover(because, self._against_alone, by_silence=not self.disk.solo)
         elif not (p and p.phase in SERVING) and not (self.rules.peer_stood_down() and not self.rules.unfit()):

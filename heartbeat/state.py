@@ -6,6 +6,7 @@ is on disk is named together with it; one function says what ha_manager is to ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -46,6 +47,8 @@ from heartbeat.rules import Rules
 from heartbeat.signs import Signs
 from heartbeat.timing import Timing
 
+#: alarms that change their words with whatever was heard last: told when they begin and end
+WAVERING = frozenset({"held"})
 #: least time between two messages that are not announcements (seconds): two servers that answer each other never flood
 SPACING = 0.004
 
@@ -64,6 +67,10 @@ class Level(NamedTuple):
     prepare: bool = False
     follow: Epoch = Epoch()
     ask_stand_down: str = ""
+
+
+def _words(text: str) -> str:
+    return re.sub(r"\d+", "", text)
 
 
 @dataclass
@@ -308,11 +315,16 @@ class Server:
         self._out.append(Reply(ok, text))
 
     def _alarm(self, name: str, text: str) -> None:
-        if text and name not in self.alarms:
-            self.alarms[name] = text
-            self._out.append(Alarm(name, True, text))
-        elif not text and name in self.alarms:
+        """Raised, reworded, or over. Other figures in the same words are not told again; status shows them."""
+        known = self.alarms.get(name, "")
+        if text == known:
+            return
+        if not text:
             self._out.append(Alarm(name, False, self.alarms.pop(name)))
+            return
+        self.alarms[name] = text
+        if not known or (name not in WAVERING and _words(known) != _words(text)):
+            self._out.append(Alarm(name, True, text))
 
     @property
     def asks_arp(self) -> bool:

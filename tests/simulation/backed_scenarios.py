@@ -42,6 +42,8 @@ BACKED: tuple[Scenario, ...] = (
     _s("F2 the active dies and can't be fenced", F(1.5, "power", "A", 15), F(1, "unfenced", "A", 8), fence=True, outage=19),
     _s("F3 a planned failover, no fence device works", F(1, "unfenced", "A", 20), F(1.5, "failover", "A"), fence=True,
        outage=1, activations=1),
+    _s("F4 the active dies and can't be fenced, an operator goes on", F(1.5, "power", "A", 25), F(1, "unfenced", "A", 30),
+       F(9, "activate", "B"), fence=True, outage=9),
     _s("W1 nothing passes, one witness", CUT, witnesses=1, outage=4.5),
     _s("W2 nothing passes, two of three witnesses", CUT, F(1, "witness", "A", 12, "1"), witnesses=3, outage=4.5),
     _s("W3 the active dies, no witness", F(1.5, "power", "A", 4), F(1, "witness", "A", 20, "0"), witnesses=1, outage=9),

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from heartbeat.model import (
+    Activate,
+    Alarm,
     ArpAnswer,
     ArpUnusable,
     AskGrant,
@@ -24,6 +26,7 @@ from heartbeat.model import (
     PingFromVip,
     Probe,
     Record,
+    Reply,
     Resume,
     Sign,
     Want,
@@ -402,3 +405,56 @@ def test_every_profile_takes_over_after_its_own_deadtime_and_goes_solo_after_its
     assert server.core.phase is Phase.ACTIVE, server.core.because
     wanted = list(dict.fromkeys(e.postgres for e in of(Want, server.did)))  # type: ignore[attr-defined]
     assert wanted[-2:] == [Database.DETACHED, Database.PRIMARY]
+
+
+def told(server: Server) -> list[str]:
+    return [alarm.text for alarm in server.did if isinstance(alarm, Alarm) and alarm.raised and alarm.name == "fence"]
+
+
+def test_a_fence_that_failed_is_told_in_its_newest_words() -> None:
+    server = passive(fence=True)
+    server.hear(fences=True)
+    server.peer_speaks = False
+    server.run(2.0)
+    for text in ("no answer after 20 s", "no answer after 21 s", "the login was refused"):
+        server.give(Fenced(False, text))
+        server.run(6.0)
+    assert [text.split(": ")[1].split(";")[0] for text in told(server)] == ["no answer after 20 s", "the login was refused"]
+    assert "the login was refused" in server.core.alarms["fence"]
+
+
+@pytest.mark.parametrize("answer", ["failed", "none yet"])
+def test_an_operator_takes_over_without_the_fence_agent(answer: str) -> None:
+    server = passive(fence=True)
+    server.hear(fences=True)
+    server.peer_speaks = False
+    server.run(2.0)
+    if answer == "failed":
+        server.give(Fenced(False, "no answer"))
+        server.run(0.1)
+    (reply,) = of(Reply, server.give(Activate("root", force=True)))
+    server.run(0.3)
+    assert reply.ok and server.core.phase is Phase.ACTIVE, server.core.because  # type: ignore[attr-defined]
+    assert "forced by root" in server.core.because
+
+
+@pytest.mark.parametrize("by", ["the peer", "an operator", "time"])
+def test_a_fence_that_failed_is_no_alarm_when_it_is_not_tried_again(by: str) -> None:
+    server = passive(fence=True)
+    server.hear(fences=by != "time")
+    server.peer_speaks = False
+    server.run(2.0)
+    server.give(Fenced(False, "no answer"))
+    server.run(0.1)
+    assert "fence" in server.core.alarms
+    if by == "the peer":
+        for _ in range(3):
+            server.run(0.2)
+            server.hear()
+    elif by == "an operator":
+        server.give(Activate("root", force=True))
+    server.run(3.0)
+    assert "fence" not in server.core.alarms
+    if by == "the peer":
+        server.run(0.9)
+        assert "fence" not in server.core.alarms, "silent again, and not tried again yet"
