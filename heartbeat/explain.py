@@ -34,10 +34,17 @@ def explain(core: Server) -> list[str]:
     since = f"for {core.now - core.phase_since:.0f} s"
     lines = [f"{core.site.node} {_IS[core.phase]}, in epoch {core.disk.epoch}, {since}: {core.because}."]
     lines += _of_silence(core)
-    if core.phase in SERVING:
-        lines += _serving(core)
-    elif core.phase in {Phase.WAITING, Phase.PASSIVE}:
-        lines += _passive(core)
+    match core.phase:
+        case Phase.ACTIVE | Phase.PREPARING:
+            lines += _serving(core)
+        case Phase.WAITING | Phase.PASSIVE:
+            lines += _passive(core)
+        case Phase.DETACHING | Phase.OPENING | Phase.PROMOTING:
+            lines += _taking_over(core)
+        case Phase.STANDING_DOWN:
+            lines += _letting_go(core)
+        case Phase.RESUMING:
+            lines += _resuming(core)
     if suspended := report.why_suspended(core):
         lines.append(f"Mind that {suspended}.")
     return lines + [f"Alarm: {text}." for text in core.alarms.values()]
@@ -111,6 +118,62 @@ def _if_active_died(core: Server) -> str:
         )
     lost = "nothing acknowledged" if core.site.synchronous else "what had not reached it yet"
     return f"If this server died now, {peer} would take over after {core.timing.deadtime:g} s; {lost} would be lost."
+
+
+# --- on the way between the two ---------------------------------------------------------------------------------------------
+
+
+def _taking_over(core: Server) -> list[str]:
+    peer, forced = core.site.peer, "forced by" in core.takeover.because
+    lost = f"what {peer} acknowledged beyond this database is lost" if forced else "nothing acknowledged is lost by it"
+    going_on = f"If {peer} died now, this server would go on taking over; {lost}."
+    if core.phase is Phase.PROMOTING:
+        return [going_on, f"If this server died now, service would wait for its return: {peer} does not hold this epoch."]
+    back = f"If {peer} showed now that it is active, this would be given up."
+    waits = _takeover_waits(core)
+    return [
+        *([f"It waits: {waits}."] if waits else []),
+        back if core.phase is Phase.DETACHING else f"{peer} is told that this server is about to be active.",
+        going_on,
+        "If this server died now, its epoch, never promoted, would be forgotten.",
+    ]
+
+
+def _takeover_waits(core: Server) -> str:
+    """What a takeover waits for just now, beside Postgres and the disk; "" for nothing."""
+    peer, rules, attempt = core.site.peer, core.rules, core.attempt
+    if core.phase is Phase.DETACHING and attempt is not None and core.takeover.by_silence:
+        if not rules.fenced():
+            return f"the fence agent has not yet switched {peer} off"
+        return "the witnesses have not answered yet" if core.site.witnesses and not rules.granted(attempt.asked) else ""
+    if core.phase is Phase.OPENING and core.takeover.on_word and not rules.word_stands():
+        return f"{peer}, which stood down, has not answered the announcement yet"
+    if core.phase is Phase.OPENING and core.takeover.by_silence and not rules.entry_taken():
+        return "the ping node does not answer the virtual IP here yet"
+    return ""
+
+
+def _letting_go(core: Server) -> list[str]:
+    peer, site = core.site.peer, core.site
+    comes_back = core.returns and site.solo != "release" and not core.rules.asks_entry()
+    then = (
+        f"this server would become active again after {core.timing.solo:g} s of silence{_backed(core, peer)}"
+        if comes_back
+        else "service would wait for its return, or for an operator's `ha activate`"
+    )
+    return [
+        f"As soon as Postgres has stopped and the disk says so, {peer} is told, and takes over if it is fit.",
+        f"If {peer} died now, {then}; nothing acknowledged would be lost.",
+    ]
+
+
+def _resuming(core: Server) -> list[str]:
+    peer, left = core.site.peer, max(0.0, core.resume.expires - core.now)
+    return [
+        f"It becomes active again if {peer} is heard to be passive within {left:.1f} s; otherwise it stands down.",
+        f"If {peer} died now, service would wait for its return, or for an operator's `ha activate`; nothing acknowledged would"
+        " be lost.",
+    ]
 
 
 # --- the passive ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from heartbeat.model import Epoch, Fenced, Phase, Record, Sign, Suspend
+from heartbeat.model import Epoch, Fenced, Phase, Record, Sign, Standby, Suspend
 from tests.unit.server import PEER_PASSIVE, SITE, Server, active_in_sync, let_go, passive_in_sync
 from tests.unit.test_backing import active, passive
 
@@ -178,4 +178,43 @@ def test_it_is_said_in_complete_sentences(make: Callable[[], Server], said: tupl
 def test_every_phase_is_explained(phase: Phase) -> None:
     server = passive_in_sync()
     server.core.phase = phase
-    assert server.core.explain(server.now)[0].startswith("vs-166 ")
+    lines = server.core.explain(server.now)
+    assert lines[0].startswith("vs-166 ")
+    assert phase is Phase.LEFT or any("died now" in line or "if it died now" in line for line in lines), lines
+
+
+def lets_go() -> Server:
+    server = active_in_sync()
+    server.give(Standby("root"))
+    server.facts = replace(server.facts, prepared=True)
+    while server.core.phase is not Phase.STANDING_DOWN:
+        server.run(0.02)
+        server.disk = False
+    return server
+
+
+def opening() -> Server:
+    server = passive_in_sync()
+    server.peer_hears = False
+    server.hear(phase=Phase.PASSIVE, stood_down=True, returns=True, calls_in_sync=-1, vip=False)
+    server.run(0.3)
+    return server
+
+
+def fencing() -> Server:
+    server = passive(fence=True)
+    return silent(hearing(server, fences=True), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentences"),
+    [
+        (lets_go, ("If vs-28 died now, this server would become active again after 3.5 s of silence; nothing acknowledged",)),
+        (opening, ("It waits: vs-28, which stood down, has not answered the announcement yet.", "would be forgotten.")),
+        (fencing, ("It waits: the fence agent has not yet switched vs-28 off.", "this would be given up.")),
+    ],
+)
+def test_what_a_change_waits_for_is_said(make: Callable[[], Server], sentences: tuple[str, ...]) -> None:
+    server = make()
+    told = "\n".join(server.core.explain(server.now))
+    assert all(sentence in told for sentence in sentences), told
