@@ -99,7 +99,11 @@ class Active(Backed):
 
     def _preparing(self) -> None:
         p = self.members.peer
-        if self.forced or (p and p.fit and self.members.in_contact()):
+        because = self.rules.cannot_serve()
+        if because and not self.forced:
+            # a checkpoint may never come: it is handed over for that reason, or not at all
+            self._become(Phase.ACTIVE, f"the planned failover was given up: {because}")
+        elif self.forced or (p and p.fit and self.members.in_contact()):
             prepared = self.facts.prepared and self.want.prepare and self.facts.serial >= self.want.serial
             if prepared and self.rules.successor_answers():
                 self._stand_down(self.takeover.because, Stop.FAST, returns=True)

@@ -170,9 +170,13 @@ class Rules:
 
     def wants_to_yield(self) -> str:
         """Why this active should hand over if the passive can; "" if it has no reason."""
-        c = self.core
-        if c.disk.suspended or self.restrained():
+        if self.core.disk.suspended or self.restrained():
             return ""
+        return self.cannot_serve()
+
+    def cannot_serve(self) -> str:
+        """What keeps this active from serving clients; "" if nothing is known to."""
+        c = self.core
         if not self.members.connected():
             return f"{self.members.unanswered()} here"
         if c.vip_links_down:

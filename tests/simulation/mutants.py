@@ -109,6 +109,13 @@ class NeverYield(Rules):
         return ""
 
 
+class PreparesOn(Rules):
+    """Rule 3: what keeps an active from serving is no reason to leave a planned failover's checkpoint."""
+
+    def cannot_serve(self) -> str:
+        return "" if self.core.phase is Phase.PREPARING else super().cannot_serve()
+
+
 class OffersItselfUnlinked(Rules):
     """Rule 3: fit for a yield although its own interface of the virtual IP has no link."""
 

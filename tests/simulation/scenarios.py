@@ -15,7 +15,8 @@ from .world import RECOMMENDED, Result, Setting, play
 
 F = Fault
 LAN, IC = ("lan", "lan"), ("ic", "ic")
-#: moments of a hand-over: A begins to stand down; A says that it has
+#: moments of a hand-over: A begins with a checkpoint; to stand down; says that it has
+PREPARES = "A RoleChanged after=preparing"
 DOWN, WORD = "A RoleChanged after=standing-down", "A RoleChanged stood down in"
 
 
@@ -197,6 +198,12 @@ HOLES: tuple[Scenario, ...] = (
         F(1.5, "failover", "A"),
         outage=5,
         activations=0,
+    ),
+    _s(
+        "its ha_manager dies when it prepares",
+        F(1.5, "failover", "A"),
+        F(0.0, "ha_manager-kill", "A", 15, "", PREPARES),
+        outage=2,
     ),
     _s("its successor dies when it stands down", F(1.5, "failover", "A"), F(0.0, "power", "B", 15, "", DOWN), outage=5),
     _s("its successor dies on its word", F(1.5, "failover", "A"), F(0.0, "power", "B", 15, "", WORD), outage=5),

@@ -29,6 +29,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.FitWithoutSync, "H8 heard but not hearing", 3),
     (mutants.YieldUnconfirmed, "H3", 3),
     (mutants.NeverYield, "H4", 3),
+    (mutants.PreparesOn, "its ha_manager dies when it prepares", 2),
     (mutants.OffersItselfUnlinked, "no link for the virtual IP", 2),
     (mutants.NeverIsolated, "isolated with its VIP", 3),
     (mutants.SoloIsolated, "isolated with its VIP", 3),

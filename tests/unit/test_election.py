@@ -641,6 +641,17 @@ def test_nobody_is_stood_down_for_who_died_before_a_planned_failover() -> None:
     assert "was given up: the passive is no longer fit" in server.core.because
 
 
+def test_a_planned_failover_is_given_up_by_who_can_not_serve() -> None:
+    server = active_in_sync()
+    server.give(Standby("root"))
+    server.manager = False
+    server.give(ManagerLost("it has not reported for 500 ms"))
+    server.run(0.2)
+    assert server.core.phase is Phase.PREPARING, "it may be back within its allowance"
+    server.run(1.0)
+    assert server.core.phase is Phase.ACTIVE and "given up: ha_manager is gone" in server.core.because
+
+
 def test_an_operator_may_let_an_active_go_on_alone() -> None:
     server = active_in_sync()
     server.core.site = replace(SITE, solo="release")
