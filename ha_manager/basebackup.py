@@ -76,7 +76,7 @@ def run(
     limit: float,
     note: Callable[[str], None],
 ) -> None:
-    """Into ``target``, which is not there yet; tablespaces and log folder into the sides of that label."""
+    """Into ``target``, which is not there yet; tablespaces and log folder into the sides of that label. Not synced."""
     info = upstream_conninfo(upstream.host, upstream.port, f"ha_copy_{node}", str(Paths(config.state_dir).passfile))
     rate = measure(info) if config.compression == _AUTO and config.version >= _SINCE else 0.0
     method = choose(config.compression, config.version, rate)
@@ -101,6 +101,7 @@ def command(config: PostgresConfig, info: str, node: str, target: Path) -> list[
     return [
         *transfer.as_user(config.user), str(config.bin_dir / "pg_basebackup"), "-d", info, "-D", str(target), "-c", "fast",
         "-X", "stream", "-S", slot_name(node), "-P", "-w", "--no-manifest",
+        "--no-sync",
     ]  # fmt: skip
 
 

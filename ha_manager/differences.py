@@ -219,7 +219,7 @@ def run(
     limit: float,
     note: Callable[[str], None],
 ) -> None:
-    """Into ``target``, which is not there yet, from the active and from the database that is here. Raises ReplicationError."""
+    """Into ``target``, which is not there yet, from the active and from the database that is here. Not synced."""
     clock = Clock(limit)
     info = upstream_conninfo(upstream.host, upstream.port, f"ha_copy_{node}", str(Paths(config.state_dir).passfile))
     with contextlib.closing(Session(f"{info} dbname=postgres", min(5.0, clock.left))) as session:
@@ -235,8 +235,6 @@ def run(
     place.write_text(text)
     shutil.chown(place, config.user, commands.identity(config.user)["group"])
     place.chmod(0o600)
-    # All of it at once: quicker than file by file.
-    commands.run(["sync", "-f", target, *basebackup.side_folders(config, active, label)], timeout=limit)
     note(f"{copying.fetched >> 20} of {copying.total >> 20} MiB differed from the database here and were fetched")
 
 

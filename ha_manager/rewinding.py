@@ -57,6 +57,7 @@ def rewind(config: PostgresConfig, node: str, upstream: Upstream, active: Identi
     argv = [
         *transfer.as_user(config.user), str(config.bin_dir / "pg_rewind"), "-D", str(config.data_dir),
         f"--source-server={info} dbname=postgres", "--no-ensure-shutdown", "--progress",
+        "--no-sync",
     ]  # fmt: skip
     transfer.end_leftovers(config.data_dir)
     disks = [config.data_dir, *tablespaces.outside(config.data_dir)]
@@ -65,6 +66,7 @@ def rewind(config: PostgresConfig, node: str, upstream: Upstream, active: Identi
     if not (config.data_dir / "backup_label").exists():
         raise ReplicationError("pg_rewind saw no difference, although the databases diverged")
     restore_own_files(config)
+    transfer.sync(disks, progress, clock.need("writing to the disk"))
     complete(config)
 
 

@@ -89,6 +89,7 @@ def copy(
         else:
             basebackup.run(config, node, upstream, active, new / "data", label, progress, limit, note)
         keep_own_files(config, new / "data")
+        transfer.sync([new, *sides], progress, limit)
         _flatten(new, sides)
     except Cancelled:
         raise

@@ -109,6 +109,14 @@ def _attend(
             return
 
 
+def sync(places: Sequence[Path], progress: OnProgress, limit: float) -> None:
+    """Everything on the disks of these places is written: all at once, a second or more quicker than a thousand files one by
+    one (so ``--no-sync`` for what came before). Raises as ``run``.
+    """
+    argv = ["sync", "--file-system", *map(str, places)]
+    run(argv, "root", progress, limit, Watch(before=limit, doing="being written to the disk"))
+
+
 class _Said:
     """The end of what the program says; never blocks."""
 

@@ -501,7 +501,7 @@ class Worker:
 
         def progress(done: Progress) -> bool:
             nonlocal latest
-            latest, newest = done, self._newest
+            latest, newest = (done if done.total else latest), self._newest
             self._publish(copying=f"the database is being copied from {want.follow.node}: {words(done)}")
             if pace.due(done):
                 log.info("copying the database of %s: %s", want.follow.node, words(done))

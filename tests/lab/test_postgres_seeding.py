@@ -19,7 +19,7 @@ import pytest
 from killed_at import Rejoin
 from postgres_pair import BIN, PASSWORD, Node, Pair, Writer, follow, keep_going, pair, until
 
-from ha_manager import divergence, tablespaces, transfer
+from ha_manager import divergence, postmaster, tablespaces, transfer
 from ha_manager.observation import Progress
 from ha_manager.rejoin import Verdict, Way
 from runtime.errors import HaError, ReplicationError
@@ -179,11 +179,23 @@ def stop_and_kill_active(clusters: Pair) -> None:
     clusters.one.crash()
 
 
-def test_a_rewind_that_is_stopped_goes_on(clusters: Pair) -> None:
+def test_a_rewind_that_is_stopped_goes_on_and_so_does_its_crash_recovery(clusters: Pair) -> None:
     one, two = diverged(clusters)
     one.up()
     identity = two.database.identity()
-    one.database.rejoin(one.database.judge(identity), two.upstream(2), identity, strike("pg_rewind", signal.SIGSTOP))
+    striking, recovering = strike("pg_rewind", signal.SIGSTOP), 0
+
+    def progress(done: Progress) -> bool:
+        nonlocal recovering
+        if done.doing.startswith("recovering") and not recovering:
+            until(lambda: postmaster.postmaster_of(one.config.data_dir), 5.0, "the crash recovery to begin", every=0.001)
+            recovering = one.postmaster()
+            os.kill(recovering, signal.SIGSTOP)
+            assert not one.facts().foreign, "our own crash recovery is nobody else's Postgres"
+        return striking(done)
+
+    one.database.rejoin(one.database.judge(identity), two.upstream(2), identity, progress)
+    assert recovering
     assert any("rewound to" in note for note in one.notes), one.notes
     follow(one, two, 2)
     no_leftovers(one)
