@@ -11,7 +11,7 @@ from dataclasses import replace
 from heartbeat.timing import PROFILES
 
 from .faults import Fault, Schedule
-from .scenarios import LAN, Scenario, _s
+from .scenarios import LAN, WORD, Scenario, _s
 from .world import COARSE
 
 F = Fault
@@ -44,6 +44,14 @@ BACKED: tuple[Scenario, ...] = (
        outage=1, activations=1),
     _s("F4 the active dies and can't be fenced, an operator goes on", F(1.5, "power", "A", 25), F(1, "unfenced", "A", 30),
        F(9, "activate", "B"), fence=True, outage=9),
+    _s("F5 nothing passes from a hand-over on, fence devices", F(1.5, "failover", "A"), F(0, "cut", "A", 8, "*:both", WORD),
+       fence=True, outage=7),
+    _s("W7 nothing passes from a hand-over on, three witnesses", F(1.5, "failover", "A"), F(0, "cut", "A", 8, "*:both", WORD),
+       witnesses=3, outage=4.5),
+    _s("R6 nothing passes from a hand-over on", F(8, "failover", "A"), F(0, "cut", "A", 8, "*:both", WORD), arp_check=True,
+       outage=4.5),
+    _s("nothing passes from a hand-over on, solo=release", F(1.5, "failover", "A"), F(0, "cut", "A", 8, "*:both", WORD),
+       solo="release", outage=4.5, strict=True),
     _s("W1 nothing passes, one witness", CUT, witnesses=1, outage=4.5),
     _s("W2 nothing passes, two of three witnesses", CUT, F(1, "witness", "A", 12, "1"), witnesses=3, outage=4.5),
     _s("W3 the active dies, no witness", F(1.5, "power", "A", 4), F(1, "witness", "A", 20, "0"), witnesses=1, outage=9),

@@ -129,8 +129,10 @@ class Backing:
 
     def _count(self, server: Server, new: Epoch, votes: list[bool], at_last: bool) -> None:
         needed = len(self.witnesses) // 2 + 1
-        if votes.count(True) == needed:
-            votes.extend([True] * len(self.witnesses))  # said once
+        if len(votes) > len(self.witnesses):
+            return  # said already
+        if votes.count(True) >= needed:
+            votes.extend([True] * len(self.witnesses))
             self._feed(server, Granted(new, True, ""))
         elif votes.count(True) < needed and (at_last or votes.count(False) == needed):
             self._feed(server, Granted(new, False, f"{votes.count(True)} of {needed} witnesses needed agree"))

@@ -126,7 +126,8 @@ class Checks:
     def role_changed(self, server: Server, change: RoleChanged) -> None:
         core = server.heartbeat.core
         if change.after is Phase.OPENING and core is not None and core.takeover.by_silence:
-            self.undecidable.took_over(server)
+            # one that let go and comes back goes on alone; anybody else takes over
+            (self.undecidable.went_solo if core.disk.stood_down else self.undecidable.took_over)(server)
         if change.before is change.after and change.because.startswith("solo: the passive has been silent"):
             self.undecidable.went_solo(server)
         if change.after is Phase.OPENING and "forced by" in change.because:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from .faults import Fault, Schedule
+from .scenarios import DOWN, WORD
 from .world import PLAIN, play
 
 F = Fault
@@ -22,6 +23,19 @@ def test_cuts_in_one_direction_and_then_in_the_other_are_a_symmetric_one() -> No
 
 def test_what_is_excused_there_does_harm() -> None:
     assert play(1, TWO_CUTS, replace(PLAIN, strict=True)).kind in ("lost", "double")
+
+
+#: the same around a hand-over, from whose beginning on the successor is deaf, and later mute
+HANDED_OVER = (F(1.5, "failover", "A"), F(0.0, "cut", "A", 9, "*:out", DOWN), F(0.9, "cut", "B", 9, "*:out", DOWN))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_that_let_go_comes_back_only_after_a_cut_that_began_both_ways_at_once(seed: int) -> None:
+    """Whoever stops hearing before it stops being heard may have taken over meanwhile."""
+    strict = replace(PLAIN, strict=True)
+    assert not play(seed, (*HANDED_OVER, F(1.7, "power", "B", 12, "", DOWN)), strict).failures
+    at_once = (F(1.5, "failover", "A"), F(0.0, "cut", "A", 9, "*:both", WORD))
+    assert play(seed, at_once, strict).kind in ("lost", "double")
 
 
 def test_a_ping_node_lost_so_late_that_it_still_counts_is_seen() -> None:
