@@ -29,7 +29,7 @@ _NO_ONE_THERE = (
     "in recovery mode",
     "failed: No such file",
     "failed: Connection refused",
-    "not accepting",
+    "accepting connections",
 )
 
 
