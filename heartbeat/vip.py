@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 #: seconds after taking an address at which it is announced: a burst against one lost frame, repeats against a slow switch
 ANNOUNCE_AT = (0.0, 0.025, 0.05, 0.075, 0.1, 1.0, 5.0)
 _CHECK_PERIOD = 1.0
+#: so long after an address was let go, whoever still sends here is refused (seconds); the other one announces itself sooner
+_REFUSE = 5.0
 
 
 class Addresses(Protocol):
@@ -42,6 +44,7 @@ class Lease(Protocol):
     def check(self) -> list[str]: ...
     def refresh(self, seconds: float) -> bool: ...
     def expire(self) -> None: ...
+    def refuse(self, seconds: float) -> None: ...
     def gate(self, open: bool) -> int: ...
     def block(self, on: bool) -> None: ...
 
@@ -130,6 +133,7 @@ class ServiceAddress:
         self._check_at = inf
         #: when addresses that the network has lost already go at the latest; inf: there are none
         self._remove_at = inf
+        self._refused_until = -inf
 
     @property
     def held(self) -> bool:
@@ -145,6 +149,7 @@ class ServiceAddress:
         self._remove_at = inf
         for vip in self.vips:
             vip.held = False
+        self._refuse(0.0)
         self.refresh(now)
         if any(vip.held for vip in self.vips):
             self._services.start()
@@ -174,6 +179,7 @@ class ServiceAddress:
     def drop(self) -> None:
         """Refuse the port and reset its connections, then let the addresses go: nobody is kept waiting."""
         self.gate(False)
+        self._refuse(_REFUSE)
         for vip in self.vips:
             vip.held = False
         self._announce_at = []
@@ -245,6 +251,12 @@ class ServiceAddress:
         finally:
             for address in missing:
                 self._addresses.remove(address, "lo")
+
+    def _refuse(self, seconds: float) -> None:
+        now = self._clock()
+        if seconds or now < self._refused_until:
+            self._refused_until = now + seconds
+            self._try("refusal", lambda: self._lease.refuse(seconds))
 
     def _renew(self, decided: float) -> bool:
         late = self._clock() - decided

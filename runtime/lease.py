@@ -25,6 +25,10 @@ is touched):
 A solicitation for V that goes to its multicast group isn't dropped: it may mean another address of the same group. The answer
 is what is dropped: the kernel sends it from V.
 
+``refuse`` adds, for some seconds after a VIP was let go on purpose: what still arrives here for its port gets a reset.
+Clients keep sending to the server whose hardware address they remember until the other one announces itself; silence would
+cost each of them the time-out of a connection. The address itself is gone by then, so this happens before routing.
+
 Closing the gate also resets the connections that are established through V, so that a client that waits for an answer
 learns of it at once; while closed, nothing answers but a reset. Closed and unblocked is the state after the first
 ``setup``. Resets pass without a lease too: a client whose query this server's kernel has confirmed sends nothing more, so
@@ -56,6 +60,9 @@ table inet ha_manager {
     set lease6 { type ipv6_addr; flags timeout; }
     set open { type inet_service; }
     set blocked { type inet_service; }
+    set gone { type ipv4_addr; flags timeout; }
+    set gone6 { type ipv6_addr; flags timeout; }
+    chain prerouting { type filter hook prerouting priority -150; policy accept; }
     chain input { type filter hook input priority -150; policy accept; }
     chain output { type filter hook output priority -150; policy accept; }
 }
@@ -64,6 +71,7 @@ table arp ha_manager {
     chain input { type filter hook input priority -150; policy accept; }
     chain output { type filter hook output priority -150; policy accept; }
 }
+flush chain inet ha_manager prerouting
 flush chain inet ha_manager input
 flush chain inet ha_manager output
 flush chain arp ha_manager input
@@ -74,6 +82,7 @@ flush chain arp ha_manager output
 def _rules(vips: Sequence[str], peers: Sequence[str], port: int) -> str:
     """The rules, in their order; a family that has no address has none."""
     four, six = _set(vips, 4), _set(vips, 6)
+    gone = [f"{at} tcp dport {port} reject with tcp reset" for at in ("ip daddr @gone", "ip6 daddr @gone6")]
     own = [(family, lease, at) for family, lease, at in (("ip", "@lease", four), ("ip6", "@lease6", six)) if at]
     input_ = [f"{family} daddr {at} {family} daddr != {lease} drop" for family, lease, at in own]
     input_ += [f"{family} daddr {at} tcp dport {port} tcp dport != @open reject with tcp reset" for family, _, at in own]
@@ -87,7 +96,10 @@ def _rules(vips: Sequence[str], peers: Sequence[str], port: int) -> str:
     output += [f"{family} saddr {at} {family} saddr != {lease} drop" for family, lease, at in own]
     arp_input = [f"arp daddr ip {four} arp saddr ip != {four} arp daddr ip != @lease drop"] if four else []
     arp_output = [f"arp saddr ip {four} arp saddr ip != @lease drop"] if four else []
-    chains = ((_INET, "input", input_), (_INET, "output", output), (_ARP, "input", arp_input), (_ARP, "output", arp_output))
+    chains = (
+        (_INET, "prerouting", gone), (_INET, "input", input_), (_INET, "output", output),
+        (_ARP, "input", arp_input), (_ARP, "output", arp_output),
+    )  # fmt: skip
     return "".join(f"add rule {table} {chain} {rule}\n" for table, chain, rules in chains for rule in rules)
 
 
@@ -148,6 +160,13 @@ class VipLease:
         """End the lease now."""
         self.expires = 0.0
         self._repairing("".join(f"flush set {table} {name}\n" for table, name in _LEASES))
+
+    def refuse(self, seconds: float) -> None:
+        """For so long, whoever still sends here for the port of a VIP that was let go gets a reset; 0.0: not any more."""
+        commands = "".join(f"flush set {_INET} {name}\n" for name in ("gone", "gone6"))
+        for vip in self.vips if seconds > 0 else ():
+            commands += f"add element {_INET} {'gone6' if ':' in vip else 'gone'} {{ {vip} timeout {int(seconds * 1000)}ms }}\n"
+        self._repairing(commands)
 
     def remaining(self) -> float:
         """Seconds that the kernel still holds the lease of every address for, also one of an earlier process; 0.0: none."""

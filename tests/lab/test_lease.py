@@ -71,6 +71,23 @@ def _mac(ns: Namespace) -> str:
     return ns.run(["ip", "-br", "link", "show", "lan0"]).split()[2]
 
 
+def test_who_still_sends_to_a_vip_that_was_let_go_is_refused(pair: Pair) -> None:
+    """Clients keep the hardware address until the new holder announces itself: no silence that costs them a time-out."""
+    pair.b.ip(f"neighbour replace {VIP} dev lan0 lladdr {_mac(pair.a)}")
+    pair.lease.gate(False)
+    pair.lease.refuse(2)
+    with pair.a, Netlink() as netlink:
+        netlink.remove(VIP)
+    assert connects(pair.b, VIP, PORT) == "refused", "the address itself is gone already"
+    assert asks_arp(pair.b, VIP) is None
+    assert connects(pair.b, VIP, PORT + 1) == "silent"
+    time.sleep(1.5)
+    assert connects(pair.b, VIP, PORT) == "silent", "not for ever"
+    pair.lease.refuse(5)
+    pair.lease.refuse(0)
+    assert connects(pair.b, VIP, PORT) == "silent"
+
+
 def test_without_a_lease_nothing_is_taken_in_either(pair: Pair) -> None:
     """What a client still sends here must not be carried out, even if no answer could leave."""
     pair.b.ip(f"neighbour replace {VIP} dev lan0 lladdr {_mac(pair.a)}")

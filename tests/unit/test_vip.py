@@ -49,6 +49,9 @@ class Kernel:
     def expire(self) -> None:
         self._do("expire")
 
+    def refuse(self, seconds: float) -> None:
+        self._do("refuse", seconds)
+
     def gate(self, open: bool) -> int:
         self._do("gate", open)
         return 0
@@ -104,8 +107,23 @@ def test_take_renew_drop() -> None:
     assert bench.vip.open and bench.done() == [("gate", True)]
     bench.vip.drop()
     assert not bench.vip.held and not bench.vip.open
-    assert bench.done() == [("gate", False), ("remove", "10.0.0.9"), "expire"]
+    assert bench.done() == [("gate", False), ("refuse", 5.0), ("remove", "10.0.0.9"), "expire"]
     assert bench.vip.due == inf
+
+
+def test_who_still_sends_here_is_refused_until_the_address_is_back() -> None:
+    bench = Bench()
+    bench.vip.take(10.0)
+    bench.vip.drop()
+    bench.done()
+    bench.now = 12.0
+    bench.vip.take(12.0)
+    assert bench.done()[0] == ("refuse", 0.0)
+    bench.vip.drop()
+    bench.done()
+    bench.now = 18.0
+    bench.vip.take(18.0)
+    assert ("refuse", 0.0) not in bench.done(), "that is over by itself"
 
 
 def test_an_order_that_comes_too_late_is_not_carried_out() -> None:
@@ -167,7 +185,7 @@ def test_dropping_goes_on_whatever_fails() -> None:
     bench.done()
     bench.kernel.refuses = {"gate", "remove"}
     bench.vip.drop()
-    assert bench.done() == ["expire"] and not bench.vip.held
+    assert bench.done() == [("refuse", 5.0), "expire"] and not bench.vip.held
     assert set(bench.trouble) == {"gate", "vip-10.0.0.9"}
 
 
@@ -218,7 +236,7 @@ def test_several_addresses_move_as_one() -> None:
     assert bench.done() == [("lease", 0.55), *added, "announce", ("announce", "fd00::9")] and bench.vip.held
     bench.kernel.assigned.append(Assigned("eth1", "fd00::9", 128, 1))
     bench.vip.drop()
-    assert bench.done() == [("gate", False), ("remove", "10.0.0.9"), ("remove", "fd00::9"), "expire"]
+    assert bench.done() == [("gate", False), ("refuse", 5.0), ("remove", "10.0.0.9"), ("remove", "fd00::9"), "expire"]
     assert not bench.vip.held
 
 
@@ -258,7 +276,7 @@ def test_the_network_loses_the_address_at_once_and_this_server_when_all_has_stop
     bench.done()
     bench.scripts.stopped = False
     bench.vip.drop()
-    assert bench.done() == [("gate", False), "expire"] and bench.vip.due == 10.55
+    assert bench.done() == [("gate", False), ("refuse", 5.0), "expire"] and bench.vip.due == 10.55
     bench.vip.tick(10.2)
     assert bench.done() == []
     bench.scripts.stopped = True
