@@ -60,6 +60,8 @@ class HeartbeatLink:
         self.want: Want | None = None
         #: CLOCK_BOOTTIME until which heartbeat's role lease is valid, as it said last
         self.role_until = 0.0
+        #: heartbeat has not heard the peer for warntime
+        self.silent = False
         #: when anything last came over the link; 0: never
         self.heard_at = 0.0
 
@@ -140,6 +142,7 @@ class HeartbeatLink:
         expires = message.get("expires")
         if isinstance(expires, int | float):
             self.role_until = float(expires)
+        self.silent = message.get("silent") is True
         try:
             want = want_from(message)
         except ValueError as wrong:

@@ -70,6 +70,8 @@ class LinuxHaLink:
         self.role_until = 0.0
         self.heard_at = 0.0
         self.connected = False
+        #: what Linux-HA's heartbeat hears, it doesn't tell
+        self.silent = False
 
     @property
     def why(self) -> str:

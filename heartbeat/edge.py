@@ -62,6 +62,10 @@ class Decider(Protocol):
 
     @property
     def role(self) -> Role: ...
+    @property
+    def silent(self) -> bool:
+        """The peer has not been heard for warntime."""
+
     def handle(self, event: Event, now: float) -> list[Effect]: ...
     def deadline(self) -> float | None: ...
 
@@ -259,6 +263,7 @@ class Edge:
             return
         expires = self._role_good_until if core.phase in SERVING else now + self._role_expiry
         self._hands.manager.expires = expires
+        self._hands.manager.silent = core.silent
         line = RoleLine(core.role, core.disk.epoch, expires, core.phase, self._hands.address.held, core.disk.solo)
         try:
             self._hands.role_file.write(line)

@@ -122,6 +122,11 @@ class LinuxHaState:
         return Role.ACTIVE if self.phase in SERVING else Role.PASSIVE
 
     @property
+    def silent(self) -> bool:
+        """The peer has not been heard for warntime."""
+        return self.now - self.peer.heard_at >= self.timing.warntime
+
+    @property
     def vip_bit(self) -> Hold:
         """The resources that the virtual address belongs to, in this node's words."""
         return Hold.LOCAL if self.preferred else Hold.FOREIGN

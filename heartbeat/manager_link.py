@@ -36,6 +36,8 @@ class ManagerLink:
         self._nonsense = ""
         #: CLOCK_BOOTTIME until which the role that the want stands for is good
         self.expires = 0.0
+        #: the peer has not been heard for warntime
+        self.silent = False
 
     @property
     def reporting(self) -> bool:
@@ -102,4 +104,5 @@ class ManagerLink:
     def _send(self, now: float) -> None:
         if self._connection is not None and self._want is not None:
             self._sent_at = now
-            self._connection.send({"push": "want", "want": want_to_json(self._want), "expires": round(self.expires, 3)})
+            told = {"push": "want", "want": want_to_json(self._want), "expires": round(self.expires, 3), "silent": self.silent}
+            self._connection.send(told)

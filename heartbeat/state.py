@@ -207,6 +207,11 @@ class Server:
         return Role.ACTIVE if self.phase in SERVING else Role.PASSIVE
 
     @property
+    def silent(self) -> bool:
+        """The peer has not been heard for warntime."""
+        return self.members.silent_for() >= self.timing.warntime
+
+    @property
     def saving(self) -> bool:
         return bool(self.saves)
 

@@ -45,6 +45,8 @@ from heartbeat.rolefile import RoleLine
 class ScriptedCore:
     """Answers each event with what the script says, once."""
 
+    silent = False
+
     def __init__(self) -> None:
         self.phase = Phase.PASSIVE
         self.disk = Record(Epoch(3, "a"))

@@ -78,7 +78,7 @@ def test_the_newest_want_is_sent_at_once_and_as_a_sign_of_life() -> None:
     link.want(WANT, 0.0)
     link.expires = 1.5
     link.connected(wire, 1.0)
-    assert wire.sent == [{"push": "want", "want": json.loads(json.dumps(want_to_json(WANT))), "expires": 1.5}]
+    assert wire.sent == [{"push": "want", "want": json.loads(json.dumps(want_to_json(WANT))), "expires": 1.5, "silent": False}]
     assert link.due == pytest.approx(1.2)
     link.tick(1.1)
     link.tick(1.2)
