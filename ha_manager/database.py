@@ -44,7 +44,7 @@ from ha_manager.observation import NOTHING, Identity, Observation, Progress, Sto
 from ha_manager.postgres import Observer, Server
 from ha_manager.rejoin import Control, Verdict, Way
 from ha_manager.replication import Clock
-from ha_manager.sql import Late, Rejected, Session, connect
+from ha_manager.sql import Late, Rejected, Session
 from runtime.clock import boottime
 from runtime.errors import ConfigError, ControlError, DidNotStart, ReplicationError
 
@@ -83,6 +83,7 @@ class Database:
         self._orders = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
         self._watch = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
         self._lease = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
+        self._told = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
         self._proven: tuple[int, int, int, int] | None = None
         self._copying = False
         self._log_began = 0
@@ -151,10 +152,15 @@ class Database:
         """Postgres may run for ``ttl`` more seconds. Call it well before that; cheap (< 1 ms). Without: stopped at once."""
         self._lease.renew(ttl, limit)
 
+    def await_change(self, state: str, limit: float) -> str:
+        """The keeper's state as soon as it is another one than ``state``, or after ``limit`` seconds."""
+        return self._told.await_change(state, limit)
+
     def release(self) -> None:
         """ha_manager restarts: close connections, leave keeper and Postgres alone (the lease goes on)."""
         with self._looking:
             self._observer.close()
+        self._server.disperse()
         self._orders.close()
         self._watch.close()
         self._lease.close()
@@ -166,27 +172,29 @@ class Database:
         with self._changing:
             began = time.monotonic()
             self._proven = None
-            clean = self._stop("immediate" if immediate else "fast", limit)
-            if postmaster.processes_of(self.config.data_dir) and not postmaster.kill_all(self.config.data_dir, 2.0):
+            self._server.disperse()
+            clean, proven = self._stop("immediate" if immediate else "fast", limit)
+            if not proven and not postmaster.kill_all(self.config.data_dir, 2.0):
                 raise ReplicationError("a process of Postgres can't be ended: is the disk hanging?")
             control = self._control()
             position = controldata.shutdown_lsn(control) if control is not None and clean else -1
             return Stopped(clean and control is not None, position, time.monotonic() - began)
 
-    def _stop(self, mode: str, limit: float) -> bool:
-        """Through the keeper; without one that answers, by force. True if it was, or had been, stopped cleanly."""
+    def _stop(self, mode: str, limit: float) -> tuple[bool, bool]:
+        """Through the keeper; without one that answers, by force. (It was, or had been, stopped cleanly; the keeper saw that no
+        process is left)
+        """
         stricter = keeper.IMMEDIATE_LIMIT if mode == "immediate" else limit * 2 / 3
         try:
-            if self._orders.status(min(limit, 1.0))["state"] != "stopped":
-                self._orders.stop(mode, stricter, min(limit, 1.0))
-                return bool(self._orders.wait(("stopped",), limit + 1.0)["clean"])
+            if self._orders.stop(mode, stricter, min(limit, 1.0))["state"] != "stopped":
+                return bool(self._orders.wait(("stopped",), limit + 1.0)["clean"]), True
         except ControlError:
             self._orders.end_hung(2.0)
             if postmaster.processes_of(self.config.data_dir):
                 self._orders.kill()
-                return False
+                return False, False
         control = self._control()
-        return control is not None and control.state in ("shut down", "shut down in recovery")
+        return control is not None and control.state in ("shut down", "shut down in recovery"), False
 
     def make_standby(self, follow: Upstream | None, limit: float = 60.0) -> None:
         """In recovery, names cleared; following ``follow`` if given. Refuses to demote a running primary unless it was
@@ -244,9 +252,12 @@ class Database:
                 self.make_standby(None, clock.need("starting Postgres"))
             receiving.detach(self._server, clock.need("ending the walreceiver"))
             with self._session_when_ready(clock) as session:
-                if not _in_recovery(session, clock):
-                    raise ReplicationError("Postgres is a primary, so there is nothing to detach from")
-            return receiving.position(self._server, clock.left + 0.05)
+                return receiving.position(session, clock.left + 0.05)
+
+    def stand_by(self, limit: float = 1.0) -> None:
+        """A promotion may come at any time: open the connections that it needs. They are kept until it is settled."""
+        with self._changing:
+            self._server.stand_by(limit)
 
     def make_primary(self, epoch: int, limit: float = 30.0, *, hold: bool = False) -> int:
         """Takes writes. In recovery: names cleared, promoted. Died in the same epoch: restarted in place, names as they were.
@@ -268,11 +279,11 @@ class Database:
                     self._follow(None, reload=False)
                     self._start("standby", clock)
             with self._session_when_ready(clock) as session:
-                if not _in_recovery(session, clock):
+                before = receiving.before_promotion(session, clock.need("asking Postgres for its role"))
+                if before is None:
                     return receiving.primary_timeline(session, clock.left)
                 self._proven = None
                 mending.let_replay_go_on(self._server, session, clock.left)
-                before = receiving.before_promotion(session, clock.left)
                 book = self._book.read().promotion_begins(epoch, self._node, before.timeline, before.counter)
                 self._server.change(names=names, conninfo="", slot="", hurry=True, read_only=False, lineage=book.text())
                 self._book.write(book)
@@ -301,6 +312,7 @@ class Database:
                 rewinding.grant(session, clock.left)
                 rewinding.grant(session, clock.left, differences.functions(self.config.version))
                 replication.ensure_slot(session, self._peer, clock.left)
+            self._server.disperse()
 
     def set_names_relaxed(self, limit: float = 5.0) -> None:
         """``synchronous_standby_names`` is empty and no commit waits: proven by a probe."""
@@ -495,18 +507,15 @@ class Database:
     @contextlib.contextmanager
     def _session_when_ready(self, clock: Clock) -> Iterator[Session]:
         """A connection as soon as Postgres takes one; raises when it ends instead, or never does."""
-        session = self._connect_when_ready(clock)
-        try:
-            yield session
-        finally:
-            session.close()
+        with contextlib.ExitStack() as stack:
+            yield self._connect_when_ready(stack, clock)
 
-    def _connect_when_ready(self, clock: Clock) -> Session:
+    def _connect_when_ready(self, stack: contextlib.ExitStack, clock: Clock) -> Session:
         refused, refusing = "no connection was tried", -1.0
         while clock.left > 0:
             final = False
             try:
-                return connect(self._server.conninfo(), min(1.0, clock.left))
+                return stack.enter_context(self._server.session(min(1.0, clock.left)))
             except Rejected as wrong:
                 refused, final = str(wrong), wrong.final
             except ReplicationError as wrong:

@@ -38,6 +38,8 @@ log = logging.getLogger("keeper")
 IMMEDIATE_LIMIT = 0.4
 _WATCH = 0.01
 _KILL_AGAIN = 0.005
+#: A process that was stopped (SIGSTOP) before or after it was told to end is woken so often.
+_WAKE = 0.05
 
 
 @dataclass
@@ -56,6 +58,9 @@ class Keeper:
     _stop: str = ""  # "" | fast | immediate | kill
     _stricter: float = 0.0
     _escalated: bool = False
+    _woken: float = 0.0
+    #: asked to be told of one of these states
+    _waiting: list[tuple[Request, tuple[str, ...], float]] = field(default_factory=list)
 
     # --- requests ----------------------------------------------------------------------------------------------------------
 
@@ -100,10 +105,36 @@ class Keeper:
             "because": self.because, "lease": max(0.0, self.lease_until - boottime()), "config": self.launch.digest,
         }  # fmt: skip
 
+    def wait(self, request: Request) -> Mapping[str, Any] | None:
+        """The status as soon as the state is one of ``states``, or after ``limit`` seconds, whatever it is then."""
+        states = request.fields.get("states")
+        if not isinstance(states, list) or not all(isinstance(state, str) for state in states):
+            raise HaError(f"wait needs a list of states, not {states!r}")
+        limit = _number(request.fields, "limit", 0.0, 60.0)
+        if self.state in states or not limit:
+            return self.status(request)
+        self._waiting.append((request, tuple(states), boottime() + limit))
+        return None
+
+    def _tell(self, now: float) -> float | None:
+        """Answer whoever need not wait any longer; returns the seconds until the next one's time is over."""
+        left = []
+        for request, states, until in self._waiting:
+            if self.state in states or now >= until:
+                request.answer(self.status(request))
+            else:
+                left.append((request, states, until))
+        self._waiting = left
+        return min((max(0.0, until - now) for _, _, until in left), default=None)
+
     # --- time ----------------------------------------------------------------------------------------------------------------
 
     def tick(self) -> float | None:
         """Do what is due; returns the seconds until the next look, None for: only a request can change anything."""
+        wait, told = self._turn(), self._tell(boottime())
+        return wait if told is None else told if wait is None else min(wait, told)
+
+    def _turn(self) -> float | None:
         if self.state == "stopped":
             return None
         self._reap()
@@ -153,6 +184,7 @@ class Keeper:
         self._wake()
 
     def _wake(self) -> None:
+        self._woken = boottime()
         postmaster.wake_stopped(postmaster.processes_of(self.launch.data_dir))
 
     def _press(self, now: float) -> float:
@@ -163,7 +195,7 @@ class Keeper:
             limit = IMMEDIATE_LIMIT if harder == "immediate" else _KILL_AGAIN
             self._escalated, self._stop, self._stricter = True, harder, now + limit
             self._signal()
-        elif self._stop != "kill":
+        elif self._stop != "kill" and now >= self._woken + _WAKE:
             self._wake()
         return min(_WATCH, max(0.0, self._stricter - boottime()))
 
@@ -269,6 +301,7 @@ class Loop:
             "start": keeper.start,
             "stop": keeper.stop,
             "status": keeper.status,
+            "wait": keeper.wait,
             "quit": self._quit,
         }
         self._server = ControlServer(keeper.run_dir / "keeper", self._selector, handlers)

@@ -21,10 +21,13 @@ from ha_manager.postgres_child import digest
 from runtime import commands, durable
 from runtime.clock import boottime
 from runtime.control import Client
-from runtime.errors import ControlError, ReplicationError
+from runtime.errors import ControlError, Refused, ReplicationError
 
 _POLL = 0.003
 _START_LIMIT = 10.0
+#: The keeper is asked to tell of a state within so long, again and again (seconds)
+_TURN = 1.0
+STATES = ("stopped", "starting", "running", "stopping")
 
 
 class KeeperClient:
@@ -78,9 +81,9 @@ class KeeperClient:
     def start(self, mode: str, limit: float) -> None:
         self._ask("start", {"mode": mode}, limit)
 
-    def stop(self, mode: str, stricter: float, limit: float) -> None:
-        """Ask for a stop; it gets stricter after ``stricter`` seconds. ``wait`` for it."""
-        self._ask("stop", {"mode": mode, "limit": stricter}, limit)
+    def stop(self, mode: str, stricter: float, limit: float) -> dict[str, Any]:
+        """Ask for a stop; it gets stricter after ``stricter`` seconds. ``wait`` for it, unless it is stopped already."""
+        return self._ask("stop", {"mode": mode, "limit": stricter}, limit)
 
     def quit(self, limit: float) -> None:
         self._ask("quit", {}, limit)
@@ -94,13 +97,22 @@ class KeeperClient:
         """The first status with one of ``states``; raises ReplicationError when ``limit`` is over."""
         end = time.monotonic() + limit
         while True:
-            found = self.status(max(0.05, min(1.0, end - time.monotonic())))
+            turn = max(0.05, min(_TURN, end - time.monotonic()))
+            try:
+                found = self._ask("wait", {"states": list(states), "limit": turn}, turn + 1.0)
+            except Refused:  # a keeper from before an upgrade
+                time.sleep(_POLL)
+                found = self.status(1.0)
             if found["state"] in states:
                 return found
             if time.monotonic() > end:
                 wanted = " or ".join(states)
                 raise ReplicationError(f"Postgres is {found['state']}, not {wanted}, after {limit:g} s: {found['because']}")
-            time.sleep(_POLL)
+
+    def await_change(self, state: str, limit: float) -> str:
+        """The state as soon as it is not ``state`` any more, or after ``limit`` seconds."""
+        others = [each for each in STATES if each != state]
+        return str(self._ask("wait", {"states": others, "limit": limit}, limit + 1.0)["state"])
 
     def kill(self) -> None:
         """Every process of this Postgres, without asking the keeper."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -241,6 +241,34 @@ class Observation:
 
 
 NOTHING = Observation(because="Postgres has not been looked at yet")
+
+
+# --- what a step has just proved, as a look would have seen it (the next look may be a tenth of a second away) ---------------
+
+
+def stopped(seen: Observation, at: float) -> Observation:
+    """No process of it is left."""
+    words = "Postgres is not running"
+    return Observation(at=at, state="stopped", because=words, disks=seen.disks)
+
+
+def detached(seen: Observation, at: float, position: int) -> Observation:
+    """In recovery, everything before ``position`` flushed, and nothing is received any more."""
+    return replace(
+        _answering(seen, at), in_recovery=True, lsn=max(seen.lsn, position), primary_conninfo="", receiver=None, names=""
+    )
+
+
+def promoted(seen: Observation, at: float, timeline: int) -> Observation:
+    """It takes writes, and no commit waits."""
+    return replace(
+        _answering(seen, at), in_recovery=False, timeline=timeline, primary_conninfo="", receiver=None, names="",
+        standbys=seen.standbys if not seen.in_recovery else (), waiting=0, stalled=0.0,
+    )  # fmt: skip
+
+
+def _answering(seen: Observation, at: float) -> Observation:
+    return replace(seen, at=at, state="running", answers=True, because="")
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,14 @@ SETTLED = 0.1
 
 
 class Server:
-    """The local Postgres, for those who change it. Connections are opened for each purpose and closed after it."""
+    """The local Postgres, for those who change it. Connections are opened for each purpose and closed after it, except between
+    ``stand_by`` and ``disperse``: a takeover must not wait for Postgres to start a process.
+    """
 
     def __init__(self, config: PostgresConfig) -> None:
         self.config = config
         self._files = threading.Lock()
+        self._kept: _Kept | None = None
 
     def conninfo(self, sync: str = "local") -> str:
         config = self.config
@@ -50,11 +53,35 @@ class Server:
     @contextlib.contextmanager
     def session(self, limit: float, sync: str = "local") -> Iterator[sql.Session]:
         """A connection as superuser; ``sync`` is its synchronous_commit."""
-        session = sql.connect(self.conninfo(sync), limit)
+        kept = self._kept
+        session = kept.take(sync) if kept is not None else None
+        session = session or sql.connect(self.conninfo(sync), limit)
         try:
             yield session
-        finally:
+        except BaseException:
             session.close()
+            raise
+        if kept is None or kept is not self._kept or not kept.put(sync, session):
+            session.close()
+
+    def stand_by(self, limit: float) -> None:
+        """Open now what the next steps need, and keep what they opened, until ``disperse``. Never raises."""
+        head = postmaster.postmaster_of(self.config.data_dir)
+        if head is None:
+            return
+        if self._kept is None or self._kept.postmaster != (head.pid, head.start):
+            self.disperse()
+            self._kept = _Kept((head.pid, head.start))
+        for sync in ("local", "on"):
+            with contextlib.suppress(ReplicationError):
+                if not self._kept.has(sync):
+                    self._kept.put(sync, sql.Session(self.conninfo(sync), limit))
+
+    def disperse(self) -> None:
+        """Close what was kept, and keep nothing any more."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
     def reload(self) -> None:
         """SIGHUP to the postmaster; no connection is needed. When it takes effect is another question."""
@@ -78,6 +105,42 @@ class Server:
         if reload:
             self.reload()
         return after != before
+
+
+class _Kept:
+    """Idle connections to one postmaster, one of a kind; callable from any thread."""
+
+    def __init__(self, postmaster: tuple[int, int]) -> None:
+        self.postmaster = postmaster
+        self._sessions: dict[str, sql.Session] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def has(self, sync: str) -> bool:
+        return sync in self._sessions
+
+    def take(self, sync: str) -> sql.Session | None:
+        """One that is still good. What was said to it while nobody listened is only that it has to end."""
+        with self._lock:
+            session = self._sessions.pop(sync, None)
+        if session is not None and not session.quiet:
+            session.close()
+            return None
+        return session
+
+    def put(self, sync: str, session: sql.Session) -> bool:
+        """False: there is one already, or this one is of no use any more."""
+        if not session.quiet:
+            return False
+        with self._lock:
+            return not self._closed and self._sessions.setdefault(sync, session) is session
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            sessions, self._sessions = list(self._sessions.values()), {}
+        for session in sessions:
+            session.close()
 
 
 _LOOK = """

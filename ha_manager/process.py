@@ -58,7 +58,9 @@ from runtime.loop import Loop
 
 log = logging.getLogger("ha_manager")
 
-TICK = 0.05
+TICK = 0.15
+#: the steps of a role change begin so long after it at the latest (seconds)
+POSTGRES_FIRST = 1.0
 STOP_LIMIT = 20.0
 #: the sizes of all files of a large database are asked for (seconds); the peer waits for 3
 IDENTITY_LIMIT = 2.5
@@ -84,10 +86,13 @@ class Daemon:
         self.outlook = Outlook(config.node, config.peer, config.host.postgres.free * MIB)
         self.look = Look()
         self.care = Care(config.peer, config.host.postgres.free * MIB)
+        self._looking = threading.Lock()
         self.role: Role | None = None
         self.heartbeat_status: dict[str, object] = {}
         self.alive_at = boottime()
         self._planned: tuple[Role, Epoch] | None = None
+        #: the newest change of role whose plan has not begun
+        self._unplanned: Want | None = None
         self._primary: bool | None = None
         self._observed: Observed | None = None
         self._fenced = False
@@ -207,13 +212,10 @@ class Daemon:
             late = now - self.role_until() - self.config.site.timing.allowance
             if late > 0:
                 self._fence(want, late)
-        silent = self.heartbeat_status.get("peer_state")
-        if isinstance(silent, dict):
-            ago = silent.get("heard_ago")
-            self.peer.silent(ago is None or float(ago) >= self.config.site.timing.warntime)
+        self.peer.silent(self.link.silent)
         if self.link.connected:
             self.link.request("status", {}, self.on_status)
-        self.loop.call_after(TICK * 3, self._tick)
+        self.loop.call_after(TICK, self._tick)
 
     def _fence(self, want: Want, late: float) -> None:
         """Heartbeat is silent beyond its allowance: a primary ends, and is started again only when heartbeat says so."""
@@ -289,16 +291,24 @@ class Daemon:
             self._primary = True
         self.worker.want(want)
         self.lease.nudge()
-        self.monitor.nudge(2.0)
         self.peer.ask_stand_down(want.ask_stand_down)
         role = ROLE_OF[want.phase]
         if role is not None and self._planned != (role, want.epoch):
             self._planned = (role, want.epoch)
-            self.planner.role(role, want.epoch, want.because)
+            self._unplanned = want
+            self.loop.call_after(POSTGRES_FIRST, lambda: self._plan(want))
             if role is not self.role:
                 self.messages.role(role.value, want.because)
             self.role = role
         self.write_status()
+
+    def _plan(self, want: Want) -> None:
+        """Begin what the role needs besides Postgres: when that is where it belongs, or after a moment. Files, commands and the
+        journal want the same disk and processors as a failover, during which clients wait.
+        """
+        if self._unplanned is want:
+            self._unplanned = None
+            self.planner.role(ROLE_OF[want.phase] or Role.PASSIVE, want.epoch, want.because)
 
     def facts(self) -> Facts:
         return self.outlook.facts(
@@ -321,7 +331,13 @@ class Daemon:
     # --- monitor, worker and peer: called from their threads ------------------------------------------------------------------
 
     def seen(self, look: Look) -> None:
-        self.look = look
+        with self._looking:
+            if look.at < self.look.at:
+                return  # begun before what a step has proved meanwhile
+            self.look = look
+            self._take(look)
+
+    def _take(self, look: Look) -> None:
         observation = look.observation
         if observation.state == "running" and observation.answers:
             want = self.link.want
@@ -339,6 +355,8 @@ class Daemon:
         seen, carried = self.look.observation, self.worker.carried
         self._alarms(findings.alarms)
         observed = Observed(observed_state(seen, carried), checkpointed=self._promoted_and_checkpointed())
+        if self._unplanned is not None and self.look.link == carried.link and self.look.serial >= self._unplanned.serial:
+            self._plan(self._unplanned)
         if observed != self._observed:
             self._observed = observed
             self.planner.observed(observed)
@@ -352,6 +370,10 @@ class Daemon:
     def _promoted_and_checkpointed(self) -> bool:
         want = self.link.want
         return want is not None and self.worker.carried.checkpointed >= want.epoch.number > 0
+
+    def proved(self, look: Look) -> None:
+        """worker.Events."""
+        self.seen(look)
 
     def changed(self) -> None:
         """worker.Events."""

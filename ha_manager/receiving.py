@@ -66,10 +66,13 @@ def detach(server: Server, limit: float) -> None:
         time.sleep(_POLL)
 
 
-def position(server: Server, limit: float) -> int:
-    """Everything before it is flushed here."""
-    with server.session(limit) as session:
-        received, replayed = session.row("SELECT pg_last_wal_receive_lsn()::text, pg_last_wal_replay_lsn()::text", limit)
+def position(session: Session, limit: float) -> int:
+    """Everything before it is flushed here. Raises ReplicationError if this is a primary."""
+    recovering, received, replayed = session.row(
+        "SELECT pg_is_in_recovery()::text, pg_last_wal_receive_lsn()::text, pg_last_wal_replay_lsn()::text", limit
+    )
+    if recovering != "true":
+        raise ReplicationError("Postgres is a primary, so there is nothing that it receives")
     return max(lsn(received), lsn(replayed))
 
 
@@ -81,13 +84,14 @@ class Before:
     counter: int
 
 
-def before_promotion(session: Session, limit: float) -> Before:
+def before_promotion(session: Session, limit: float) -> Before | None:
+    """None: it is a primary already."""
     row = session.row(
-        "SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)::text, pg_snapshot_xmax(pg_current_snapshot())::text"
-        " FROM pg_control_checkpoint() c, pg_control_recovery() r",
+        "SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)::text, pg_snapshot_xmax(pg_current_snapshot())::text,"
+        " pg_is_in_recovery()::text FROM pg_control_checkpoint() c, pg_control_recovery() r",
         limit,
     )
-    return Before(int(row[0] or 0), int(row[1] or -1))
+    return Before(int(row[0] or 0), int(row[1] or -1)) if row[2] == "true" else None
 
 
 def begin_promotion(session: Session, limit: float) -> None:
@@ -96,21 +100,25 @@ def begin_promotion(session: Session, limit: float) -> None:
         raise ReplicationError("Postgres refused to be promoted")
 
 
+_TIMELINE = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+
+
 def await_promotion(server: Server, session: Session, limit: float) -> int:
     """Poll until it takes writes; returns the new timeline. One whose startup process is stopped would never be promoted."""
     clock = Clock(limit)
     woken = time.monotonic() + _PATIENCE
-    while session.one("SELECT pg_is_in_recovery()::text", clock.need("the promotion")) == "true":
+    asked = f"SELECT CASE WHEN NOT pg_is_in_recovery() THEN {_TIMELINE} END"
+    while not (number := session.one(asked, clock.need("the promotion"))):
         if time.monotonic() > woken:
             postmaster.wake_stopped(postmaster.processes_of(server.config.data_dir))
             woken = time.monotonic() + _PATIENCE
         time.sleep(_POLL)
-    return primary_timeline(session, clock.left + _PATIENCE)
+    return int(number, 16)
 
 
 def primary_timeline(session: Session, limit: float) -> int:
     """The real one; pg_control_checkpoint() tells it only after the next checkpoint."""
-    return int(session.one("SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)", limit), 16)
+    return int(session.one(f"SELECT {_TIMELINE}", limit), 16)
 
 
 # --- why it doesn't stream ----------------------------------------------------------------------------------------------------
@@ -166,7 +174,8 @@ def _here(server: Server, clock: Clock) -> Here | None:
     if control is None:
         return None
     try:
-        reached = position(server, clock.left)
+        with server.session(clock.left) as session:
+            reached = position(session, clock.left)
     except ReplicationError:
         # Not consistent yet: what it has replayed can't be asked; what it needs next begins at the last checkpoint.
         reached = control.redo

@@ -200,6 +200,15 @@ class Session:
     def closed(self) -> bool:
         return self._pg.status == pq.ConnStatus.BAD
 
+    @property
+    def quiet(self) -> bool:
+        """Open, nothing asked, nothing said: ready for a statement."""
+        if self.closed or self._pg.transaction_status != pq.TransactionStatus.IDLE:
+            return False
+        poll = select.poll()
+        poll.register(self._pg.socket, select.POLLIN)
+        return not poll.poll(0)
+
     # --- within a deadline ---------------------------------------------------------------------------------------------------
 
     def _receive(self, end: float, what: str) -> None:

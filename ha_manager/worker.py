@@ -16,10 +16,11 @@ from dataclasses import replace
 from math import inf
 from typing import Protocol
 
+from ha_manager import observation
 from ha_manager.care import Remedy, is_damaged
 from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream
-from ha_manager.orders import Epoch, Names, Postgres, Stop, Want
-from ha_manager.outlook import Carried, observed_state
+from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
+from ha_manager.outlook import Carried, Look, observed_state
 from ha_manager.progress import Pace, duration, words
 from ha_manager.rejoin import Verdict, Way
 from runtime.errors import DidNotStart, HaError, ReplicationError
@@ -37,6 +38,11 @@ PATIENCE = 2.0
 HUNG = 10.0
 #: a stopped one may take so long to start as a standby: it may have much log to replay (seconds)
 STARTS = 60.0
+#: whoever handed over starts again as a standby when its successor serves, or after so long (seconds): started at once, it
+#: would only have to be stopped and compared then
+HANDED_OVER = 2.0
+#: clients that were waiting for a promotion come before what the promotion owes (seconds)
+CLIENTS_FIRST = 0.05
 #: more deaths than this within the window, and Postgres counts as broken on this server
 DEATHS, DEATH_WINDOW = 3, 60.0
 #: where nobody else could serve it is started again after so long all the same
@@ -49,6 +55,7 @@ class Postgreses(Protocol):
     def make_stopped(self, *, immediate: bool, limit: float = 30.0) -> Stopped: ...
     def make_standby(self, follow: Upstream | None, limit: float = 60.0) -> None: ...
     def make_detached(self, limit: float = 1.0) -> int: ...
+    def stand_by(self, limit: float = 1.0) -> None: ...
     def make_primary(self, epoch: int, limit: float = 30.0, *, hold: bool = False) -> int: ...
     def settle_primary(self, epoch: int, limit: float = 10.0) -> None: ...
     def set_names_relaxed(self, limit: float = 5.0) -> None: ...
@@ -78,6 +85,9 @@ class Events(Protocol):
 
     def changed(self) -> None:
         """``carried`` is new."""
+
+    def proved(self, look: Look) -> None:
+        """What a step has just proved: as good as a look, and later than any that began before."""
 
     def replication(self, event: str, text: str) -> None:
         """``started`` | ``initialised`` | ``kept`` | ``mended``: for log, status and hooks."""
@@ -114,7 +124,9 @@ class Worker:
         self._asking: threading.Thread | None = None
         self._answer: tuple[Epoch, str, Identity | None] | None = None
         self._mute_since = inf
+        self._handed_over_at = -inf
         self._done: Want | None = None
+        self._proof: Observation | None = None
         self._redo = False
         self._failures = 0
         self._copies_failed = 0
@@ -173,12 +185,13 @@ class Worker:
         while (want := self._next()) is not None:
             if self._holds(want):
                 self._carried_out(want)
+                self._afterwards(want)
             else:
                 self.step(want)
 
     def step(self, want: Want) -> None:
         """Carry out ``want`` once; publish what came of it."""
-        self._done = None
+        self._done = self._proof = None
         try:
             self._carry(want)
         except Obsolete:
@@ -237,6 +250,9 @@ class Worker:
         with self._condition:
             if self._newest is want:
                 self.carried = replace(self.carried, serial=want.serial)
+            carried, (proof, self._proof) = self.carried, (self._proof, None)
+        if proof is not None:
+            self._events.proved(Look(proof, carried.serial, carried.link, proof.at, carried.proven))
         self._events.changed()
 
     def _publish(self, **changes: object) -> None:
@@ -269,11 +285,14 @@ class Worker:
                 self._following_since = inf
                 stopped = self._db.make_stopped(immediate=want.stop is Stop.IMMEDIATE)
                 self._is_now("stopped")
+                self._handed_over_at = self._clock() if want.stop is Stop.FAST else -inf
                 self._publish(detached=False, proven=-1, shutdown_lsn=stopped.shutdown_lsn, follow=Epoch())
+                self._proof = observation.stopped(self._seen, self._clock())
             case Postgres.DETACHED:
                 self._following_since = inf
-                self._db.make_detached()
+                position = self._db.make_detached()
                 self._publish(detached=True, follow=Epoch())
+                self._proof = observation.detached(self._seen, self._clock(), position)
             case Postgres.STANDBY:
                 self._standby(want)
             case Postgres.PRIMARY:
@@ -325,7 +344,7 @@ class Worker:
         self._following_since = inf
         if self._seen.state == "stopped" and self._primary_epoch == want.epoch:
             self._count_death(want)
-        self._db.make_primary(want.epoch.number, hold=want.names is Names.ENFORCED)
+        timeline = self._db.make_primary(want.epoch.number, hold=want.names is Names.ENFORCED)
         self._is_now("running")
         self._ran, self._primary_epoch = True, want.epoch
         self._publish(detached=False, follow=Epoch(), shutdown_lsn=-1)
@@ -333,6 +352,7 @@ class Worker:
         if want.names is Names.RELAXED and self._names != wanted:
             self._publish(proven=-1)
             self._db.set_names_relaxed()
+            self._proof = observation.promoted(self._seen, self._clock(), timeline)
         elif want.names is Names.ENFORCED and (self._names != wanted or self.carried.proven < 0):
             self._names = None
             self._publish(proven=self._db.set_names_enforced(want.epoch.number))
@@ -356,8 +376,14 @@ class Worker:
             raise ReplicationError(f"Postgres has died {len(self._deaths)} times within {DEATH_WINDOW:g} s; see its log")
 
     def _afterwards(self, want: Want) -> None:
-        """What a promotion owes, when nobody waits for the promotion any more."""
-        if want.postgres is not Postgres.PRIMARY or self._settled == want.epoch.number or not self._current(want):
+        """What a promotion will need, before it comes; and what it owes, when nobody waits for it any more."""
+        if want.postgres in (Postgres.STANDBY, Postgres.DETACHED):
+            self._db.stand_by()
+        if want.postgres is not Postgres.PRIMARY or self._settled == want.epoch.number:
+            return
+        with self._condition:
+            self._condition.wait_for(lambda: self._ended or self._newest is not want, CLIENTS_FIRST)
+        if want.phase is Phase.PROMOTING or not self._current(want):
             return
         try:
             self._db.settle_primary(want.epoch.number)
@@ -397,6 +423,7 @@ class Worker:
                 # that stands down, without which that server's database would have to be copied afresh.
                 self._publish(detached=False)
                 return
+            self._let_the_successor_begin(want)
             if self._db.data() not in ("none", "copying"):
                 self._db.make_standby(None)
             self._publish(detached=False, follow=Epoch())
@@ -440,6 +467,13 @@ class Worker:
         way = Way.COPY if verdict.way is Way.START else verdict.way
         self._replace(want, replace(verdict, way=way, because=because, damaged=True), follow, active)
         self._misstarts, self._copied_at = 0, self._clock()
+
+    def _let_the_successor_begin(self, want: Want) -> None:
+        """Raises Obsolete as soon as something else is wanted."""
+        left = self._handed_over_at + HANDED_OVER - self._clock()
+        with self._condition:
+            if left > 0 and self._condition.wait_for(lambda: self._ended or not self._current(want), left):
+                raise Obsolete("no longer wanted")
 
     def _make_fit(self, want: Want, follow: Upstream) -> None:
         """Postgres is stopped: may its data follow that active? If the active can't be asked, data that is there may try."""

@@ -91,6 +91,7 @@ def test_the_lease_lapses(one: Node) -> None:
     took = gone(one, 3.0)
     print(f"gone {took * 1000:.0f} ms after the last renewal of 500 ms")
     assert 0.3 < took < 1.2
+    until(lambda: one.facts().state == "stopped", what="the keeper to have seen it as well")
     seen = one.facts()
     assert seen.state == "stopped" and "lease lapsed" in seen.because + str(one.database._watch.status(1.0)["because"])
     with pytest.raises(Refused, match="no valid lease"):

@@ -11,8 +11,9 @@ import pytest
 from ha_manager.care import ATTEMPTS, Remedy
 from ha_manager.observation import Identity, Observation, Progress, Receiver, Stopped, Upstream
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
+from ha_manager.outlook import Look, observed_state
 from ha_manager.rejoin import Verdict, Way
-from ha_manager.worker import Worker
+from ha_manager.worker import HANDED_OVER, Worker
 from runtime.errors import DidNotStart, ReplicationError
 
 E5, THEIRS = Epoch(5, "vs-166"), Epoch(6, "vs-28")
@@ -39,6 +40,8 @@ class Recording:
         self.held = False
         #: called once bytes have come
         self.moved: Callable[[], None] = lambda: None
+        #: how often connections for a promotion were opened
+        self.ready = 0
 
     def _note(self, call: str) -> None:
         self.calls.append(call)
@@ -55,6 +58,9 @@ class Recording:
     def make_detached(self, limit: float = 1.0) -> int:
         self._note("detach")
         return 1
+
+    def stand_by(self, limit: float = 1.0) -> None:
+        self.ready += 1
 
     def make_primary(self, epoch: int, limit: float = 30.0, *, hold: bool = False) -> int:
         self._note(f"primary {epoch}")
@@ -117,9 +123,13 @@ class Peer:
 class Heard:
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.looks: list[Look] = []
 
     def changed(self) -> None:
         pass
+
+    def proved(self, look: Look) -> None:
+        self.looks.append(look)
 
     def replication(self, event: str, text: str) -> None:
         self.events.append(event)
@@ -152,6 +162,57 @@ def test_stopping_reports_the_shutdown_position(bench: Bench) -> None:
     assert bench.do(want(Postgres.STOPPED, stop=Stop.FAST)) == ["stop fast"]
     assert (bench.worker.carried.shutdown_lsn, bench.worker.carried.serial) == (42, 1)
     assert bench.do(want(Postgres.STOPPED, 2, stop=Stop.IMMEDIATE)) == ["stop immediate"]
+
+
+def test_what_a_step_proved_is_told_at_once(bench: Bench) -> None:
+    """Heartbeat must not wait for the next look; the serial says that it is later than the step."""
+    told = []
+    following = replace(RUNNING, lsn=7, primary_conninfo="host=x", receiver=Receiver("streaming", "ha_vs-28_5", "x", 7, 0.0))
+    for number, postgres in enumerate((Postgres.STOPPED, Postgres.DETACHED, Postgres.PRIMARY), 1):
+        bench.do(want(postgres, number), following)
+        told.append((bench.heard.looks[-1].serial, observed_state(bench.heard.looks[-1].observation, bench.worker.carried)))
+    assert told == [(1, Postgres.STOPPED), (2, Postgres.DETACHED), (3, Postgres.PRIMARY)]
+    assert bench.heard.looks[1].observation.lsn == 7 and bench.heard.looks[2].observation.timeline == 2
+
+
+def test_nothing_is_proved_by_a_step_that_failed(bench: Bench) -> None:
+    bench.db.fail["relax"] = "commits still wait"
+    bench.do(want(Postgres.PRIMARY))
+    assert bench.heard.looks == []
+
+
+def test_a_standby_is_ready_for_a_promotion(bench: Bench) -> None:
+    bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    bench.do(want(Postgres.DETACHED, 2))
+    assert bench.db.ready == 2
+    bench.do(want(Postgres.PRIMARY, 3))
+    assert bench.db.ready == 2
+
+
+def test_who_handed_over_waits_for_its_successor_and_starts_once(bench: Bench) -> None:
+    bench.do(want(Postgres.STOPPED, stop=Stop.FAST))
+    waiting = want(Postgres.STANDBY, 2)
+    bench.worker.look(STOPPED)
+    bench.worker.want(waiting)
+    bench.db.calls.clear()
+    stepping = threading.Thread(target=bench.worker.step, args=(waiting,))
+    stepping.start()
+    bench.worker.want(want(Postgres.STANDBY, 3, follow=THEIRS))
+    stepping.join(5)
+    assert not stepping.is_alive() and bench.db.calls == [] and bench.worker.carried.serial == 1
+    assert bench.do(want(Postgres.STANDBY, 3, follow=THEIRS), STOPPED) == ["judge", "standby vs-28"]
+
+
+def test_who_handed_over_starts_all_the_same_when_nobody_serves(bench: Bench) -> None:
+    bench.do(want(Postgres.STOPPED, stop=Stop.FAST))
+    bench.now += HANDED_OVER
+    assert bench.do(want(Postgres.STANDBY, 2), STOPPED) == ["standby -"]
+
+
+def test_what_a_promotion_owes_waits_until_heartbeat_has_opened_the_gate(bench: Bench) -> None:
+    promoting = replace(want(Postgres.PRIMARY), phase=Phase.PROMOTING)
+    assert bench.do(promoting) == ["primary 5", "relax"]
+    assert bench.do(replace(promoting, serial=2, phase=Phase.ACTIVE)) == ["primary 5", "settle 5"]
 
 
 def test_keep_touches_nothing(bench: Bench) -> None:
