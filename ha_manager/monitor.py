@@ -1,15 +1,16 @@
 """Looking at Postgres, and letting it live: two threads that nothing else may hold up.
 
-Promise: an observation every 100 ms, every 20 ms while something changes; a Postgres that hangs delays only the next
-observation, which then is old and counts as unhealthy. The keeper's lease is renewed only while the main loop is alive and,
-for a primary, only as long as heartbeat's role lease plus the restart allowance; past that, Postgres is ended. Source:
-design §4 rule 5.
+Promise: an observation every 100 ms, every 20 ms while something changes, every 250 ms while nothing does; at once when
+Postgres ends. A Postgres that hangs delays only the next observation, which then is old and counts as unhealthy. The keeper's
+lease is renewed only while the main loop is alive and, for a primary, only as long as heartbeat's role lease plus the restart
+allowance; past that, Postgres is ended. Source: design §4 rule 5.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from math import inf
 from typing import Protocol
@@ -20,7 +21,11 @@ from runtime.errors import HaError, NotRunning
 
 log = logging.getLogger(__name__)
 
-PERIOD, QUICK = 0.1, 0.02
+PERIOD, QUICK, CALM = 0.1, 0.02, 0.25
+#: the keeper is asked for so long at a time to tell of a change (seconds)
+WATCH = 5.0
+#: the keeper's lease is renewed so often, and at least four times within what it is worth (seconds)
+RENEW = 0.2
 #: the main loop has answered within this time, or it counts as hung (seconds)
 LOOP_LIMIT = 1.0
 #: a passive's Postgres may run for so long without ha_manager
@@ -34,17 +39,24 @@ class Observed(Protocol):
     def renew(self, ttl: float, limit: float = 0.2) -> None: ...
     def attach(self, limit: float = 5.0) -> str: ...
     def kill(self) -> None: ...
+    def await_change(self, state: str, limit: float) -> str: ...
 
 
 class Monitor:
-    """Looks; hands each look to ``seen``, from its thread."""
+    """Looks; hands each look to ``seen``, from its thread. ``calm``: nothing changes."""
 
     def __init__(
-        self, database: Observed, carried: Callable[[], Carried], seen: Callable[[Look], None], clock: Callable[[], float]
+        self,
+        database: Observed,
+        carried: Callable[[], Carried],
+        seen: Callable[[Look], None],
+        calm: Callable[[], bool],
+        clock: Callable[[], float],
     ) -> None:
         self._db = database
         self._carried = carried
         self._seen = seen
+        self._calm = calm
         self._clock = clock
         self._wake = threading.Event()
         self._quick_until = -inf
@@ -64,8 +76,21 @@ class Monitor:
             began = self._clock()
             self._wake.clear()
             self.look()
-            period = QUICK if self._clock() < self._quick_until else PERIOD
+            period = QUICK if self._clock() < self._quick_until else CALM if self._calm() else PERIOD
             self._wake.wait(max(0.002, period - (self._clock() - began)))
+
+    def watch(self) -> None:
+        """In a thread of its own: look at once when the keeper tells that Postgres started or ended."""
+        state = "unknown"
+        while not self._ended:
+            try:
+                now = self._db.await_change(state, WATCH)
+            except HaError:  # no keeper: the lease's thread starts one
+                now = "unknown"
+                time.sleep(PERIOD)
+            if now != state:
+                state = now
+                self.nudge()
 
     def look(self) -> None:
         """One look. The serial is read before it: the observation is later than what it names."""
@@ -101,6 +126,8 @@ class Lease:
         self._told = ""
         self._wake = threading.Event()
         self._ended = False
+        #: seconds until the next turn
+        self.period = PERIOD
         #: what is wrong with the keeper; "" if nothing is
         self.trouble = ""
 
@@ -115,7 +142,7 @@ class Lease:
     def run(self) -> None:
         while not self._ended:
             self.turn()
-            self._wake.wait(PERIOD)
+            self._wake.wait(self.period)
             self._wake.clear()
 
     def turn(self) -> None:
@@ -132,6 +159,7 @@ class Lease:
                 self._fence(-ttl)
                 return
         self._fenced = False
+        self.period = min(RENEW, max(QUICK, ttl / 4))
         self._renew(ttl, now)
 
     def _renew(self, ttl: float, now: float) -> None:

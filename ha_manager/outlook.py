@@ -11,7 +11,7 @@ from math import inf
 
 from ha_manager.care import disk_trouble, enforces, promoted_by_hand
 from ha_manager.observation import NOTHING, Observation, standby_name
-from ha_manager.orders import Epoch, Facts, Names, Postgres, Want
+from ha_manager.orders import Epoch, Facts, Names, Phase, Postgres, Want
 
 #: an observation older than this is one of a Postgres, or a monitor, that hangs (seconds)
 STALE = 1.0
@@ -182,6 +182,18 @@ class Outlook:
         if want.postgres is not Postgres.PRIMARY and not seen.in_recovery:
             return promoted_by_hand(self.peer)
         return ""
+
+
+def is_calm(want: Want, carried: Carried, seen: Observation, peer: str) -> bool:
+    """What is wanted holds, and replication runs as it should: there is nothing that has to be noticed within a tenth of a
+    second. A Postgres that ends is told by its keeper.
+    """
+    if carried.serial != want.serial or carried.trouble or not seen.answers or seen.stalled > 0:
+        return False
+    if want.phase is Phase.ACTIVE:
+        row = seen.standby(standby_name(peer, want.epoch.number))
+        return want.names is Names.ENFORCED and carried.proven >= 0 and row is not None and row.state == "streaming"
+    return want.phase is Phase.PASSIVE and want.follow != Epoch() and seen.following == want.follow.number
 
 
 def observed_state(seen: Observation, carried: Carried) -> Postgres:

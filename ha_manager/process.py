@@ -33,10 +33,10 @@ from ha_manager.linuxha import LinuxHaLink, peer_word
 from ha_manager.local import addresses, role_line
 from ha_manager.mailbox import Mailbox
 from ha_manager.managerwatch import ManagerWatch
-from ha_manager.monitor import Lease, Monitor
+from ha_manager.monitor import CALM, Lease, Monitor
 from ha_manager.observation import Identity
 from ha_manager.orders import ROLE_OF, Epoch, Facts, Phase, Postgres, Role, Stop, Want
-from ha_manager.outlook import MIB, Look, Outlook, observed_state
+from ha_manager.outlook import MIB, Look, Outlook, is_calm, observed_state
 from ha_manager.peer import Own, Peer
 from ha_manager.plan import Observed
 from ha_manager.planner import Planner
@@ -59,6 +59,8 @@ from runtime.loop import Loop
 log = logging.getLogger("ha_manager")
 
 TICK = 0.15
+#: heartbeat's status, for operators, is asked for so often while nothing changes (seconds)
+STATUS_PERIOD = 1.0
 #: the steps of a role change begin so long after it at the latest (seconds)
 POSTGRES_FIRST = 1.0
 STOP_LIMIT = 20.0
@@ -90,6 +92,8 @@ class Daemon:
         self.role: Role | None = None
         self.heartbeat_status: dict[str, object] = {}
         self.alive_at = boottime()
+        self._asked_at = 0.0
+        self._was_silent = False
         self._planned: tuple[Role, Epoch] | None = None
         #: the newest change of role whose plan has not begun
         self._unplanned: Want | None = None
@@ -98,7 +102,7 @@ class Daemon:
         self._fenced = False
         self.peer = Peer(lambda: self.config, keys, self, boottime)
         self.worker = Worker(database, self.peer, self, boottime)
-        self.monitor = Monitor(database, lambda: self.worker.carried, self.seen, boottime)
+        self.monitor = Monitor(database, lambda: self.worker.carried, self.seen, self.calm, boottime)
         self.lease = Lease(
             database,
             loop_alive=lambda: self.alive_at,
@@ -139,6 +143,7 @@ class Daemon:
         for name, body in (
             ("worker", self.worker.run),
             ("monitor", self.monitor.run),
+            ("keeper watch", self.monitor.watch),
             ("lease", self.lease.run),
             ("planner", self.planner.run),
             ("manager watch", self.manager_watch.run),
@@ -213,9 +218,19 @@ class Daemon:
             if late > 0:
                 self._fence(want, late)
         self.peer.silent(self.link.silent)
-        if self.link.connected:
+        if self.link.silent and not self._was_silent:
+            self.monitor.nudge()  # what replication still delivers is a sign of service, or none
+        self._was_silent = self.link.silent
+        if self.link.connected and (now - self._asked_at >= STATUS_PERIOD or not self.calm()):
+            self._asked_at = now
             self.link.request("status", {}, self.on_status)
         self.loop.call_after(TICK, self._tick)
+
+    def calm(self) -> bool:
+        """Nothing changes here, and the peer is heard: everything may be looked at less often. Any thread."""
+        want = self.link.want
+        heard = self.link.connected and not self.link.silent and self.config.site.timing.warntime >= CALM
+        return heard and want is not None and is_calm(want, self.worker.carried, self.look.observation, self.config.peer)
 
     def _fence(self, want: Want, late: float) -> None:
         """Heartbeat is silent beyond its allowance: a primary ends, and is started again only when heartbeat says so."""
@@ -227,6 +242,8 @@ class Daemon:
 
     def role_until(self) -> float:
         """When heartbeat's role lease ends (CLOCK_BOOTTIME): its last word, or its file after a restart of ours. Any thread."""
+        if self.link.role_until > boottime():
+            return self.link.role_until
         line = role_line(self.config.host.paths.heartbeat_run)
         return max(self.link.role_until, line.expires if line else 0.0)
 

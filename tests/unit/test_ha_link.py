@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import pytest
 
 from ha_manager.greeting import FACTS, Greeting
 from ha_manager.link import HeartbeatLink
-from ha_manager.monitor import PASSIVE_TTL, Lease
+from ha_manager.monitor import PASSIVE_TTL, Lease, Monitor
 from ha_manager.observation import NOTHING, Observation
 from ha_manager.orders import Facts, Postgres, Want
+from ha_manager.outlook import Carried
 from heartbeat.wants import facts_from_json
 from runtime.control import ControlServer, Request
 from runtime.errors import ControlError, NotRunning
@@ -147,6 +148,16 @@ class Keeper:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.broken: ControlError | None = None
+        self.states: list[str] = []
+        self.asked: list[str] = []
+        self.no_more: Callable[[], None] = lambda: None
+
+    def await_change(self, state: str, limit: float) -> str:
+        self.asked.append(state)
+        found = self.states.pop(0)
+        if not self.states:
+            self.no_more()
+        return found
 
     def facts(self, limit: float = 0.3) -> Observation:
         return NOTHING
@@ -198,6 +209,34 @@ def test_a_passive_goes_on_without_heartbeat_and_an_unknown_one_is_left_alone() 
     clock.primary = None
     lease(keeper, clock, said).turn()
     assert len(keeper.calls) == 1 and said == []
+
+
+def test_a_short_lease_is_renewed_more_often() -> None:
+    keeper, clock = Keeper(), Clock()
+    one = lease(keeper, clock, [])
+    one.turn()
+    assert one.period == 0.2
+    clock.role_until = clock.now - 0.35
+    one.turn()
+    assert keeper.calls[-1] == "renew 0.10" and one.period == pytest.approx(0.025)
+
+
+class Nudged(Monitor):
+    nudges = 0
+
+    def nudge(self, seconds: float = 0.0) -> None:
+        self.nudges += 1
+
+
+def test_a_postgres_that_starts_or_ends_is_looked_at_at_once() -> None:
+    """The keeper tells; while nothing changes, the next look would be a quarter of a second away."""
+    keeper = Keeper()
+    monitor = Nudged(keeper, Carried, lambda look: None, lambda: True, lambda: 100.0)
+    keeper.states = ["running", "running", "stopped", "stopped"]
+    keeper.no_more = monitor.end
+    monitor.watch()
+    assert keeper.asked == ["unknown", "running", "running", "stopped"], "each time for another one than was known"
+    assert monitor.nudges == 2
 
 
 def test_a_hung_main_loop_renews_nothing() -> None:

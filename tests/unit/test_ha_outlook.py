@@ -10,7 +10,7 @@ import pytest
 from ha_manager import orders
 from ha_manager.observation import DATABASE, LOG, Disk, Observation, Receiver, StandbyRow
 from ha_manager.orders import Epoch, Facts, Names, Phase, Postgres, Want, facts_to, want_from
-from ha_manager.outlook import MIB, Carried, Look, Outlook, PeerSigns
+from ha_manager.outlook import MIB, Carried, Look, Outlook, PeerSigns, is_calm
 from heartbeat import model
 from heartbeat.wants import facts_from_json, want_to_json
 
@@ -52,6 +52,33 @@ STATES = [
 @pytest.mark.parametrize(("seen", "carried", "state"), STATES)
 def test_state_of_postgres(seen: Observation, carried: Carried, state: Postgres) -> None:
     assert told(seen, carried=carried).postgres is state
+
+
+ACTIVE = Want(7, Phase.ACTIVE, E5, Postgres.PRIMARY, names=Names.ENFORCED)
+PASSIVE = Want(7, Phase.PASSIVE, E5, Postgres.STANDBY, follow=E5)
+PROVEN = Carried(serial=7, data="ready", proven=90)
+FOLLOWING = replace(STANDBY, receiver=Receiver("streaming", "ha_vs-166_5", "192.168.120.28", 100, 0.1))
+SYNCED = replace(PRIMARY, standbys=(ROW,), waiting=3)
+CALM = [
+    (ACTIVE, PROVEN, SYNCED, True),
+    (ACTIVE, PROVEN, replace(SYNCED, stalled=0.1), False),
+    (ACTIVE, PROVEN, replace(SYNCED, standbys=()), False),
+    (ACTIVE, PROVEN, replace(SYNCED, answers=False), False),
+    (ACTIVE, replace(PROVEN, proven=-1), SYNCED, False),
+    (ACTIVE, replace(PROVEN, serial=6), SYNCED, False),
+    (ACTIVE, replace(PROVEN, trouble="a disk"), SYNCED, False),
+    (replace(ACTIVE, names=Names.RELAXED), PROVEN, SYNCED, False),
+    (replace(ACTIVE, phase=Phase.PREPARING), PROVEN, SYNCED, False),
+    (PASSIVE, READY, FOLLOWING, True),
+    (PASSIVE, READY, STANDBY, False),
+    (replace(PASSIVE, follow=Epoch(6, "vs-28")), READY, FOLLOWING, False),
+    (replace(PASSIVE, phase=Phase.DETACHING), READY, FOLLOWING, False),
+]
+
+
+@pytest.mark.parametrize(("want", "carried", "seen", "calm"), CALM)
+def test_it_is_calm_while_all_is_as_wanted(want: Want, carried: Carried, seen: Observation, calm: bool) -> None:
+    assert is_calm(want, carried, seen, "vs-28") is calm
 
 
 TROUBLES = [
