@@ -8,7 +8,8 @@ CommandComplete comes before the commit. Source: facts/safety-model.md ("A block
 from __future__ import annotations
 
 import select
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from psycopg import Error, pq
@@ -24,7 +25,9 @@ class Lost(HaError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where to write. ``table`` has the columns client and id."""
+    """Where to write. ``host``: one address, or several with commas between, of which that one is meant that takes writes.
+    ``table`` has the columns client and id.
+    """
 
     host: str
     port: int = 5432
@@ -33,8 +36,16 @@ class Target:
     password: str = ""
     table: str = "ledger"
     client: str = "ledger"
+    writable: bool = False
+
+    @property
+    def each(self) -> tuple[Target, ...]:
+        """One target an address; each lets nobody in who can't write."""
+        return tuple(replace(self, host=host, writable=True) for host in self.host.split(","))
 
     def conninfo(self, **more: str | int) -> str:
+        if self.writable or "," in self.host:
+            more["target_session_attrs"] = "read-write"
         password = {"password": self.password} if self.password else {}
         where: dict[str, str | int] = {"host": self.host, "port": self.port, "dbname": self.dbname, "user": self.user}
         return make_conninfo("", **where, **password, application_name=f"ledger {self.client}", **more)
@@ -113,6 +124,28 @@ class Quick:
             raise
         conn.nonblocking = 1
         return QuickSession(conn, self)
+
+
+class Either:
+    """One of several servers takes writes: they are tried in turn, each with ``Quick``'s limits, beginning with the one that
+    took the last connection; after a failure it is the next one's turn.
+    """
+
+    def __init__(self, choices: Sequence[Quick]) -> None:
+        self._choices = tuple(choices)
+        self._turn = 0
+
+    @property
+    def settings(self) -> str:
+        hosts = ", ".join(choice.target.host for choice in self._choices)
+        return f"{self._choices[0].settings}; tries {hosts} in turn, each for a session that can write"
+
+    def connect(self) -> QuickSession:
+        try:
+            return self._choices[self._turn].connect()
+        except Lost:
+            self._turn = (self._turn + 1) % len(self._choices)
+            raise
 
 
 #: What lies beneath the deadlines: the kernel gives up too, and nothing negotiates encryption first.

@@ -13,13 +13,17 @@ from statistics import median
 
 from bench import timeline
 from bench.pair import Pair, Seen, other
-from bench.record import Verdict
+from bench.record import Verdict, acknowledgements, complaints
 from bench.timeline import Moment, Outage, Sources
-from bench.writers import PLAIN, QUICK, TABLES, Writers
+from bench.writers import PLAIN, QUICK, TABLES, Writers, local_name
 from runtime.clock import boottime
 
 #: What a power cut may take until service is back, and a boot until the pair is in sync, before it counts as failed (seconds)
 _SERVICE, _REJOIN = 40.0, 90.0
+#: How often a client on the server that is cut off writes (seconds), as in facts/postgres.md
+_BESIDE = 0.02
+#: acknowledged writes that it has before the cut
+_BEFORE = 40
 
 
 @dataclass
@@ -35,6 +39,8 @@ class Result:
     plain: Outage | None = None
     seconds: float = 0.0
     verdicts: list[Verdict] = field(default_factory=list)
+    #: errors that clients got besides dropped connections
+    complaints: list[str] = field(default_factory=list)
 
     @property
     def lost(self) -> int:
@@ -42,15 +48,37 @@ class Result:
 
     @property
     def holds(self) -> bool:
-        return all(verdict.holds for verdict in self.verdicts)
+        return all(verdict.holds for verdict in self.verdicts) and not self.complaints
 
 
-class Drill:
-    def __init__(self, pair: Pair, writers: Writers, local: bool = False) -> None:
-        self.pair = pair
+class Measured:
+    """Events are measured by what the clients ``writers`` wrote down."""
+
+    def __init__(self, writers: Writers) -> None:
         self.writers = writers
-        self._local = local
         self.results: list[Result] = []
+
+    def _outages(self, result: Result) -> Outage:
+        """What both clients noticed since the event. Each is acknowledged once more first, so that no pause is cut short."""
+        until = boottime()
+        for name in TABLES:
+            self.writers.acknowledged_since(until, name, _SERVICE)
+        result.plain = timeline.outage(self.writers.entries(PLAIN), result.at, until)
+        result.quick = timeline.outage(self.writers.entries(QUICK), result.at, until)
+        return result.quick
+
+    def _finish(self, result: Result) -> Result:
+        result.complaints = [text for name in TABLES for text in complaints(self.writers.entries(name), result.at)]
+        result.verdicts = self.writers.verdicts()
+        self.results.append(result)
+        return result
+
+
+class Drill(Measured):
+    def __init__(self, pair: Pair, writers: Writers, local: bool = False) -> None:
+        super().__init__(writers)
+        self.pair = pair
+        self._local = local
 
     # --- the active ---------------------------------------------------------------------------------------------------------
 
@@ -87,6 +115,28 @@ class Drill:
         self.pair.settle(_REJOIN, heir)
         result = Result("switchover", f"planned failover: ha failover on {node}", node, at=at, seconds=boottime() - at)
         return self._measure(result, heir, "`ha failover` called")
+
+    def link_cut(self) -> Result:
+        """Cut every link of the active, with a client on it that goes on writing; then heal, and let it rejoin."""
+        node = self._ready()
+        heir = other(node)
+        cables = [f"{node}:{card.name}" for card in self.pair.node(node).machine.interfaces]
+        begun = boottime()
+        self.writers.start_local(node, _BESIDE)
+        self.writers.wait(local_name(node), lambda found: len(acknowledgements(found, begun)) >= _BEFORE, _SERVICE)
+        self.pair.say(f"Cutting every link of {node}, the active, while a client on {node} itself goes on writing")
+        at = boottime()
+        for cable in cables:
+            self.pair.lab.cut(cable)
+        try:
+            self.pair.until(lambda seen: heir in seen.active, _SERVICE, f"{heir} to take over")
+            result = Result("link_cut", f"every link of {node}, the active, cut", node, at=at)
+            self.writers.steady(_SERVICE)
+        finally:
+            self.pair.lab.heal()
+        self.pair.settle(_REJOIN, heir)
+        self.writers.stop_local(node)
+        return self._measure(result, heir, f"links of {node} cut")
 
     # --- the passive --------------------------------------------------------------------------------------------------------
 
@@ -139,20 +189,6 @@ class Drill:
         result.moments = timeline.moments(sources, result.at, event, pause)
         return self._finish(result)
 
-    def _outages(self, result: Result) -> Outage:
-        """What both clients noticed since the event. Each is acknowledged once more first, so that no pause is cut short."""
-        until = boottime()
-        for name in TABLES:
-            self.writers.acknowledged_since(until, name, _SERVICE)
-        result.plain = timeline.outage(self.writers.entries(PLAIN), result.at, until)
-        result.quick = timeline.outage(self.writers.entries(QUICK), result.at, until)
-        return result.quick
-
-    def _finish(self, result: Result) -> Result:
-        result.verdicts = self.writers.verdicts()
-        self.results.append(result)
-        return result
-
 
 def _boottime_of(monotonic: float) -> float:
     return monotonic + boottime() - time.monotonic()
@@ -161,7 +197,10 @@ def _boottime_of(monotonic: float) -> float:
 # --- figures -----------------------------------------------------------------------------------------------------------------
 
 #: Kind of event → name of its list of milliseconds
-_LISTS = {"crash": "outage_ms", "switchover": "outage_ms", "passive_cut": "pause_ms", "passive_stop": "pause_ms"}
+_LISTS = {
+    "crash": "outage_ms", "switchover": "outage_ms", "link_cut": "outage_ms",
+    "passive_cut": "pause_ms", "passive_stop": "pause_ms",
+}  # fmt: skip
 
 
 def figures(results: list[Result]) -> dict[str, dict[str, object]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from bench.client import Connector, Lost, Plain, Quick, Session, Target
+from bench.client import Connector, Either, Lost, Plain, Quick, Session, Target
 from bench.record import Count, Entry, Kind, Recorder, Verdict, judge, read
 from runtime.clock import boottime
 
@@ -96,7 +96,7 @@ def tables(names: Sequence[str]) -> Iterator[str]:
 
 def _target(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--host", required=True, help="Address, or a folder with a Unix socket."),
+        click.option("--host", required=True, help="Address, folder of a Unix socket, or ADDRESS,ADDRESS: who takes writes."),
         click.option("--port", default=5432, show_default=True),
         click.option("--dbname", default="policy_server", show_default=True),
         click.option("--user", default="ledger", show_default=True),
@@ -128,7 +128,8 @@ def write_command(
 ) -> None:  # fmt: skip
     """Insert ids until told to stop."""
     target = Target(**where)  # type: ignore[arg-type]
-    connector: Connector = Plain(target) if plain else Quick(target, connect_limit, insert_limit)
+    quick = [Quick(each, connect_limit, insert_limit) for each in (target.each if "," in target.host else (target,))]
+    connector: Connector = Plain(target) if plain else Either(quick) if len(quick) > 1 else quick[0]
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,27 @@ def _parse(line: str) -> Entry | None:
         return None
 
 
+#: What libpq, pgbench and a server that stops or starts say of a connection that ended, was refused, or was not made in time
+_DROPPED = re.compile(
+    r"""connection\ (to\ server|refused|reset|timed\ out|failed|not\ open)|(closed|lost|terminating|no)\ (the\ )?connection
+    |session\ is\ read-only|no\ answer\ within|could\ not\ be\ sent|could\ not\ (send|receive)\ data|timeout\ expired|no\ route
+    |the\ database\ system\ is\ (shutting\ down|starting\ up|not\ yet\ accepting|not\ accepting|in\ recovery\ mode)
+    |the\ backend\ died|Run\ was\ aborted""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def is_dropped(text: str) -> bool:
+    """``text`` tells of a dropped or refused connection, and of nothing that a statement was answered with."""
+    return _DROPPED.search(text) is not None
+
+
+def complaints(entries: Iterable[Entry], since: float = 0.0) -> list[str]:
+    """What a client was told since then besides acknowledgements and dropped connections."""
+    told = (entry for entry in entries if entry.at >= since and entry.kind in (Kind.UNKNOWN, Kind.WARNED, Kind.FAILED))
+    return [f"{entry.kind}: {entry.text}" for entry in told if entry.kind is Kind.WARNED or not is_dropped(entry.text)]
+
+
 # --- what the entries say -----------------------------------------------------------------------------------------------------
 
 
@@ -118,8 +140,8 @@ class Gap:
         return float("inf") if self.end is None else (self.end - self.begin) * 1000
 
 
-def acknowledgements(entries: Iterable[Entry]) -> list[float]:
-    return [entry.at for entry in entries if entry.kind is Kind.ACK]
+def acknowledgements(entries: Iterable[Entry], since: float = 0.0) -> list[float]:
+    return [entry.at for entry in entries if entry.kind is Kind.ACK and entry.at >= since]
 
 
 def gaps(acks: Sequence[float], since: float, until: float, least: float = 0.05) -> list[Gap]:

@@ -29,13 +29,20 @@ _LOCAL_EVERY = 0.1
 _ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
 
 
+def local_name(node: str) -> str:
+    """The client on ``node`` itself."""
+    return f"on-{node}"
+
+
 class Silent(HaError):
     """A client has had no acknowledgement in time."""
 
 
 class Writers:
-    def __init__(self, lab: Lab, folder: Path, seconds: float = 3600.0) -> None:
+    def __init__(self, lab: Lab, folder: Path, seconds: float = 3600.0, host: str = VIP) -> None:
+        """``host``: what the clients connect to, as ``bench.ledger`` takes it."""
         self._lab = lab
+        self._host = host
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._seconds = seconds
@@ -48,18 +55,23 @@ class Writers:
         node = self._lab.node("client")
         for name, table in TABLES.items():
             plain = ["--plain"] if name == PLAIN else []
-            self._run(node, name, self._ledger(name, VIP, table, *plain))
+            self._run(node, name, self._ledger(name, self._host, table, *plain))
+        if self._host != VIP:
+            return
         arp = ["bench.arpwatch", "--address", VIP, "--file", str(self._folder / "arp"), "--seconds", f"{self._seconds:g}"]
         self._run(node, "arp", arp)
 
-    def start_local(self, node: str) -> None:
+    def start_local(self, node: str, every: float = _LOCAL_EVERY) -> None:
         """A client on a policy server itself, over its Unix socket; to be called again after its power came back."""
-        name = f"on-{node}"
+        name = local_name(node)
         if self.running(name):
             return
         self._local[name] = node
         socket_folder = f"/proc/{self._lab.node(node).pid}/root/run/postgresql"
-        self._run(self._lab.node(node), name, self._ledger(name, socket_folder, _LOCAL, "--every", f"{_LOCAL_EVERY:g}"))
+        self._run(self._lab.node(node), name, self._ledger(name, socket_folder, _LOCAL, "--every", f"{every:g}"))
+
+    def stop_local(self, node: str) -> None:
+        self._end(local_name(node))
 
     def _ledger(self, name: str, host: str, table: str, *more: str) -> list[str]:
         where = ["--host", host, "--table", table, "--client", name, "--file", str(self.file(name))]
@@ -139,7 +151,7 @@ class Writers:
 
     def verdicts(self) -> list[Verdict]:
         """Every client's record compared with its table, read through the VIP. They may go on writing meanwhile."""
-        words = [sys.executable, "-m", "bench.ledger", "verify", "--json", "--host", VIP]
+        words = [sys.executable, "-m", "bench.ledger", "verify", "--json", "--host", self._host]
         for name, table in [*TABLES.items(), *((name, _LOCAL) for name in self._local)]:
             words += ["--file", f"{table}={self.file(name)}"]
         done = self._lab.node("client").run(words, files="host", env=_ENVIRONMENT, check=False, timeout=60.0)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.client import Lost
+from bench import pgbench
+from bench.client import Either, Lost, Target
 from bench.ledger import in_words, write
-from bench.record import Count, Entry, Gap, Kind, Recorder, Verdict, gaps, judge, read
+from bench.record import Count, Entry, Gap, Kind, Recorder, Verdict, complaints, gaps, is_dropped, judge, read
 
 
 def acked(*ids: int, doubtful: tuple[int, ...] = ()) -> list[Entry]:
@@ -122,3 +123,60 @@ def test_the_words_name_what_is_missing() -> None:
         in_words(Verdict("c", 3, (), (), (), 1, 1))
         == "c: 3 acknowledged, 0 of them missing; 2 cut off before the answer came (1 of them written)"
     )
+
+
+TOLD = [
+    ("server closed the connection unexpectedly This probably means the server terminated abnormally", True),
+    ('connection to server at "192.168.120.187", port 5432 failed: Connection refused', True),
+    ("no connection within its time limit", True),
+    ("FATAL: terminating connection due to administrator command", True),
+    ("FATAL: the database system is not yet accepting connections", True),
+    ("pgbench: error: client 2 aborted in command 4 (SQL) of script 0; perhaps the backend died while processing", True),
+    ("ERROR: cannot execute INSERT in a read-only transaction", False),
+    ("FATAL: remaining connection slots are reserved for non-replication superuser connections", False),
+    ("ERROR: canceling statement due to conflict with recovery", False),
+    ('ERROR: relation "ledger" does not exist', False),
+]
+
+
+@pytest.mark.parametrize(("text", "dropped"), TOLD)
+def test_a_dropped_connection_is_told_from_other_errors(text: str, dropped: bool) -> None:
+    assert is_dropped(text) is dropped
+    assert (complaints([Entry(5.0, Kind.UNKNOWN, 1, text)]) == []) is dropped
+    assert (pgbench.complaints(f"progress\n{text.replace('no connection', 'error: no connection')}\n") == []) is dropped
+
+
+def test_a_warning_is_always_a_complaint_and_the_past_is_none() -> None:
+    entries = [Entry(1.0, Kind.UNKNOWN, 1, "ERROR: x"), Entry(5.0, Kind.WARNED, 2, "the connection to server was lost")]
+    assert complaints(entries, since=2.0) == ["warned: the connection to server was lost"]
+
+
+def test_of_several_servers_each_has_its_turn() -> None:
+    target = Target("a,b", port=5432)
+    assert [each.host for each in target.each] == ["a", "b"]
+    assert all("target_session_attrs=read-write" in each.conninfo() for each in (target, *target.each))
+    assert "target_session_attrs" not in Target("a").conninfo()
+
+
+def test_the_other_one_is_tried_after_a_failure() -> None:
+    one, two = Choice("a", 1), Choice("b", 0)
+    either = Either([one, two])  # type: ignore[list-item]
+    for expected in ("a", "", "b", "b"):
+        try:
+            found = str(either.connect())
+        except Lost:
+            found = ""
+        assert found == expected
+
+
+class Choice:
+    """One of ``Either``'s; lets ``often`` connections in before it refuses all (0: always)."""
+
+    def __init__(self, name: str, often: int) -> None:
+        self.name, self.left = name, often or 99
+
+    def connect(self) -> str:
+        if not self.left:
+            raise Lost("refused")
+        self.left -= 1
+        return self.name
