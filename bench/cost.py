@@ -39,18 +39,19 @@ class Cost:
 def cost(pair: VipPair, seconds: float) -> Cost:
     """Of the dearer node, over ``seconds`` of doing nothing."""
     nodes = {node: pair.processes_of(node) for node in pair.processes}
-    before = {node: _nanoseconds(pids) for node, pids in nodes.items()}
+    before = {node: nanoseconds(pids) for node, pids in nodes.items()}
     began = boottime()
     time.sleep(seconds)
     took = boottime() - began
-    percent = {node: (_nanoseconds(pids) - before[node]) / took / 1e7 for node, pids in nodes.items()}
+    percent = {node: (nanoseconds(pids) - before[node]) / took / 1e7 for node, pids in nodes.items()}
     node = max(percent, key=lambda name: percent[name])
     rss = [_kilobytes(pid, "Rss") for pid in nodes[node]]
     pss = [_kilobytes(pid, "Pss") for pid in nodes[node]]
     return Cost(percent[node], max(rss) / 1024, sum(pss) / 1024, len(nodes[node]))
 
 
-def _nanoseconds(pids: Iterable[int]) -> int:
+def nanoseconds(pids: Iterable[int]) -> int:
+    """Processor time that all threads of these processes have had."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
