@@ -33,6 +33,8 @@ BACKED: tuple[Scenario, ...] = (
     _s("E1 the VIP is answered, nothing else passes", *_talk(1.5), strict=True, activations=0, outage=4.5),
     _s("E2 the active dies, a stranger answers for the VIP", F(1, "stranger", "B", 20), F(1.5, "power", "A", 12), outage=3),
     _s("E3 the active's heartbeat dies, its host lives", F(1.5, "heartbeat-kill", "A", 12), outage=3),
+    _s("E4 only the VIP is answered, and for less than deadtime not even that", *_talk(1.5), F(2.6, "cut", "A", 0.85, "*:both"),
+       strict=True, activations=0, outage=4.5),
     _s("R1 nothing passes, the gateway is seen", LATE, arp_check=True, activations=1, outage=4, strict=True),
     _s("R2 the passive dies", F(8, "power", "B", 12), arp_check=True, activations=0, outage=4.5),
     _s("R3 the VIP moves late", *_talk(8), F(8.25, "cut", "A", 8, "*:both"), arp_check=True, timing=PROFILES["aggressive"]),

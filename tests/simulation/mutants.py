@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 from heartbeat.election import Core
-from heartbeat.model import Database, Epoch, Heard, Message, Phase, Record, Site, TakeVip
+from heartbeat.model import Database, Epoch, Heard, Message, Phase, Record, Sign, Site, TakeVip
 from heartbeat.rules import Rules
 from heartbeat.signs import HOST, STRANGER, VIP
 
@@ -291,6 +291,22 @@ class NoVipSign(Rules):
     def sign_of_service(self) -> float:
         self.core.signs.forget(VIP)
         return super().sign_of_service()
+
+
+class LeaseDiscounted(Rules):
+    """Rule 1: that the VIP answers shows only that heartbeat lived a lease ago (true, if a ping sent since was answered), so
+    deadtime runs from then. A death of heartbeat alone would be noticed earlier; but then nothing has to be silent for
+    deadtime any more."""
+
+    def sign_of_service(self) -> float:
+        vip = self.core.signs.at(VIP)
+        self.core.signs.forget(VIP)
+        reported = super().sign_of_service()
+        if vip > -inf:
+            self.core.signs.take(Sign(VIP, "lan", "answers"))
+            self.core.signs._newest[VIP] = (vip, self.core.signs._newest[VIP][1])
+        later = self.members.pinged_since(vip + 2 * self.timing.ping_period)
+        return max(reported, vip - self.timing.lease if later else vip)
 
 
 class StrangersSign(Rules):

@@ -63,6 +63,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.StandsDownRunning, "planned failover", 20),
     (mutants.StandsDownInSync, "H17 hands over", 3),
     (mutants.NoVipSign, "E1", 3),
+    (mutants.LeaseDiscounted, "E4", 3),
     (mutants.StrangersSign, "E2", 3),
     (mutants.HostsSign, "E3", 3),
     (mutants.Unfenced, "F1", 8),
