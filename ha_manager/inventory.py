@@ -27,8 +27,9 @@ class Inventory:
     preloads: tuple[str, ...] = ()
     #: pages that failed their checksum since Postgres's statistics began; only for this server itself
     torn: int = 0
-    #: an alarm's words; only for this server itself
+    #: an alarm's and a note's words; only for this server itself
     aging: str = ""
+    loose: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -113,3 +114,8 @@ def aging(in_recovery: bool, used: int, holders: tuple[str, ...]) -> str:
         words = f"less than {left + 100} million transaction ids are left before Postgres stops taking writes: VACUUM lags"
         return f"{words}; {held}" if held else words
     return held
+
+
+def loose(whose: str) -> str:
+    """A note: it may be meant so."""
+    return f"commits of {whose} don't wait for the passive (synchronous_commit): a takeover may lose them" if whose else ""

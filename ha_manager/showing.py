@@ -21,7 +21,7 @@ from runtime.control import Client
 from runtime.errors import ControlError
 
 #: Alarms that tell what was done; nothing is wrong now.
-_NOTES = ("ha_manager: diverged", "ha_manager: mended")
+_NOTES = ("ha_manager: diverged", "ha_manager: mended", "ha_manager: loose")
 
 
 def collect(config: Config | Reach) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from ha_manager.inventory import Inventory, aging, compare, torn
+from ha_manager.inventory import Inventory, aging, compare, loose, torn
 from ha_manager.sql import Session
 from runtime.errors import HaError
 
@@ -38,6 +38,12 @@ SELECT pg_is_in_recovery()::text, (SELECT max(age(datfrozenxid))::text FROM pg_d
   (SELECT format('process %s of %s, idle in a transaction since %s', pid, usename, to_char(xact_start, 'YYYY-MM-DD HH24:MI'))
      FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND xact_start < now() - interval '1 hour'
      ORDER BY xact_start LIMIT 1)
+"""
+#: whose commits don't wait for the passive, whatever synchronous_standby_names says
+_LOOSE = """
+SELECT string_agg(concat_ws(' in ', 'role ' || rolname, 'database ' || datname), ', ' ORDER BY rolname, datname)
+  FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
+  WHERE EXISTS (SELECT FROM unnest(setconfig) one WHERE one ~* '^synchronous_commit=(off|of|local|false|no?|0)$')
 """
 _DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname"
 _USED = "SELECT extname || ' ' || extversion FROM pg_extension"
@@ -68,6 +74,7 @@ def take(node: str, version: int, connect: Callable[[str], Session]) -> Inventor
         available, preloads = session.row(_SERVER, _LIMIT)
         torn = int(session.one(_TORN, _LIMIT))
         recovering, used_up, prepared, idle = session.row(_OLD, _LIMIT)
+        unfenced = session.one(_LOOSE, _LIMIT)
         databases = [row[0] or "" for row in session.rows(_DATABASES, _LIMIT)]
     finally:
         session.close()
@@ -93,6 +100,7 @@ def take(node: str, version: int, connect: Callable[[str], Session]) -> Inventor
         _listed(preloads or ""),
         torn,
         aging(recovering == "true", int(used_up or 0), tuple(each for each in (prepared, idle) if each)),
+        loose(unfenced),
     )
 
 
@@ -148,7 +156,7 @@ class Stock:
         try:
             own = self.own()
             self._torn = own.torn if self._torn < 0 else self._torn
-            self._report({"torn": torn(own.torn - self._torn), "aging": own.aging})
+            self._report({"torn": torn(own.torn - self._torn), "aging": own.aging, "loose": own.loose})
             if (said := self._ask()) is None:
                 return False
             self._report(compare(own, Inventory.from_json(said)))

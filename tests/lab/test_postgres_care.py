@@ -226,7 +226,12 @@ def test_what_is_installed_is_seen(clusters: Pair) -> None:
     clusters.synchronous()
     one, two = clusters.one, clusters.two
     one.sql("CREATE EXTENSION hstore")
+    assert one.database.inventory().loose == ""
+    one.sql("CREATE ROLE batch; ALTER ROLE batch SET synchronous_commit = 'local'")
+    one.sql("ALTER DATABASE postgres SET synchronous_commit = 'off'")
+    one.sql("ALTER ROLE batch IN DATABASE postgres SET synchronous_commit = off")
     mine = one.database.inventory()
+    assert "role batch in database postgres, role batch, database postgres don't wait" in mine.loose
     assert any(each.startswith("hstore ") for each in mine.used) and "plpgsql" in mine.available
     until(lambda: two.database.inventory().used == mine.used, 5.0)
     assert mine.as_json() == two.database.inventory().as_json() | {"node": mine.node}

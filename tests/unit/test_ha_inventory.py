@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ha_manager.inventory import Inventory, aging, compare
+from ha_manager.inventory import Inventory, aging, compare, loose
 from ha_manager.stock import Stock
 from runtime.errors import ReplicationError
 
@@ -68,7 +68,7 @@ def test_wrong_checksums_count_from_the_first_look() -> None:
     seen = [replace(A, torn=3), replace(A, torn=5)]
     stock = Stock(lambda: seen.pop(0), lambda: None, told.append, Tick())
     assert not stock.turn() and not stock.turn()
-    assert told[0] == {"torn": "", "aging": ""} and "2 pages" in told[1]["torn"]
+    assert told[0] == {"torn": "", "aging": "", "loose": ""} and "2 pages" in told[1]["torn"]
 
 
 def test_the_peer_is_told_what_is_no_older_than_it_wants() -> None:
@@ -93,3 +93,9 @@ def test_what_slowly_ends_a_database(recovering: bool, used: int, holders: tuple
     found = aging(recovering, used, holders)
     assert (words in found) if words else found == ""
     assert all(each in found for each in holders) or recovering
+
+
+def test_whose_commits_do_not_wait_is_told() -> None:
+    told: list[dict[str, str]] = []
+    Stock(lambda: replace(A, loose=loose("role batch")), B.as_json, told.append, Tick()).turn()
+    assert told[0]["loose"].startswith("commits of role batch don't wait") and loose("") == ""
