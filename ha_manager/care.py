@@ -276,6 +276,31 @@ def disk_trouble(disk: Disk, of_database: int) -> str:
     return ""
 
 
+# --- an active that dies again and again --------------------------------------------------------------------------------------
+
+#: more deaths than this within the window, and Postgres counts as broken on this server
+DEATHS, DEATH_WINDOW = 3, 60.0
+#: where nobody else could serve it is started again after so long all the same
+ALONE = 5.0
+
+
+class Deaths:
+    """A Postgres that dies is restarted in place, but not for ever where another server may do better."""
+
+    def __init__(self) -> None:
+        self._at: list[float] = []
+
+    def died(self, now: float) -> None:
+        self._at = [at for at in self._at if now - at <= DEATH_WINDOW] + [now]
+
+    def too_often(self, now: float, alone: bool) -> str:
+        """Why it is not started again now, or "". ``alone``: commits don't wait for the passive, which hardly could serve."""
+        self._at = [at for at in self._at if now - at <= DEATH_WINDOW]
+        if len(self._at) <= DEATHS or (alone and now - self._at[-1] >= ALONE):
+            return ""
+        return f"Postgres has died {len(self._at)} times within {DEATH_WINDOW:g} s; see its log"
+
+
 # --- a standby that doesn't start --------------------------------------------------------------------------------------------
 
 #: so many attempts in a row, then its data counts as damaged

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import Protocol
 
 from ha_manager import observation
-from ha_manager.care import Remedy, is_damaged
+from ha_manager.care import Deaths, Remedy, is_damaged
+from ha_manager.deviation import alike, deviates, same_copy
 from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
-from ha_manager.outlook import Carried, Look, observed_state
+from ha_manager.outlook import Carried, Look
 from ha_manager.progress import Pace, duration, words
 from ha_manager.rejoin import Verdict, Way
 from runtime.errors import DidNotStart, HaError, ReplicationError
@@ -43,10 +43,6 @@ STARTS = 60.0
 HANDED_OVER = 2.0
 #: clients that were waiting for a promotion come before what the promotion owes (seconds)
 CLIENTS_FIRST = 0.05
-#: more deaths than this within the window, and Postgres counts as broken on this server
-DEATHS, DEATH_WINDOW = 3, 60.0
-#: where nobody else could serve it is started again after so long all the same
-ALONE = 5.0
 
 
 class Postgreses(Protocol):
@@ -116,7 +112,7 @@ class Worker:
         self._names: tuple[Names, int] | None = None
         self._settled = -1
         self._primary_epoch: Epoch | None = None
-        self._deaths: deque[float] = deque()
+        self._deaths = Deaths()
         self._ran = False
         self._misstarts = 0
         self._copied_at = -inf
@@ -156,8 +152,9 @@ class Worker:
             mute = seen.state == "running" and not seen.answers
             self._mute_since = min(self._mute_since, self._clock()) if mute else inf
             rested = self._clock() - self._stepped_at >= REST
-            deviates = self._newest is not None and (_deviates(self._newest, self.carried, seen) or self._hangs(self._newest))
-            if rested and (deviates or mend):
+            newest = self._newest
+            undone = newest is not None and (deviates(newest, self.carried, seen) or self._hangs(newest))
+            if rested and (undone or mend):
                 self._again = True
                 self._condition.notify()
 
@@ -219,7 +216,7 @@ class Worker:
 
     def _holds(self, want: Want) -> bool:
         """Nothing to do: what was carried out last is the same but for the words, and nothing was seen that contradicts it."""
-        return self._done is not None and not self._redo and _alike(self._done, want)
+        return self._done is not None and not self._redo and alike(self._done, want)
 
     def _next(self) -> Want | None:
         with self._condition:
@@ -366,14 +363,10 @@ class Worker:
         now = self._clock()
         if self._ran:
             self._ran = False
-            self._deaths.append(now)
+            self._deaths.died(now)
             log.warning("Postgres has died; starting it again in place")
-        while self._deaths and now - self._deaths[0] > DEATH_WINDOW:
-            self._deaths.popleft()
-        # Where commits wait for the passive it may be fit, and this server hands over; else nobody would serve.
-        pause = DEATH_WINDOW if want.names is Names.ENFORCED else ALONE
-        if len(self._deaths) > DEATHS and now - self._deaths[-1] < pause:
-            raise ReplicationError(f"Postgres has died {len(self._deaths)} times within {DEATH_WINDOW:g} s; see its log")
+        if too_often := self._deaths.too_often(now, alone=want.names is not Names.ENFORCED):
+            raise ReplicationError(too_often)
 
     def _afterwards(self, want: Want) -> None:
         """What a promotion will need, before it comes; and what it owes, when nobody waits for it any more."""
@@ -539,12 +532,12 @@ class Worker:
             self._publish(copying=f"the database is being copied from {want.follow.node}: {words(done)}")
             if pace.due(done):
                 log.info("copying the database of %s: %s", want.follow.node, words(done))
-            return not self._ended and newest is not None and _same_copy(newest, want)
+            return not self._ended and newest is not None and same_copy(newest, want)
 
         try:
             report = self._db.rejoin(verdict, follow, active, progress)
         except HaError:
-            if self._ended or self._newest is None or not _same_copy(self._newest, want):
+            if self._ended or self._newest is None or not same_copy(self._newest, want):
                 raise Obsolete("no longer wanted") from None
             self._copies_failed += latest.done > 0
             raise
@@ -554,37 +547,3 @@ class Worker:
             self._events.replication("kept", report)
         took = f": {latest.total >> 20} MiB in {duration(latest.seconds)}" if latest.total else ""
         self._events.replication("initialised", f"the database was copied from {want.follow.node}{took}")
-
-
-def _alike(done: Want, want: Want) -> bool:
-    same = {"serial": 0, "phase": want.phase, "because": "", "ask_stand_down": ""}
-    return replace(done, **same) == replace(want, **same)  # type: ignore[arg-type]
-
-
-def _same_copy(newest: Want, running: Want) -> bool:
-    """A copy that began for ``running`` still serves ``newest``: the same server is to be followed, maybe in a later epoch."""
-    if newest.postgres is not Postgres.STANDBY:
-        return False
-    return newest.follow == running.follow or newest.follow == Epoch() or newest.follow.node == running.follow.node
-
-
-def _deviates(want: Want, carried: Carried, seen: Observation) -> bool:
-    """What was carried out no longer holds, or (a standby that doesn't stream) doesn't hold yet."""
-    if carried.serial != want.serial or seen.state in ("starting", "stopping", "unknown"):
-        return False
-    state = observed_state(seen, carried)
-    match want.postgres:
-        case Postgres.PRIMARY:
-            relaxed = want.names is Names.RELAXED and seen.answers and bool(seen.names)
-            return seen.state == "stopped" or state is Postgres.STANDBY or (state is Postgres.PRIMARY and relaxed)
-        case Postgres.STANDBY:
-            if seen.state == "stopped":
-                return carried.data == "ready" or want.follow != Epoch()
-            return state is Postgres.PRIMARY or (
-                want.follow != Epoch() and seen.answers and seen.following != want.follow.number
-            )
-        case Postgres.DETACHED:
-            return seen.state == "stopped" or state is Postgres.STANDBY
-        case Postgres.STOPPED:
-            return seen.state == "running"
-    return False

@@ -8,16 +8,19 @@ import pytest
 
 from ha_manager import settings
 from ha_manager.care import (
+    ALONE,
     ATTEMPTS,
     COPY_AGAIN,
     DEAD_RECEIVER,
     DEAD_REPLAY,
+    DEATH_WINDOW,
     HUNG_RECEIVER,
     LAG_BYTES,
     LAG_SECONDS,
     MIB,
     STUCK_REPLAY,
     Care,
+    Deaths,
     Findings,
     Remedy,
     disk_trouble,
@@ -215,3 +218,23 @@ def test_what_alter_system_may_not_decide(tmp_path: object) -> None:
     assert auto(synchronous_standby_names="") == ("synchronous_standby_names",)
     assert auto(synchronous_commit="off", fsync="off") == ("fsync", "synchronous_commit")
     assert auto(recovery_min_apply_delay="5min", port="5433") == ("port", "recovery_min_apply_delay")
+
+
+@pytest.mark.parametrize(
+    ("died", "now", "alone", "restarted"),
+    [
+        ((0.0,), 0.1, False, True),
+        ((0.0, 1.0, 2.0), 2.1, False, True),
+        ((0.0, 1.0, 2.0, 3.0), 3.1, False, False),
+        ((0.0, 1.0, 2.0, 3.0), DEATH_WINDOW - 1, False, False),
+        ((0.0, 1.0, 2.0, 3.0), DEATH_WINDOW + 0.5, False, True),
+        ((0.0, 1.0, 2.0, 3.0), 3.1, True, False),
+        ((0.0, 1.0, 2.0, 3.0), 3.0 + ALONE, True, True),
+        ((0.0, 1.0, 2.0, 3.0, 9.0), 10.0, True, False),
+    ],
+)
+def test_when_one_that_dies_is_restarted_in_place(died: tuple[float, ...], now: float, alone: bool, restarted: bool) -> None:
+    deaths = Deaths()
+    for at in died:
+        deaths.died(at)
+    assert (deaths.too_often(now, alone) == "") is restarted
