@@ -52,6 +52,8 @@ from runtime.errors import ConfigError, ControlError, DidNotStart, ReplicationEr
 OnProgress = Callable[[Progress], bool]
 
 _POLL = 0.003
+#: Large databases on slow links take long; what ends a copy is that nothing moves any more (``transfer``). Seconds.
+COPY_LIMIT = 7 * 24 * 3600.0
 #: a Postgres that is up may refuse connections for so long, for another reason than that it is just starting (seconds)
 _REFUSES = 1.5
 
@@ -426,7 +428,9 @@ class Database:
             self._note(wrong)
         return replacement.judge(self.config, self._book.read(), active, limit)
 
-    def rejoin(self, verdict: Verdict, follow: Upstream, active: Identity, progress: OnProgress, limit: float = 3600.0) -> str:
+    def rejoin(
+        self, verdict: Verdict, follow: Upstream, active: Identity, progress: OnProgress, limit: float = COPY_LIMIT
+    ) -> str:
         """Stopped → data that can follow: nothing to do, or what lies beyond the fork kept and reported, then rewound
         or copied afresh. Returns the report in words ("" if nothing was replaced). Call ``make_standby(follow)`` next.
         """

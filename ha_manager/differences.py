@@ -28,7 +28,7 @@ from ha_manager.observation import Identity, Progress, Upstream
 from ha_manager.progress import Speed
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.sql import Session
-from ha_manager.transfer import RESERVE, Cancelled, OnProgress
+from ha_manager.transfer import BEFORE, RESERVE, Cancelled, OnProgress
 from runtime import commands
 from runtime.clock import boottime
 from runtime.errors import ReplicationError
@@ -241,13 +241,13 @@ def run(
 def _start(session: Session, version: int, clock: Clock) -> None:
     """Raises ReplicationError. The backup ends with the session, however that ends."""
     call = "pg_backup_start('ha_manager', true)" if version >= 15 else "pg_start_backup('ha_manager', true, false)"
-    session.rows(f"SELECT {call}", clock.need("the active's checkpoint"))
+    session.rows(f"SELECT {call}", min(BEFORE, clock.need("the active's checkpoint")))
 
 
 def _stop(session: Session, version: int, clock: Clock) -> str:
     """What goes into backup_label. The log is not waited for: it comes over the slot."""
     call = "pg_backup_stop(false)" if version >= 15 else "pg_stop_backup(false, false)"
-    return session.one(f"SELECT labelfile FROM {call}", clock.need("ending the backup"))
+    return session.one(f"SELECT labelfile FROM {call}", min(_ANSWER, clock.need("ending the backup")))
 
 
 def _make(config: PostgresConfig, session: Session, target: Path, active: Identity, label: str, clock: Clock) -> None:

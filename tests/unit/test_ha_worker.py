@@ -87,9 +87,7 @@ class Recording:
         self._note("judge")
         return Verdict(self.way, "because")
 
-    def rejoin(
-        self, verdict: Verdict, follow: Upstream, active: Identity, progress: Callable[[Progress], bool], limit: float = 3600.0
-    ) -> str:
+    def rejoin(self, verdict: Verdict, follow: Upstream, active: Identity, progress: Callable[[Progress], bool]) -> str:
         self._note(f"copy {verdict.way}")
         self.during()
         if not progress(Progress(1, 2, 3.0)):
