@@ -193,6 +193,7 @@ class Observer:
         self._connected = 0.0
         self._changes = Changes()
         self._postmaster = (0, 0)
+        self._crowded = False
         self._vitals: Vitals | None = None
         self._vitals_at = -inf
         self._auto: tuple[object, tuple[str, ...]] = (None, ())
@@ -223,8 +224,8 @@ class Observer:
         if row is None:
             return Observation(at=now, state="running", because=because), -1
         seen, counter = self._read(row, boottime())
-        crowded = self._session is not None and self._session.reserve
-        return replace(seen, answers=not because, because=because, crowded=crowded, vitals=self._look_closer(limit)), counter
+        closer = self._look_closer(limit)
+        return replace(seen, answers=not because, because=because, crowded=self._crowded, vitals=closer), counter
 
     def close(self) -> None:
         if self._session is not None:
@@ -254,9 +255,11 @@ class Observer:
         try:
             fresh = sql.connect(self._server.conninfo(), limit)
         except ReplicationError as wrong:
-            return str(wrong)
+            # The old connection works: this is the clients' doing, and another server would fare no better.
+            self._crowded = isinstance(wrong, sql.Rejected) and wrong.crowded and self._session is not None
+            return "" if self._crowded else str(wrong)
         self.close()
-        self._session, self._connected = fresh, now
+        self._session, self._connected, self._crowded = fresh, now, fresh.reserve
         return ""
 
     def _look_closer(self, limit: float) -> Vitals | None:

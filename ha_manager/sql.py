@@ -45,6 +45,11 @@ class Rejected(ReplicationError):
         self.code = code
 
     @property
+    def crowded(self) -> bool:
+        """Of a connection: clients have all of them, perhaps also the places kept for us."""
+        return "too many clients" in str(self) or "connection slots are reserved" in str(self)
+
+    @property
     def final(self) -> bool:
         """Of a connection: there is somebody, and it isn't only too early or too late."""
         return not any(words in str(self) for words in _NO_ONE_THERE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -50,6 +51,28 @@ def test_clients_that_take_every_connection_do_not_lock_ha_manager_out(clusters:
     for each in taken:
         each.close()
     until(lambda: not one.facts().crowded, 5.0)
+
+
+def test_clients_that_take_every_process_do_not_make_postgres_unhealthy(clusters: Pair) -> None:
+    """Connections that don't even say who they are count as well; then nobody gets in any more, but what is connected works."""
+    one = clusters.active()
+    one.facts()
+    held = []
+    for _ in range(260):
+        time.sleep(0.002)
+        sock = socket.socket()
+        sock.settimeout(5.0)
+        sock.connect(("127.0.0.1", one.config.port))
+        held.append(sock)
+    until(lambda: one.facts().crowded, 10.0, every=0.1)
+    with pytest.raises(ReplicationError, match="too many clients"):
+        one.session()
+    for _ in range(3):
+        seen = one.facts()
+        assert seen.answers and seen.crowded, seen
+    for sock in held:
+        sock.close()
+    until(lambda: not one.facts().crowded, 10.0)
 
 
 def test_what_alter_system_overrides_is_taken_back_and_proven_again(clusters: Pair) -> None:

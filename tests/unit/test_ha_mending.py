@@ -61,3 +61,4 @@ def test_a_log_that_was_rotated_or_is_not_there(tmp_path: Path) -> None:
 )
 def test_who_refuses_a_connection_for_good(words: str, final: bool) -> None:
     assert Rejected(words).final is final
+    assert Rejected(words).crowded is ("too many clients" in words)
