@@ -1,6 +1,10 @@
 #!/bin/sh
 # Installs ha_manager on this Debian server, or brings it up to date. Run again at any time: only what is missing is done.
+# The programs are made anew beside those that run, and take their place at one blow: an installation that is interrupted, or
+# finds no package index, leaves the old ones as they were.
 set -eu
+# What is installed is read by others than root (ha amIactive, the user of Postgres), whatever the caller's mask.
+umask 022
 
 usage() {
     cat <<'END'
@@ -57,22 +61,31 @@ debian_packages() {
 # What decides the content of the virtual environment
 stamp() { { /usr/bin/python3 -VV; cat "$here/requirements.txt"; } | sha256sum | cut -d' ' -f1; }
 
+# The next virtual environment, in $next: a copy of the present one where that holds the right packages
 virtual_environment() {
     wanted=$(stamp)
-    if [ "$(cat "$venv/.requirements" 2>/dev/null)" = "$wanted" ]; then return; fi
+    mkdir -p "$prefix"
+    next=$(mktemp -d "$prefix/venv.XXXXXX")
+    trap 'rm -rf "$next"' EXIT
+    chmod 0755 "$next"
+    if [ "$(cat "$venv/.requirements" 2>/dev/null)" = "$wanted" ]; then
+        cp -a "$venv/." "$next"
+        return
+    fi
     /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or later is needed: use Debian 12 or later"
     say "installing Python packages into $venv"
-    mkdir -p "$prefix"
-    /usr/bin/python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install --disable-pip-version-check --progress-bar off --no-input -r "$here/requirements.txt"
-    echo "$wanted" >"$venv/.requirements"
+    /usr/bin/python3 -m venv "$next"
+    pip_install --progress-bar off -r "$here/requirements.txt"
+    echo "$wanted" >"$next/.requirements"
 }
+
+pip_install() { "$next/bin/python" -P -m pip install --disable-pip-version-check --no-input "$@"; }
 
 # The packages themselves: built from a copy, so that nothing is written into the checkout
 project() {
     say "installing ha_manager $(sed -n 's/^version *= *//p' "$here/setup.cfg")"
     build=$(mktemp -d)
-    trap 'rm -rf "$build"' EXIT
+    trap 'rm -rf "$build" "$next"' EXIT
     for name in setup.cfg pyproject.toml README.md LICENSE; do
         [ ! -e "$here/$name" ] || cp "$here/$name" "$build/"
     done
@@ -80,9 +93,19 @@ project() {
         cp -r "$here/$package" "$build/"
     done
     find "$build" -name __pycache__ -prune -exec rm -rf {} +
-    "$venv/bin/pip" install --disable-pip-version-check --quiet --no-input --no-deps --no-build-isolation --force-reinstall "$build"
+    pip_install --quiet --no-deps --no-build-isolation --force-reinstall "$build"
     rm -rf "$build"
+}
+
+# $venv becomes a link to $next. Who runs goes on with what it has loaded.
+switch() {
+    ln -s "${next##*/}" "$next.link"
+    if [ -d "$venv" ] && [ ! -L "$venv" ]; then mv "$venv" "$next.old"; fi # an installation of before
+    mv -fT "$next.link" "$venv"
     trap - EXIT
+    for old in "$prefix"/venv.*; do
+        [ "$old" = "$next" ] || rm -rf "$old"
+    done
 }
 
 commands() {
@@ -143,8 +166,16 @@ sample_configuration() {
         fi
         install -D -m "$mode" "$new" "$samples/$file"
     done
-    install -d -m 0755 /etc/ha_manager /etc/ha_manager/hooks.d /etc/heartbeat /etc/Manager /var/lib/heartbeat
-    install -d -m 0700 /etc/ha_manager/keys /var/lib/ha_manager /opt/finjan/configuration/ha
+    folders 0755 /etc/ha_manager /etc/ha_manager/hooks.d /etc/heartbeat /etc/Manager /var/lib/heartbeat
+    folders 0700 /etc/ha_manager/keys /var/lib/ha_manager /opt/finjan/configuration/ha
+}
+
+# One that is there keeps its mode: while HA is on, Postgres must pass /var/lib/ha_manager.
+folders() {
+    mode=$1; shift
+    for folder in "$@"; do
+        [ -d "$folder" ] || install -d -m "$mode" "$folder"
+    done
 }
 
 # ours NAME: /etc/init.d/NAME is ours, or gone
@@ -194,6 +225,7 @@ if [ "$action" = uninstall ]; then uninstall; exit; fi
 debian_packages
 virtual_environment
 project
+switch
 commands
 boot_services
 sample_configuration

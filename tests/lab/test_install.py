@@ -42,7 +42,7 @@ def test_what_is_installed_runs_from_opt(server: Node) -> None:
     assert server.sh(
         "readlink -f /usr/bin/ha /usr/bin/cl_status /usr/bin/hb_standby /usr/bin/hb_takeover /usr/bin/manager-ctl"
     ).split() == [f"/opt/ha-manager/bin/{name}" for name in ("ha", "cl_status", "hb_standby", "hb_takeover", "manager-ctl")]
-    assert server.sh("find /opt/ha-manager/venv -path '*/heartbeat/__pycache__/*.pyc' | head -n 1")  # daemons start fast
+    assert server.sh("find /opt/ha-manager/venv/ -path '*/heartbeat/__pycache__/*.pyc' | head -n 1")  # daemons start fast
 
 
 def test_systemd_does_not_come_between_the_manager_and_its_scripts(server: Node) -> None:
@@ -54,6 +54,56 @@ def test_systemd_does_not_come_between_the_manager_and_its_scripts(server: Node)
         assert "systemd" not in server.run(["/etc/init.d/heartbeat", "stop"]).stdout
     finally:
         server.sh("rmdir /run/systemd/system")
+
+
+def test_systemd_understands_the_units(server: Node) -> None:
+    units = "/usr/local/lib/systemd/system"
+    done = server.run(["sh", "-c", f"systemd-analyze verify {units}/*.service"], check=False)
+    assert (done.code, done.stdout, done.stderr) == (0, "", "")
+    enabled = server.sh("find /etc/systemd/system -lname '*/manager.service' -o -lname '*/heartbeat.service'").split()
+    assert enabled == ["/etc/systemd/system/multi-user.target.wants/manager.service"], "the Manager alone starts at boot"
+    assert server.sh(f"stat -c '%U %a' {units}/*.service").splitlines() == ["root 644"] * 3
+
+
+def test_owners_and_modes_whatever_the_mask_of_the_caller(server: Node) -> None:
+    server.sh("rm -r /opt/finjan/configuration/ha; chmod 711 /var/lib/ha_manager")
+    server.run(["sh", "-c", "umask 077; /srv/project/install.sh"], timeout=120)
+    modes = {
+        path: server.sh(f"stat -L -c '%U:%G %a' {path}").strip()
+        for path in ("/opt/ha-manager", "/opt/ha-manager/venv", "/usr/bin/ha", "/etc/init.d/manager", SAMPLE,
+                     "/etc/ha_manager/keys", "/opt/finjan/configuration/ha", "/var/lib/ha_manager")
+    }  # fmt: skip
+    assert modes == {
+        "/opt/ha-manager": "root:root 755", "/opt/ha-manager/venv": "root:root 755", "/usr/bin/ha": "root:root 755",
+        "/etc/init.d/manager": "root:root 755", SAMPLE: "root:root 644", "/etc/ha_manager/keys": "root:root 700",
+        "/opt/finjan/configuration/ha": "root:root 700",
+        "/var/lib/ha_manager": "root:root 711",  # as ha start made it: the user of Postgres must pass
+    }  # fmt: skip
+    assert server.run(["runuser", "-u", "nobody", "--", "ha", "amIactive"], check=False).code == 3
+
+
+def test_an_installation_that_fails_leaves_the_old_one_as_it_was(server: Node) -> None:
+    """A lab reaches no package index; a server may not, either, for a while."""
+    before = server.sh("readlink /opt/ha-manager/venv; ls /opt/ha-manager")
+    server.sh("echo '# another' >>/srv/project/requirements.txt; echo no-such-package==1 >>/srv/project/requirements.txt")
+    done = server.run(["/srv/project/install.sh"], check=False, timeout=120, env={"PIP_RETRIES": "0", "PIP_NO_INDEX": "1"})
+    assert done.code != 0
+    assert server.sh("readlink /opt/ha-manager/venv; ls /opt/ha-manager") == before
+    server.run(["/etc/init.d/manager", "start"])
+
+
+def test_an_installation_of_before_is_replaced(server: Node) -> None:
+    """Whose programs lay in a folder of that name; also into another root, which is this one here."""
+    server.sh("cd /opt/ha-manager; old=$(readlink venv); rm venv; mv $old venv")
+    server.sh("mkdir /srv/other; mount --bind / /srv/other")
+    try:
+        install(server, "--root", "/srv/other")
+    finally:
+        server.sh("umount /srv/other")
+    link, folder = server.sh("ls -d /opt/ha-manager/venv*").split()
+    assert server.sh(f"readlink -f {link}").strip() == folder
+    assert server.sh("ls /var/tmp | grep ha-install || true") == ""
+    server.run(["/etc/init.d/manager", "start"])
 
 
 def test_a_second_run_fetches_nothing_and_keeps_what_the_administrator_wrote(server: Node) -> None:
