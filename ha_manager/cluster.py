@@ -102,9 +102,11 @@ class Paths:
 
 def find(hints: Hints = Hints(), root: Path = Path("/")) -> PostgresConfig:
     """The cluster that ``hints`` name, or the only one here. Raises ConfigError: none, several, or a path that isn't there."""
-    if hints.data_dir or hints.config_file:
-        return _plain(hints)
     clusters = sorted((root / "etc/postgresql").glob("*/*/postgresql.conf"), key=_version_of)
+    if hints.data_dir or hints.config_file:
+        # Debian starts its clusters whatever they are called by here.
+        ours = [path for path in clusters if _is_named(path, hints)]
+        return _debian(ours[0], hints) if ours else _plain(hints)
     if hints.cluster:
         clusters = [path for path in clusters if f"{path.parent.parent.name}/{path.parent.name}" == hints.cluster]
         if not clusters:
@@ -119,6 +121,15 @@ def find(hints: Hints = Hints(), root: Path = Path("/")) -> PostgresConfig:
     raise ConfigError("there is no Postgres cluster here", remedy="install postgresql, or name data_dir and bin_dir")
 
 
+def _is_named(config_file: Path, hints: Hints) -> bool:
+    if hints.config_file:
+        return Path(hints.config_file).resolve() == config_file.resolve()
+    try:
+        return _data_dir(config_file, read_settings(config_file)) == Path(hints.data_dir).resolve()
+    except ConfigError:
+        return False  # somebody else's cluster
+
+
 def _version_of(path: Path) -> tuple[int, str]:
     name = path.parent.parent.name
     return (int(name) if name.isdigit() else 0, path.parent.name)
@@ -128,18 +139,18 @@ def _debian(config_file: Path, hints: Hints) -> PostgresConfig:
     folder = config_file.parent
     version, name = folder.parent.name, folder.name
     found = read_settings(config_file)
-    data_dir = _text(found, "data_directory") or f"/var/lib/postgresql/{version}/{name}"
+    data_dir = Path(hints.data_dir).resolve() if hints.data_dir else _data_dir(config_file, found)
     link = folder / "log"
     log_file = os.readlink(link) if link.is_symlink() else f"/var/log/postgresql/postgresql-{version}-{name}.log"
     return PostgresConfig(
         version=int(version),
         bin_dir=_existing(hints.bin_dir or f"/usr/lib/postgresql/{version}/bin", "bin_dir"),
-        data_dir=Path(data_dir),
+        data_dir=data_dir,
         config_file=config_file,
-        port=hints.port or int(_text(found, "port") or 5432),
-        socket_dir=Path(hints.socket_dir or _first(_text(found, "unix_socket_directories")) or "/var/run/postgresql"),
+        port=hints.port or _port(found),
+        socket_dir=_socket_dir(found, hints),
         name=name,
-        user=hints.user or _owner(Path(data_dir)) or "postgres",
+        user=hints.user or _owner(data_dir) or "postgres",
         log_file=Path(hints.log_file or log_file),
         start_conf=folder / "start.conf",
     )
@@ -148,15 +159,15 @@ def _debian(config_file: Path, hints: Hints) -> PostgresConfig:
 def _plain(hints: Hints) -> PostgresConfig:
     config_file = Path(hints.config_file or f"{hints.data_dir}/postgresql.conf")
     found = read_settings(config_file)
-    data_dir = Path(hints.data_dir or _text(found, "data_directory") or str(config_file.parent))
+    data_dir = Path(hints.data_dir or _text(found, "data_directory") or str(config_file.parent)).resolve()
     version = _data_version(data_dir)
     return PostgresConfig(
         version=version,
         bin_dir=_existing(hints.bin_dir or f"/usr/lib/postgresql/{version}/bin", "bin_dir"),
         data_dir=data_dir,
         config_file=config_file,
-        port=hints.port or int(_text(found, "port") or 5432),
-        socket_dir=Path(hints.socket_dir or _first(_text(found, "unix_socket_directories")) or "/var/run/postgresql"),
+        port=hints.port or _port(found),
+        socket_dir=_socket_dir(found, hints),
         user=hints.user or _owner(data_dir) or "postgres",
         log_file=Path(hints.log_file or f"/var/log/postgresql/postgresql-{version}-main.log"),
     )
@@ -169,6 +180,30 @@ def _data_version(data_dir: Path) -> int:
         raise ConfigError(
             f"{data_dir} holds no Postgres database", remedy="correct data_dir, or create it with initdb"
         ) from wrong
+
+
+def _data_dir(config_file: Path, found: dict[str, Setting]) -> Path:
+    """Where it is, links followed: a fresh copy must lie on the same file system."""
+    default = f"/var/lib/postgresql/{config_file.parent.parent.name}/{config_file.parent.name}"
+    return Path(_text(found, "data_directory") or default).resolve()
+
+
+def _port(found: dict[str, Setting]) -> int:
+    text = _text(found, "port") or "5432"
+    if not text.isdigit():
+        raise ConfigError(f"port is no number: {text!r}", file=found["port"].file, line=found["port"].line, remedy="correct it")
+    return int(text)
+
+
+def _socket_dir(found: dict[str, Setting], hints: Hints) -> Path:
+    """The first folder; ha_manager's own connections go through it."""
+    name = "unix_socket_directories"
+    folders = [word.strip().strip('"') for word in _text(found, name).split(",")] if name in found else ["/var/run/postgresql"]
+    usable = [folder for folder in folders if folder.startswith("/")]
+    if not hints.socket_dir and not usable:
+        what = "unix_socket_directories names no folder; ha_manager speaks to Postgres over such a socket"
+        raise ConfigError(what, file=found[name].file, line=found[name].line, remedy="name one, as /var/run/postgresql")
+    return Path(hints.socket_dir or usable[0])
 
 
 def _owner(path: Path) -> str:
@@ -187,10 +222,6 @@ def _existing(path: str, what: str) -> Path:
 
 def _text(found: dict[str, Setting], name: str) -> str:
     return found[name].value if name in found else ""
-
-
-def _first(listed: str) -> str:
-    return listed.split(",")[0].strip().strip('"')
 
 
 # --- reading what the administrator wrote -------------------------------------------------------------------------------------
@@ -218,7 +249,7 @@ def _read_file(path: Path) -> str | None:
 
 def _list_folder(path: Path) -> list[str]:
     try:
-        return os.listdir(path)
+        return [name for name in os.listdir(path) if not (path / name).is_dir()]
     except OSError:
         return []
 
