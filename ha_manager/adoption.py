@@ -25,6 +25,7 @@ from runtime.errors import ConfigError, ReplicationError
 REPLICATION_ROLE = "ha_replication"
 _MAP = "ha_manager"
 _POLL = 0.02
+_SYSTEMD = Path("/run/systemd/system")
 
 
 def check(config: PostgresConfig) -> list[str]:
@@ -165,35 +166,50 @@ def _network(address: str) -> str:
 # --- who starts it ------------------------------------------------------------------------------------------------------------
 
 
+_START_CONF = "# ha_manager starts this cluster (through its keeper); `ha stop` gives it back.\ndisabled\n"
+
+
 def take_autostart(config: PostgresConfig) -> None:
-    """Nothing but the keeper starts it from now on: Debian's start.conf says ``disabled`` (its old content is kept)."""
+    """Nothing but the keeper starts it from now on: Debian's start.conf says ``disabled``. What is written there by somebody
+    else, before or while HA is on, is kept for ``give_autostart_back``.
+    """
     if config.start_conf is None:
         return
     before = Paths(config.state_dir).autostart
-    text = config.start_conf.read_text() if config.start_conf.exists() else "auto\n"
-    if not before.exists():
+    text = _start_conf(config)
+    if text != _START_CONF:
         before.parent.mkdir(parents=True, exist_ok=True)
         durable.write_durably(before, text)
-    if start_mode(text) != "disabled":
-        ours = "# ha_manager starts this cluster (through its keeper); `ha stop` gives it back.\ndisabled\n"
-        _write_start_conf(config, ours)
+        _write_start_conf(config, _START_CONF)
 
 
-def give_autostart_back(config: PostgresConfig) -> bool:
-    """As it was. True if it was started at boot before."""
+def give_autostart_back(config: PostgresConfig) -> None:
+    """As it was; what somebody else has written there meanwhile stays. May be called again after a crash at any line."""
     before = Paths(config.state_dir).autostart
-    if config.start_conf is None or not before.exists():
-        return False
-    text = before.read_text()
-    _write_start_conf(config, text)
+    if config.start_conf is None:
+        return
+    if _start_conf(config) == _START_CONF:
+        _write_start_conf(config, before.read_text() if before.exists() else "auto\n")
     durable.remove_durably(before)
-    return start_mode(text) == "auto"
+
+
+def may_start(config: PostgresConfig) -> bool:
+    """Debian refuses to start a cluster that is ``disabled``."""
+    return config.start_conf is None or start_mode(_start_conf(config)) != "disabled"
+
+
+def _start_conf(config: PostgresConfig) -> str:
+    assert config.start_conf is not None
+    return config.start_conf.read_text() if config.start_conf.exists() else "auto\n"
 
 
 def _write_start_conf(config: PostgresConfig, text: str) -> None:
     assert config.start_conf is not None
     entry = pwd.getpwnam(config.user)
     durable.write_durably(config.start_conf, text, mode=0o644, owner=(entry.pw_uid, entry.pw_gid))
+    if _SYSTEMD.is_dir():
+        # Its generator makes a unit of each cluster that is ``auto``.
+        commands.run(["systemctl", "daemon-reload"], timeout=30, check=False)
 
 
 def start_mode(text: str) -> str:
@@ -224,7 +240,7 @@ def stop_foreign(config: PostgresConfig, keepers: int, limit: float) -> bool:
 
 def _stop_systemd_unit(config: PostgresConfig) -> None:
     """systemd must not restart what we stop, nor think it failed."""
-    if config.start_conf is not None and Path("/run/systemd/system").is_dir():
+    if config.start_conf is not None and _SYSTEMD.is_dir():
         commands.run(["systemctl", "stop", f"postgresql@{config.version}-{config.name}"], timeout=30, check=False)
 
 
@@ -241,7 +257,9 @@ def start_plain(config: PostgresConfig, limit: float) -> None:
 
 
 def remove_files(config: PostgresConfig) -> None:
-    """Everything of ours but the lineage, which tells what this database has been through."""
+    """Everything of ours but the lineage, which tells what this database has been through. The settings file goes last: as
+    long as it is there, HA is not off yet (install.sh --uninstall).
+    """
     paths = Paths(config.state_dir)
-    for path in (paths.settings, paths.dynamic, paths.hba, paths.ident, paths.passfile):
+    for path in (paths.dynamic, paths.hba, paths.ident, paths.passfile, paths.settings):
         durable.remove_durably(path)

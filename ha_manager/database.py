@@ -46,7 +46,7 @@ from ha_manager.rejoin import Control, Verdict, Way
 from ha_manager.replication import Clock
 from ha_manager.sql import Late, Rejected, Session
 from runtime.clock import boottime
-from runtime.errors import ConfigError, ControlError, DidNotStart, ReplicationError
+from runtime.errors import ConfigError, ControlError, DidNotStart, HaError, ReplicationError
 
 #: Called about four times a second during a copy; returns False to cancel it.
 OnProgress = Callable[[Progress], bool]
@@ -117,25 +117,45 @@ class Database:
             if changed and postmaster.postmaster_of(self.config.data_dir) is not None:
                 self._server.reload()
 
-    def unconfigure(self, *, start: bool = True, writable: bool | None = None, limit: float = 60.0) -> None:
-        """HA is off: stop Postgres and the keeper, remove our settings, give autostart back, start plain Postgres if it had
-        been started at boot. ``writable``: a standby becomes a database of its own (on a new timeline); None or False: it stays
-        read-only if it was a standby.
+    def unconfigure(self, *, start: bool = True, writable: bool | None = None, limit: float = 60.0) -> bool:
+        """HA is off: stop Postgres and the keeper, remove our settings, give autostart back; ``start``: start plain Postgres,
+        unless Debian's start.conf forbids it. ``writable``: a standby becomes a database of its own (on a new timeline);
+        None or False: it stays read-only if it was one. Returns whether it runs. Does no harm when HA is off already.
         """
         with self._changing:
             clock = Clock(limit)
-            was_standby = (self.config.data_dir / "standby.signal").exists()
-            if writable and was_standby:
-                # Without a timeline of its own its data could later pass for the active's.
-                self.renew(clock.left + 5)
-                self.make_primary(self._book.read().epoch, clock.left)
+            head = postmaster.postmaster_of(self.config.data_dir)
+            if head is not None and head.parent != keeper.living(self.config.run_dir):
+                # Not the keeper's: plain already, as after a second `ha stop`.
+                self._give_back()
+                return True
+            if writable:
+                self._bring_up(clock)
             self._release_slots(clock)
             self.make_stopped(immediate=False, limit=clock.need("stopping Postgres"))
-            with contextlib.suppress(ControlError):
-                self._orders.quit(2.0)
-            adoption.remove_files(self.config)
-            if adoption.give_autostart_back(self.config) and start:
+            self._give_back()
+            if start and adoption.may_start(self.config):
                 adoption.start_plain(self.config, clock.left + 10)
+                return True
+            return False
+
+    def _give_back(self) -> None:
+        with contextlib.suppress(ControlError):
+            self._orders.quit(2.0)
+        adoption.give_autostart_back(self.config)
+        adoption.remove_files(self.config)
+
+    def _bring_up(self, clock: Clock) -> None:
+        """Only while it runs can its slots be dropped, and a standby get a timeline that can't pass for the active's later."""
+        must = (self.config.data_dir / "standby.signal").exists()
+        try:
+            self.attach(min(5.0, clock.left))
+            self.renew(clock.left + 5, 2.0)
+            self.make_primary(self._book.read().epoch, clock.left)
+        except HaError as wrong:
+            if must:
+                raise
+            self._note(f"Postgres can't be made a primary, so slots of its peer may be left in it: {wrong}")
 
     def _release_slots(self, clock: Clock) -> None:
         """A slot that nobody will use again keeps log until the disk is full."""

@@ -304,12 +304,15 @@ def stop(say: Say) -> None:
     _stop_processes(config, say)
     # The keeper outlives ha_manager: it goes, with Postgres, when the database becomes plain again.
     if active:
-        database.unconfigure(start=True, writable=True)
-        say("Postgres runs on its own again, writable; HA is off on this server")
+        if database.unconfigure(start=True, writable=True):
+            say("Postgres runs on its own again, writable; HA is off on this server")
+        else:
+            say(f"HA is off on this server; Postgres is stopped, because {cluster.start_conf} says disabled")
         if config.site.virtual_ip and not _on_linux_ha(config):
             say(f"nobody has the virtual IP {config.site.virtual_ip} now; `ha start` here brings it back")
+    elif database.unconfigure(start=False):
+        say("HA is off on this server; the Postgres that runs here was not started by ha_manager, and goes on")
     else:
-        database.unconfigure(start=False)
         say("Postgres is stopped, its data kept; HA is off on this server. `ha start` turns it on again")
     for name in ("active", "passive"):
         (config.host.paths.etc / name).unlink(missing_ok=True)
