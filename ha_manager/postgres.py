@@ -41,14 +41,13 @@ class Server:
         self._files = threading.Lock()
         self._kept: _Kept | None = None
 
-    def conninfo(self, sync: str = "local") -> str:
+    def conninfo(self, sync: str = "local", database: str = "postgres") -> str:
         config = self.config
-        return sql.local(str(config.socket_dir), config.port, config.user, sync=sync)
+        return sql.local(str(config.socket_dir), config.port, config.user, database, sync=sync, version=config.version)
 
     def connect(self, database: str) -> sql.Session:
         """A connection with one of the databases; the caller closes it."""
-        config = self.config
-        return sql.Session(sql.local(str(config.socket_dir), config.port, config.user, database), 2.0)
+        return sql.Session(self.conninfo(database=database), 2.0)
 
     @contextlib.contextmanager
     def session(self, limit: float, sync: str = "local") -> Iterator[sql.Session]:

@@ -7,10 +7,11 @@ without blocking calls) is used here and nowhere else. Source: facts/safety-mode
 
 from __future__ import annotations
 
+import os
 import re
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from psycopg import pq
 from psycopg.pq import abc
@@ -268,6 +269,12 @@ def _text_rows(result: abc.PGresult) -> list[Row]:
     return [tuple(cell(r, c) for c in range(result.nfields)) for r in range(result.ntuples)]
 
 
+def forget_environment() -> None:
+    """PGHOSTADDR, PGOPTIONS and the like count for libpq; in the shell of whoever started us they aren't meant for us."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+
+
 def conninfo(**fields: str | int) -> str:
     """libpq's key='value' form."""
 
@@ -277,15 +284,37 @@ def conninfo(**fields: str | int) -> str:
     return " ".join(f"{name}={quoted(value)}" for name, value in fields.items())
 
 
-def local(socket_dir: str, port: int, user: str, database: str = "postgres", *, sync: str = "local") -> str:
+#: What an administrator may have set for all sessions and would stand in the way of ours, by the version that brought it.
+_LIMITS: Mapping[int, tuple[str, ...]] = {
+    0: ("statement_timeout=0", "idle_in_transaction_session_timeout=0", r"default_transaction_isolation=read\ committed"),
+    14: ("idle_session_timeout=0",),
+    17: ("transaction_timeout=0",),
+}
+#: Likewise; only a superuser may set some of them.
+_LOCAL: Mapping[int, tuple[str, ...]] = {
+    0: (
+        "lock_timeout=2s", "default_transaction_read_only=off", "search_path=pg_catalog", "client_min_messages=warning",
+        "DateStyle=ISO", "jit=off", "log_statement=none", "log_min_duration_statement=-1", "log_duration=off",
+    ),
+    17: ("event_triggers=off",),
+}  # fmt: skip
+
+
+def _options(version: int, *which: Mapping[int, tuple[str, ...]]) -> str:
+    return " ".join(f"-c {each}" for some in which for since, all_of in some.items() if version >= since for each in all_of)
+
+
+def unlimited(version: int) -> str:
+    """For the end of a conninfo: no limit that the administrator of that server set for all sessions ends this one."""
+    return " " + conninfo(options=_options(version, _LIMITS))
+
+
+def local(socket_dir: str, port: int, user: str, database: str = "postgres", *, sync: str = "local", version: int) -> str:
     """How ha_manager reaches its own Postgres. Its commits don't wait for the standby unless ``sync`` says so, it doesn't wait
-    for locks for long, and what it says isn't written into Postgres's log of statements.
+    for locks for long, what it says isn't written into Postgres's log of statements, and no default of the administrator's
+    ends it.
     """
-    options = (
-        f"-c synchronous_commit={sync} -c lock_timeout=2s -c log_statement=none -c log_min_duration_statement=-1"
-        " -c log_duration=off -c client_min_messages=warning -c DateStyle=ISO -c default_transaction_read_only=off"
-        " -c search_path=pg_catalog -c jit=off"
-    )
+    options = f"-c synchronous_commit={sync} {_options(version, _LIMITS, _LOCAL)}"
     return conninfo(
         host=socket_dir, port=port, user=user, dbname=database, application_name="ha_manager", options=options,
         client_encoding="UTF8", gssencmode="disable", sslmode="disable",

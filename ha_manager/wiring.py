@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from ha_manager import sql
 from ha_manager.cluster import Hints, PostgresConfig, find
 from ha_manager.config import Config
 from ha_manager.database import Database
@@ -39,6 +40,7 @@ def replication_password(keys: Keys) -> str:
 
 def database_of(config: Config, cluster: PostgresConfig, keys: Keys) -> Database:
     """``peer_addresses``: on every link, because replication may run on any of them."""
+    sql.forget_environment()
     return Database(
         cluster,
         config.node,
