@@ -15,6 +15,9 @@ import signal
 import time
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
 from ha_manager import cluster, postmaster, settings
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.rejoin import Control
@@ -39,6 +42,7 @@ def check(config: PostgresConfig) -> list[str]:
         )
     # What write_files would refuse, before anything is changed.
     settings.decide(admin, None, config.slot_keep_mb, config.port)
+    _check_certificate(config, settings.effective(admin, auto))
     for name, default in _ADMIN_FILES:
         _appended(_admin_file(config, admin, name, default), config.version)
     return settings.warnings(admin, auto)
@@ -47,11 +51,30 @@ def check(config: PostgresConfig) -> list[str]:
 _ADMIN_FILES = (("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf"))
 
 
+def _check_certificate(config: PostgresConfig, counts: dict[str, settings.Setting]) -> None:
+    """The login of the replication is bound to the certificate by its signature's hash (RFC 5929): one must be used there."""
+    if not settings.is_on(counts, "ssl"):
+        return
+    file = _admin_file(config, counts, "ssl_cert_file", "server.crt")
+    try:
+        hashed = x509.load_pem_x509_certificate(file.read_bytes()).signature_hash_algorithm
+    except OSError as wrong:
+        what = f"ssl is on, and the certificate can't be read: {wrong.strerror}"
+        raise ConfigError(what, file=file, remedy="correct ssl_cert_file, or set ssl to off") from wrong
+    except (ValueError, UnsupportedAlgorithm):
+        return  # Postgres is the judge of it
+    if hashed is None:
+        what = "this certificate's kind of signature (Ed25519) can't be used for the replication: SCRAM can't be bound to it"
+        raise ConfigError(what, file=file, remedy="use one that is signed with RSA or ECDSA")
+
+
 # --- our files ----------------------------------------------------------------------------------------------------------------
 
 
-def write_files(config: PostgresConfig, control: Control | None, peers: tuple[str, ...]) -> bool:
-    """Settings, hba and ident as they should be now; True if anything changed. A dynamic part that is there isn't touched."""
+def write_files(config: PostgresConfig, control: Control | None, peers: tuple[str, ...], *, standby: bool = False) -> bool:
+    """Settings, hba and ident as they should be now; True if anything changed. A dynamic part that is there isn't touched.
+    ``standby``: raises ConfigError where ALTER SYSTEM holds a setting below what the active has: it couldn't replay.
+    """
     paths = Paths(config.state_dir)
     _make_folder(config)
     admin = cluster.read_settings(config.config_file)
@@ -64,13 +87,22 @@ def write_files(config: PostgresConfig, control: Control | None, peers: tuple[st
         slot_keep_mb=config.slot_keep_mb,
         values=settings.decide(admin, control, config.slot_keep_mb, config.port),
     )
-    hba, ident = (_admin_file(config, admin, name, default) for name, default in _ADMIN_FILES)
-    changed = _write(config, paths.hba, hba_text(hba, peers, config.user, config.version))
-    changed |= _write(config, paths.ident, ident_text(ident, config.user, config.version))
+    tls = settings.is_on(settings.effective(admin, cluster.read_auto(config.data_dir)), "ssl")
+    changed = write_access(config, peers, tls)
     changed |= _write(config, paths.settings, static.text())
+    if standby and control is not None:
+        settings.refuse_less(cluster.read_auto(config.data_dir), control.floors or {})
     if not paths.dynamic.exists():
         write_dynamic(config, Dynamic())
     return changed
+
+
+def write_access(config: PostgresConfig, peers: tuple[str, ...], tls: bool, *, fsync: bool = True) -> bool:
+    """hba and ident alone: our lines and the administrator's. True if they changed."""
+    admin, paths = cluster.read_settings(config.config_file), Paths(config.state_dir)
+    hba, ident = (_admin_file(config, admin, name, default) for name, default in _ADMIN_FILES)
+    changed = _write(config, paths.hba, hba_text(hba, peers, config.user, config.version, tls), fsync=fsync)
+    return _write(config, paths.ident, ident_text(ident, config.user, config.version), fsync=fsync) or changed
 
 
 def _make_folder(config: PostgresConfig) -> None:
@@ -88,10 +120,11 @@ def _admin_file(config: PostgresConfig, admin: dict[str, settings.Setting], name
     return config.data_dir / written
 
 
-def _write(config: PostgresConfig, path: Path, text: str) -> bool:
-    if durable.read_bytes(path) == text.encode():
+def _write(config: PostgresConfig, path: Path, text: str, *, fsync: bool = True) -> bool:
+    content = text.encode(errors="surrogateescape")
+    if durable.read_bytes(path) == content:
         return False
-    durable.write_durably(path, text, mode=0o640, owner=(0, pwd.getpwnam(config.user).pw_gid))
+    durable.write_durably(path, content, mode=0o640, owner=(0, pwd.getpwnam(config.user).pw_gid), durable=fsync)
     return True
 
 
@@ -119,8 +152,8 @@ def _escaped(password: str) -> str:
     return password.replace("\\", "\\\\").replace(":", "\\:")
 
 
-def hba_text(admin: Path, peers: tuple[str, ...], user: str, version: int) -> str:
-    """Our lines, then the administrator's. The replication role is for the peer alone."""
+def hba_text(admin: Path, peers: tuple[str, ...], user: str, version: int, tls: bool) -> str:
+    """Our lines, then the administrator's. The replication role is for the peer alone, over TLS where there is TLS."""
     lines = [
         "# Written by ha_manager; used while high availability is on. The administrator's lines follow.",
         f"local all {user} peer map={_MAP}",
@@ -128,7 +161,7 @@ def hba_text(admin: Path, peers: tuple[str, ...], user: str, version: int) -> st
     ]
     # pg_rewind reads files over a plain connection
     lines += [
-        f"host {database} {REPLICATION_ROLE} {_network(address)} scram-sha-256"
+        f"{'hostssl' if tls else 'host'} {database} {REPLICATION_ROLE} {_network(address)} scram-sha-256"
         for address in peers
         for database in ("replication", "postgres")
     ]
@@ -148,7 +181,10 @@ def _appended(admin: Path, version: int) -> str:
         return ""
     if version >= 16:
         return f'include "{admin}"\n'
-    text = admin.read_text(errors="replace")
+    try:
+        text = admin.read_text(errors="surrogateescape")
+    except OSError as wrong:
+        raise ConfigError(f"can't be read: {wrong.strerror}", file=admin, remedy="correct it") from wrong
     for number, line in enumerate(text.splitlines(), 1):
         if re.search(r'(?:^|[\s,])"?@[^/\s]', line.split("#")[0]):
             raise ConfigError(

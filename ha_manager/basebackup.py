@@ -77,7 +77,7 @@ def run(
     note: Callable[[str], None],
 ) -> None:
     """Into ``target``, which is not there yet; tablespaces and log folder into the sides of that label. Not synced."""
-    info = upstream_conninfo(upstream.host, upstream.port, f"ha_copy_{node}", str(Paths(config.state_dir).passfile))
+    info = upstream_conninfo(upstream, f"ha_copy_{node}", Paths(config.state_dir).passfile)
     rate = measure(info) if config.compression == _AUTO and config.version >= _SINCE else 0.0
     method = choose(config.compression, config.version, rate)
     sides = side_folders(config, active, label)

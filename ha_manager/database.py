@@ -40,7 +40,7 @@ from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.inventory import Inventory
 from ha_manager.keeper_client import KeeperClient
 from ha_manager.lineage import Book
-from ha_manager.observation import NOTHING, Identity, Observation, Progress, Stopped, Upstream, lsn, standby_name
+from ha_manager.observation import NOTHING, Identity, Observation, Progress, Stopped, Upstream, is_plain, lsn, standby_name
 from ha_manager.postgres import Observer, Server
 from ha_manager.rejoin import Control, Verdict, Way
 from ha_manager.replication import Clock
@@ -90,6 +90,7 @@ class Database:
         self._copying = False
         self._log_began = 0
         self.reports = reports.Reports(config, note)
+        self._loaded = ""
 
     def renew_password(self, password: str) -> bool:
         """The nodes' keys have changed; True if that changes the password. ``settle_primary`` gives it to the role."""
@@ -226,6 +227,7 @@ class Database:
         with self._changing:
             clock = Clock(limit)
             self._proven = None
+            follow = self._encrypted(follow) if follow is not None else None
             if follow is not None and self._book.read().must_compare:
                 self._compare(follow, clock)
             if self._is_up(clock):
@@ -233,13 +235,13 @@ class Database:
                     if not _in_recovery(session, clock):
                         raise ReplicationError("Postgres is a primary: it must be stopped before it can be a standby")
                 self._follow(follow, reload=True)
-                if self._write_files() and self._must_restart(clock):
+                if self._write_files(standby=True) and self._must_restart(clock):
                     self._note("restarting the standby: the active has settings that it must have as well")
                     self._stop("fast", min(10.0, clock.left))
                     self._start("standby", clock)
             else:
                 self._recover_copy()
-                self._write_files()
+                self._write_files(standby=True)
                 self._follow(follow, reload=False)
                 self._start("standby", clock)
             with self._session_when_ready(clock) as session:
@@ -383,6 +385,7 @@ class Database:
             seen = replace(seen, foreign=0)  # pg_rewind runs one for a moment
         if state != "running":
             seen = replace(seen, state=state, answers=False, because=seen.because or f"Postgres is {state}: {ended}")
+        self._follow_reload(seen)
         return replace(seen, state=state, beyond=self._beyond(counter))
 
     def _beyond(self, counter: int) -> int:
@@ -458,7 +461,7 @@ class Database:
             if postmaster.processes_of(self.config.data_dir):
                 raise ReplicationError("Postgres must be stopped before its data is replaced")
             self._recover_copy(to_start=False)
-            report = ""
+            follow, report = self._encrypted(follow), ""
             if verdict.way is not Way.START:
                 adoption.write_passfile(self.config, self._password)
                 self._copying = True
@@ -481,7 +484,7 @@ class Database:
         """Following, but not streaming: the reason if only a fresh copy helps (log removed, forked off before, other database);
         None if it may still come.
         """
-        return receiving.why_not_following(self._server, self._node, follow, limit)
+        return receiving.why_not_following(self._server, self._node, self._encrypted(follow), limit)
 
     def mend(self, remedy: Remedy) -> str:
         """Apply it in place; returns what was done, in words, if an operator should read them."""
@@ -500,8 +503,28 @@ class Database:
     def _control(self) -> Control | None:
         return controldata.read(self.config.bin_dir, self.config.data_dir)
 
-    def _write_files(self) -> bool:
-        return adoption.write_files(self.config, self._control(), self._addresses)
+    def _write_files(self, *, standby: bool = False) -> bool:
+        return adoption.write_files(self.config, self._control(), self._addresses, standby=standby)
+
+    def _follow_reload(self, seen: Observation) -> None:
+        """The administrator may have reloaded: who is let in, and whether over TLS, follows what Postgres has now."""
+        if seen.tls is None or seen.loaded == self._loaded:
+            return
+        self._loaded = seen.loaded
+        try:
+            if adoption.write_access(self.config, self._addresses, seen.tls, fsync=False):
+                self._note("pg_hba.conf, pg_ident.conf or ssl has changed: taken over")
+                self._server.reload()
+        except (HaError, OSError) as wrong:
+            self._note(f"the administrator's changes are not taken over: {wrong}")
+
+    def _encrypted(self, follow: Upstream) -> Upstream:
+        """An active that has not said yet whether it has TLS, since this process began, is reached as it was before."""
+        before = is_plain(self._server.dynamic().conninfo)
+        tls = follow.tls if follow.tls is not None else not before
+        if not tls and not before:
+            self._note(f"the replication from {follow.node} goes without TLS: ssl is off there")
+        return replace(follow, tls=tls)
 
     def _follow(self, upstream: Upstream | None, *, reload: bool) -> None:
         receiving.follow(self._server, self._node, upstream, self._password, reload=reload)

@@ -27,7 +27,7 @@ from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.observation import Identity, Progress, Upstream
 from ha_manager.progress import Speed
 from ha_manager.replication import Clock, upstream_conninfo
-from ha_manager.sql import Session
+from ha_manager.sql import Session, unlimited
 from ha_manager.transfer import BEFORE, RESERVE, Cancelled, OnProgress
 from runtime import commands
 from runtime.clock import boottime
@@ -221,7 +221,7 @@ def run(
 ) -> None:
     """Into ``target``, which is not there yet, from the active and from the database that is here. Not synced."""
     clock = Clock(limit)
-    info = upstream_conninfo(upstream.host, upstream.port, f"ha_copy_{node}", str(Paths(config.state_dir).passfile))
+    info = upstream_conninfo(upstream, f"ha_copy_{node}", Paths(config.state_dir).passfile) + unlimited(config.version)
     with contextlib.closing(Session(f"{info} dbname=postgres", min(5.0, clock.left))) as session:
         progress(Progress(0, 0, 0.0, doing="waiting for the active's checkpoint"))
         _start(session, config.version, clock)

@@ -46,18 +46,30 @@ def slot_name(node: str) -> str:
     return f"ha_{re.sub('[^a-z0-9_]', '_', node.lower())}"[:_NAME_LIMIT]
 
 
+#: libpq's sslmode for an active that has no TLS
+PLAIN = "disable"
+
+
+def is_plain(conninfo: str) -> bool:
+    """Was this primary_conninfo made for an active that has no TLS?"""
+    return f"sslmode={PLAIN}" in conninfo or f"sslmode='{PLAIN}'" in conninfo
+
+
 def _plain(node: str) -> str:
     return re.sub(r'[^\x21-\x7e]|["\\]', "_", node)
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """The active to follow. ``host`` is an address; ``epoch`` the active's own epoch number."""
+    """The active to follow. ``host`` is an address; ``epoch`` the active's own epoch number; ``tls``: it has a certificate,
+    so nothing goes without TLS; None: it has not said.
+    """
 
     node: str
     epoch: int
     host: str
     port: int = 5432
+    tls: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +226,10 @@ class Observation:
     #: clients have every connection, also those kept for superusers
     crowded: bool = False
     vitals: Vitals | None = None
+    #: it offers TLS (``ssl`` as it runs); None: not seen
+    tls: bool | None = None
+    #: when it last loaded its configuration files
+    loaded: str = ""
 
     @property
     def disk_free(self) -> int:

@@ -57,6 +57,8 @@ class Own:
     decider: str = "heartbeat"
     #: what is going on with its database, in words, while it is being copied
     copying: str = ""
+    #: its Postgres offers TLS; None: not known
+    tls: bool | None = None
 
 
 class Home(Protocol):
@@ -139,8 +141,10 @@ class Peer:
 
     def upstream(self, follow: Epoch) -> Upstream:
         config = self._config()
-        port = self.state.get("port")
-        return Upstream(config.peer, follow.number, config.peer_ip, port if isinstance(port, int) else self._home.port())
+        port, tls = self.state.get("port"), self.state.get("tls")
+        if not isinstance(port, int):
+            port = self._home.port()
+        return Upstream(config.peer, follow.number, config.peer_ip, port, tls if isinstance(tls, bool) else None)
 
     def identity(self, follow: Epoch) -> Identity | None:
         """The active's database, from itself, in this very epoch; None if it can't be asked or is not (yet) what we follow."""
@@ -206,6 +210,7 @@ class Peer:
             self._home.reachable(self.why)
             return False
         self._node, self.why = str(hello.get("node", "")), ""
+        self.state["tls"] = hello.get("tls")
         log.info("session with ha_manager on %s (%s) is open", self._node, config.peer_ip)
         self._home.reachable("")
         return True
@@ -295,7 +300,7 @@ class Peer:
 
     def _hello(self, fields: dict[str, Any], caller: Caller) -> Mapping[str, Any]:
         own = self._home.own()
-        return {"node": own.node, "version": own.version, "epoch": list(own.epoch)} | self._database()
+        return {"node": own.node, "version": own.version, "epoch": list(own.epoch), "tls": own.tls} | self._database()
 
     def _database(self) -> dict[str, Any]:
         try:
@@ -309,7 +314,7 @@ class Peer:
         return {
             "node": own.node, "phase": own.phase.value, "heartbeat": own.heartbeat, "postgres": own.postgres,
             "epoch": list(own.epoch), "port": self._home.port(), "version": own.version,
-            "solo": own.solo, "proven": own.proven, "decider": own.decider, "copying": own.copying,
+            "solo": own.solo, "proven": own.proven, "decider": own.decider, "copying": own.copying, "tls": own.tls,
         }  # fmt: skip
 
     def _stand_down(self, fields: dict[str, Any], caller: Caller) -> Mapping[str, Any]:

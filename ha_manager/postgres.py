@@ -160,7 +160,8 @@ SELECT pg_is_in_recovery()::text,
      replay_lsn::text, reply_time::text FROM pg_stat_replication WHERE application_name <> 'ha_manager') s),
   (SELECT json_agg(t)::text FROM (SELECT slot_name, active, wal_status, restart_lsn::text, safe_wal_size
      FROM pg_replication_slots) t),
-  (SELECT json_agg(w)::text FROM (SELECT pid, query_start::text FROM pg_stat_activity WHERE wait_event = 'SyncRep') w)
+  (SELECT json_agg(w)::text FROM (SELECT pid, query_start::text FROM pg_stat_activity WHERE wait_event = 'SyncRep') w),
+  current_setting('ssl'), pg_conf_load_time()::text
 """
 
 
@@ -287,7 +288,7 @@ class Observer:
 
     def _read(self, row: sql.Row, now: float) -> tuple[Observation, int]:
         (recovering, insert, walfile, received, replayed, paused, counter, names, info, system, control_tli,
-         receiver, standbys, slots, waiting) = row  # fmt: skip
+         receiver, standbys, slots, waiting, ssl, loaded) = row  # fmt: skip
         in_recovery = recovering == "true"
         got = self._receiver(_list(receiver), now)
         timeline = int(walfile, 16) if walfile else int(control_tli or 0)
@@ -310,6 +311,8 @@ class Observer:
             waiting=len(waits),
             stalled=max(waits, default=0.0),
             system_identifier=system or "",
+            tls=ssl == "on",
+            loaded=loaded or "",
         ), int(counter or -1)
 
     def _receiver(self, found: list[dict[str, Any]], now: float) -> tuple[Receiver, int] | None:

@@ -434,7 +434,10 @@ class Daemon:
         epoch, phase = (want.epoch, want.phase) if want else (Epoch(), Phase.WAITING)
         alive = self.link.connected and boottime() < self.role_until()
         postgres = observed_state(self.look.observation, self.worker.carried).value
-        own = Own(self.config.node, epoch, phase, alive, postgres, __version__, copying=self.worker.carried.copying)
+        own = Own(
+            self.config.node, epoch, phase, alive, postgres, __version__, copying=self.worker.carried.copying,
+            tls=self.look.observation.tls,
+        )  # fmt: skip
         if isinstance(self.link, HeartbeatLink):
             return own
         solo = self.link.record.solo

@@ -37,8 +37,7 @@ def follow(server: Server, node: str, upstream: Upstream | None, password: str, 
         server.change(reload=reload, names="", conninfo="", slot="", hurry=False, read_only=True)
         return
     adoption.write_passfile(server.config, password)
-    passfile = str(Paths(server.config.state_dir).passfile)
-    info = upstream_conninfo(upstream.host, upstream.port, standby_name(node, upstream.epoch), passfile)
+    info = upstream_conninfo(upstream, standby_name(node, upstream.epoch), Paths(server.config.state_dir).passfile)
     server.change(reload=reload, names="", conninfo=info, slot=slot_name(node), hurry=False, read_only=True)
 
 
@@ -150,8 +149,8 @@ def ask_identity(server: Server, node: str, upstream: Upstream, limit: float) ->
 
 @contextlib.contextmanager
 def _replication(server: Server, node: str, upstream: Upstream, clock: Clock) -> Iterator[Session]:
-    passfile = str(Paths(server.config.state_dir).passfile)
-    info = upstream_conninfo(upstream.host, upstream.port, f"ha_ask_{node}", passfile) + " replication=true"
+    passfile = Paths(server.config.state_dir).passfile
+    info = upstream_conninfo(upstream, f"ha_ask_{node}", passfile) + " replication=true"
     session = Session(info, clock.left)
     try:
         yield session
@@ -192,7 +191,7 @@ def here_at(control: Control, segments: Iterable[str], reached: int) -> Here:
 
 
 def _ask(session: Session, here: Here, clock: Clock) -> str | None:
-    system, timeline, *_ = session.row("IDENTIFY_SYSTEM", clock.left)
+    system, timeline, reached, *_ = session.row("IDENTIFY_SYSTEM", clock.left)
     if system != here.system:
         return f"the active is another cluster ({system}, not {here.system})"
     if int(timeline or 0) < here.timeline:
@@ -205,6 +204,8 @@ def _ask(session: Session, here: Here, clock: Clock) -> str | None:
         if here.position > left:
             fork, reached = lsn_text(left), lsn_text(here.position)
             return f"the active left timeline {here.timeline} at {fork}; this server has reached {reached}"
+    elif here.position > lsn(reached):
+        return f"this server has reached {lsn_text(here.position)}, the active only {reached}"
     start = here.position // here.segment * here.segment
     try:
         session.rows(f"START_REPLICATION PHYSICAL {lsn_text(start)} TIMELINE {here.timeline}", clock.left)
@@ -215,7 +216,9 @@ def _ask(session: Session, here: Here, clock: Clock) -> str | None:
 
 
 def _is_final(refused: Rejected) -> bool:
-    """58P01: undefined_file ("requested WAL segment … has already been removed"). The others by their words."""
+    """58P01: undefined_file ("requested WAL segment … has already been removed"). The others by their words, in English; what
+    they say was asked before, whatever language the active's Postgres speaks (lc_messages).
+    """
     words = ("already been removed", "is not in this server's history", "ahead of the WAL flush position")
     return refused.code == "58P01" or any(word in str(refused) for word in words)
 

@@ -17,10 +17,11 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ha_manager import postmaster
 from ha_manager.adoption import REPLICATION_ROLE
-from ha_manager.observation import lsn, lsn_text, slot_name, standby_name
+from ha_manager.observation import PLAIN, Upstream, lsn, lsn_text, slot_name, standby_name
 from ha_manager.postgres import Server
 from ha_manager.sql import Late, Session, conninfo
 from runtime.errors import ReplicationError
@@ -218,10 +219,19 @@ def verifies(verifier: str, password: str) -> bool:
     return scheme == "SCRAM-SHA-256" and hmac.compare_digest(hashlib.sha256(client).digest(), stored)
 
 
-def upstream_conninfo(host: str, port: int, name: str, passfile: str) -> str:
-    """primary_conninfo: a dead active is noticed within seconds; TLS where it offers it; no password in it."""
+def upstream_conninfo(upstream: Upstream, name: str, passfile: Path) -> str:
+    """primary_conninfo: a dead active is noticed within seconds; no password in it.
+
+    Over TLS, and nothing else, unless the active itself said that it has none. Who is at the other end is proven without any
+    authority: only the two servers know the password, SCRAM shows both that the other one does, and channel binding that no
+    third one sits between (a relay would need the active's own certificate key). What lies in ~/.postgresql is not used: an
+    authority's certificate there would be asked about the active's, another one's key be offered.
+    """
+    plain = {"sslmode": PLAIN}
+    bound = {"sslmode": "require", "channel_binding": "require"}
+    none = {name: str(passfile.with_name("none")) for name in ("sslrootcert", "sslcert")}
     return conninfo(
-        host=host, port=port, user=REPLICATION_ROLE, application_name=name, passfile=passfile, connect_timeout=2, keepalives=1,
-        keepalives_idle=1, keepalives_interval=1, keepalives_count=3, tcp_user_timeout=3000, sslmode="prefer",
-        gssencmode="disable",
+        host=upstream.host, port=upstream.port, user=REPLICATION_ROLE, application_name=name, passfile=str(passfile),
+        connect_timeout=2, keepalives=1, keepalives_idle=1, keepalives_interval=1, keepalives_count=3, tcp_user_timeout=3000,
+        gssencmode="disable", **(plain if upstream.tls is False else bound | none),
     )  # fmt: skip

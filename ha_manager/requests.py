@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ha_manager.observation import is_plain
 from ha_manager.orders import Epoch, Postgres, epoch_from, facts_to
 from ha_manager.outlook import observed_state
 from runtime.clock import boottime
@@ -121,6 +122,7 @@ class Requests:
                 "slots": [asdict(slot) for slot in seen.slots], "waiting": seen.waiting,
                 "disk_free": seen.disk_free, "disk_total": seen.disk_total, "disks": [asdict(disk) for disk in seen.disks],
                 "vitals": asdict(seen.vitals) if seen.vitals else None,
+                "plain": is_plain(seen.primary_conninfo) if seen.in_recovery else seen.tls is False,
             },
             "plan": {"role": plan_role, "epoch": plan_epoch, "steps": {n: list(s) for n, s in steps.items()}},
             "session": {"connected": daemon.peer.connected, "why": daemon.peer.why, "listening": daemon.peer.listening,

@@ -19,7 +19,7 @@ from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.observation import Identity, Progress, Upstream
 from ha_manager.postgres_child import Launch, prepare_launch
 from ha_manager.replication import Clock, upstream_conninfo
-from ha_manager.sql import Session
+from ha_manager.sql import Session, unlimited
 from ha_manager.transfer import Cancelled, OnProgress, Watch
 from runtime import commands, durable
 from runtime.clock import boottime
@@ -50,7 +50,7 @@ class NotYet(ReplicationError):
 def rewind(config: PostgresConfig, node: str, upstream: Upstream, active: Identity, progress: OnProgress, limit: float) -> None:
     """Postgres stopped, its log kept. Raises NotYet, Cancelled; ReplicationError or CommandFailed where only a copy helps."""
     clock = Clock(limit)
-    info = upstream_conninfo(upstream.host, upstream.port, f"ha_rewind_{node}", str(Paths(config.state_dir).passfile))
+    info = upstream_conninfo(upstream, f"ha_rewind_{node}", Paths(config.state_dir).passfile) + unlimited(config.version)
     await_checkpoint(info, active.timeline, progress, clock)
     _recover_from_crash(config, progress, clock)
     begin(config)

@@ -206,43 +206,61 @@ def overridden(auto: Mapping[str, Setting]) -> tuple[str, ...]:
 
 def refuse(admin: Mapping[str, Setting], auto: Mapping[str, Setting]) -> None:
     """Raises ConfigError for settings under which a promise of ours would be false."""
-    effective = dict(admin) | dict(auto)
+    counts = effective(admin, auto)
     for name in (*FIXED, *DYNAMIC, "wal_level", *LEAST, "hba_file", "ident_file", "data_directory", "port"):
         if name in auto:
             remedy = f"ALTER SYSTEM RESET {name}, or remove the line while Postgres is stopped"
             raise _wrong(auto[name], f"{name} overrides what ha_manager must set", remedy)
-    if _value(effective, "synchronous_commit") in (*_OFF, "local"):
-        setting = effective["synchronous_commit"]
+    if _value(counts, "synchronous_commit") in (*_OFF, "local"):
+        setting = counts["synchronous_commit"]
         text = f"synchronous_commit = {setting.value}: commits would be acknowledged that the passive server does not hold"
         raise _wrong(setting, text, "leave it at on, or set it for single sessions whose data may be lost")
     for name, what in (
         ("fsync", "a power cut would destroy the database"),
         ("full_page_writes", "a power cut could tear pages"),
     ):
-        if _value(effective, name) in _OFF:
-            raise _wrong(effective[name], f"{name} is off: {what}", "set it to on")
+        if _value(counts, name) in _OFF:
+            raise _wrong(counts[name], f"{name} is off: {what}", "set it to on")
     for name in (*_EMPTY_WANTED, "promote_trigger_file", "recovery_min_apply_delay"):
-        if _value(effective, name) not in ("", "0", "none"):
-            raise _wrong(
-                effective[name], f"{name} decides when a standby stops replaying; ha_manager decides that", "remove it"
-            )
+        if _value(counts, name) not in ("", "0", "none"):
+            raise _wrong(counts[name], f"{name} decides when a standby stops replaying; ha_manager decides that", "remove it")
+
+
+def refuse_less(auto: Mapping[str, Setting], needed: Mapping[str, int]) -> None:
+    """Raises ConfigError if ALTER SYSTEM, which wins over our file, gives a standby less than its active had."""
+    for name, least in needed.items():
+        if name in auto and _number(auto, name, least) < least:
+            text = f"{name} = {auto[name].value}, and the active has {least}: a standby with less can't follow"
+            raise _wrong(auto[name], text, f"ALTER SYSTEM RESET {name} (here, too), and set it in postgresql.conf of both")
+
+
+def effective(admin: Mapping[str, Setting], auto: Mapping[str, Setting]) -> dict[str, Setting]:
+    """What counts: ALTER SYSTEM wins."""
+    return dict(admin) | dict(auto)
+
+
+def is_on(found: Mapping[str, Setting], name: str) -> bool:
+    """A switch that is off by default."""
+    return _value(found, name) not in ("", *_OFF)
 
 
 def warnings(admin: Mapping[str, Setting], auto: Mapping[str, Setting]) -> list[str]:
     """What works, but not as one might expect."""
-    effective = dict(admin) | dict(auto)
+    counts = effective(admin, auto)
     said = []
-    if _value(effective, "synchronous_commit") == "remote_write":
+    if _value(counts, "synchronous_commit") == "remote_write":
         said.append(
-            _place(effective["synchronous_commit"], "synchronous_commit = remote_write: a power cut of both servers may lose")
+            _place(counts["synchronous_commit"], "synchronous_commit = remote_write: a power cut of both servers may lose")
         )
     if "synchronous_standby_names" in admin:
         said.append(
             _place(admin["synchronous_standby_names"], "synchronous_standby_names is ignored while high availability is on")
         )
-    if _value(effective, "restart_after_crash") in _OFF:
+    if not is_on(counts, "ssl"):
+        said.append("ssl is off: what goes from the active's database to the passive's can be read on the network between")
+    if _value(counts, "restart_after_crash") in _OFF:
         said.append(
-            _place(effective["restart_after_crash"], "restart_after_crash is off: each crash of a backend costs a restart")
+            _place(counts["restart_after_crash"], "restart_after_crash is off: each crash of a backend costs a restart")
         )
     return said
 

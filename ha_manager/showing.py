@@ -196,6 +196,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _replication(manager: dict[str, Any], session: dict[str, Any], peer: str) -> str:
     """What ha_manager says of it; how far a copy is, here or on the peer."""
     words = manager.get("copying") or _REPLICATION.get(manager["replication"], manager["replication"])
+    if manager.get("database", {}).get("plain") and manager["replication"] in ("synchronous", "streaming"):
+        words += "; without TLS (ssl is off on the active)"
     if manager["trouble"]:
         words += f": {manager['trouble']}"
     theirs = session.get("state", {}).get("copying", "") if session.get("connected") else ""

@@ -18,7 +18,7 @@ from typing import Protocol
 from ha_manager import observation
 from ha_manager.care import Deaths, Remedy, is_damaged
 from ha_manager.deviation import alike, deviates, same_copy
-from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream
+from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream, is_plain
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
 from ha_manager.outlook import Carried, Look
 from ha_manager.progress import Pace, duration, words
@@ -151,7 +151,9 @@ class Worker:
             self._mute_since = min(self._mute_since, self._clock()) if mute else inf
             rested = self._clock() - self._stepped_at >= REST
             newest = self._newest
-            undone = newest is not None and (deviates(newest, self.carried, seen) or self._hangs(newest))
+            undone = newest is not None and (
+                deviates(newest, self.carried, seen) or self._hangs(newest) or self._unencrypted(newest)
+            )
             if rested and (undone or mend):
                 self._again = True
                 self._condition.notify()
@@ -328,6 +330,11 @@ class Worker:
         """Postgres runs, is wanted, and has answered nobody for so long that only another one will."""
         wanted = want.postgres in (Postgres.STANDBY, Postgres.PRIMARY)
         return wanted and self._clock() - self._mute_since >= HUNG
+
+    def _unencrypted(self, want: Want) -> bool:
+        """Followed without TLS, although the active has it by now."""
+        follows = want.postgres is Postgres.STANDBY and want.follow != Epoch()
+        return follows and is_plain(self._seen.primary_conninfo) and bool(self._active.upstream(want.follow).tls)
 
     def _end_hung(self) -> None:
         log.error("Postgres has not answered for %.0f s (%s): ending it, to start it again", HUNG, self._seen.because)

@@ -109,13 +109,14 @@ class Node:
             diverged_dir=self.root / "state" / "diverged",
             run_dir=self.root / "run",
         )
+        self.host, self.tls = "127.0.0.1", False
         self.notes: list[str] = []
         self.lease: Lease | None = None
         self.database = self.new_database()
 
     def new_database(self) -> Database:
         return Database(
-            self.config, self.name, self.peer, peer_addresses=("127.0.0.1",), password=PASSWORD, note=self.notes.append
+            self.config, self.name, self.peer, peer_addresses=("127.0.0.1", "::1"), password=PASSWORD, note=self.notes.append
         )
 
     def initdb(self, *, fresh: bool = False) -> None:
@@ -147,10 +148,12 @@ class Node:
 
     def upstream(self, epoch: int) -> Upstream:
         """How the peer follows this node."""
-        return Upstream(self.name, epoch, "127.0.0.1", self.config.port)
+        return Upstream(self.name, epoch, self.host, self.config.port, self.tls)
 
     def session(self, sync: str = "on", limit: float = 2.0) -> Session:
-        options = f"-c synchronous_commit={sync}"
+        options = f"-c synchronous_commit={sync} -c statement_timeout=0 -c default_transaction_isolation=read\\ committed"
+        options += " -c idle_session_timeout=0" if self.config.version >= 14 else ""
+        options += " -c transaction_timeout=0" if self.config.version >= 17 else ""
         return Session(
             conninfo(
                 host=str(self.config.socket_dir), port=self.config.port, user="postgres", dbname="postgres", options=options

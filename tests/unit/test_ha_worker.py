@@ -110,9 +110,10 @@ class Recording:
 
 class Peer:
     known: Identity | None = Identity("1", 1)
+    has_tls: bool | None = None
 
     def upstream(self, follow: Epoch) -> Upstream:
-        return UP
+        return replace(UP, tls=self.has_tls)
 
     def identity(self, follow: Epoch) -> Identity | None:
         return self.known
@@ -458,3 +459,16 @@ def test_a_new_link_voids_the_serial_and_keeps_what_is_wanted(bench: Bench) -> N
     assert (bench.worker.carried.serial, bench.worker.carried.link) == (0, 1)
     bench.worker.step(first)
     assert bench.worker.carried.serial == 0, "a want of the old connection is never reported on the new one"
+
+
+@pytest.mark.parametrize("tls", [True, False, None])
+def test_a_standby_goes_over_to_tls_when_its_active_has_it_by_now(bench: Bench, tls: bool | None) -> None:
+    wanted = want(Postgres.STANDBY, follow=THEIRS)
+    streaming = replace(RUNNING, receiver=Receiver("streaming", "ha_vs-166_6", "192.168.120.28", 1, 0.0))
+    bench.do(wanted, streaming)
+    bench.now += 60
+    bench.peer.has_tls = tls
+    for conninfo, due in (("sslmode=disable", tls is True), ("sslmode=require", False)):
+        bench.worker._again = False
+        bench.worker.look(replace(streaming, primary_conninfo=conninfo))
+        assert bench.worker._again is due

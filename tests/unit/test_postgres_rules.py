@@ -8,17 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from ha_manager import adoption, controldata, seeding, settings
-from ha_manager.cluster import Paths, PostgresConfig
+from ha_manager import adoption, cluster, controldata, seeding, settings
+from ha_manager.cluster import Hints, Paths, PostgresConfig, find
 from ha_manager.database import Database
 from ha_manager.keeper import Keeper
 from ha_manager.lineage import Book, Lineage
-from ha_manager.observation import Identity, Observation, StandbyRow, epoch_of, lsn, lsn_text, slot_name, standby_name
+from ha_manager.observation import (
+    Identity,
+    Observation,
+    StandbyRow,
+    Upstream,
+    epoch_of,
+    is_plain,
+    lsn,
+    lsn_text,
+    slot_name,
+    standby_name,
+)
 from ha_manager.postgres import Changes
 from ha_manager.postgres_child import Launch
 from ha_manager.receiving import here_at
 from ha_manager.rejoin import Control, Mine, Question, Verdict, Way, answered, common_end, judge, parse_history, why_not_rewind
-from ha_manager.replication import verifies
+from ha_manager.replication import upstream_conninfo, verifies
 from ha_manager.settings import Dynamic, Setting
 from ha_manager.sql import conninfo
 from runtime.clock import boottime
@@ -120,9 +131,11 @@ def test_settings_that_break_a_promise_are_refused_with_their_place(admin: str, 
 def test_ordinary_settings_are_not_refused() -> None:
     found = read({"/c/main.conf": "synchronous_commit = remote_apply\nfsync = on\nrecovery_target_time = ''\n"})
     settings.refuse(found, {"work_mem": Setting("1GB", Path("/d"), 1)})
-    assert settings.warnings(found, {}) == []
+    tls = {"ssl": Setting("on", Path("/d"), 2)}
+    assert settings.warnings(found, tls) == []
+    assert settings.warnings(found | tls, {"ssl": Setting("off", Path("/d"), 1)})[0].startswith("ssl is off: ")
     noted = settings.warnings(
-        read({"/c/main.conf": "synchronous_standby_names = '*'\nsynchronous_commit = remote_write\n"}), {}
+        read({"/c/main.conf": "synchronous_standby_names = '*'\nsynchronous_commit = remote_write\n"}), tls
     )
     assert len(noted) == 2 and noted[1].startswith("/c/main.conf:1: synchronous_standby_names is ignored")
 
@@ -143,6 +156,14 @@ def test_what_we_add_never_shrinks_what_is_there() -> None:
         settings.decide(read({"/c/main.conf": "max_connections = many"}), None, 0, 1)
 
 
+def test_a_standby_must_have_what_its_active_had_also_by_alter_system() -> None:
+    auto = read({"/d/auto.conf": "# x\nmax_connections = 200\n"}, "/d/auto.conf")
+    settings.refuse_less(auto, {"max_connections": 200, "max_wal_senders": 10})
+    with pytest.raises(ConfigError, match=r"auto\.conf:2: max_connections = 200, and the active has 300") as wrong:
+        settings.refuse_less(auto, {"max_connections": 300})
+    assert "ALTER SYSTEM RESET max_connections" in (wrong.value.remedy or "")
+
+
 def test_the_role_file_comes_back_as_it_was_written() -> None:
     written = Dynamic(
         names='"ha_it\'s_1"',
@@ -159,17 +180,37 @@ def test_the_role_file_comes_back_as_it_was_written() -> None:
 def test_our_lines_come_before_the_administrators(tmp_path: Path) -> None:
     admin = tmp_path / "pg_hba.conf"
     admin.write_text("local all all trust\n")
-    lines = adoption.hba_text(admin, ("10.0.0.2", "fd00::2"), "postgres", 15).splitlines()
+    lines = adoption.hba_text(admin, ("10.0.0.2", "fd00::2"), "postgres", 15, False).splitlines()
     assert lines[1] == "local all postgres peer map=ha_manager"
     assert "host replication ha_replication 10.0.0.2/32 scram-sha-256" in lines
     assert "host postgres ha_replication 10.0.0.2/32 scram-sha-256" in lines
     assert "host replication ha_replication fd00::2/128 scram-sha-256" in lines
     assert lines.index("host all ha_replication all reject") < lines.index("local all all trust")
-    assert adoption.hba_text(admin, (), "postgres", 16).splitlines()[-1] == f'include "{admin}"'
+    encrypted = adoption.hba_text(admin, ("10.0.0.2",), "postgres", 15, True).splitlines()
+    assert "hostssl replication ha_replication 10.0.0.2/32 scram-sha-256" in encrypted
+    assert [line for line in encrypted if line.startswith("host ")] == [
+        "host replication ha_replication all reject", "host all ha_replication all reject",
+    ]  # fmt: skip
+    assert adoption.hba_text(admin, (), "postgres", 16, True).splitlines()[-1] == f'include "{admin}"'
     admin.write_text("\nlocal @dbs all trust\n")
     with pytest.raises(ConfigError, match="relative") as wrong:
-        adoption.hba_text(admin, (), "postgres", 15)
+        adoption.hba_text(admin, (), "postgres", 15, True)
     assert wrong.value.line == 2
+    admin.write_bytes(b"local all b\xf6se trust\n")
+    assert adoption.hba_text(admin, (), "postgres", 15, True).encode(errors="surrogateescape").endswith(admin.read_bytes())
+    admin.unlink()
+    admin.mkdir()
+    with pytest.raises(ConfigError, match="can't be read"):
+        adoption.hba_text(admin, (), "postgres", 15, True)
+
+
+@pytest.mark.parametrize("tls", [True, False, None])
+def test_only_an_active_that_said_so_is_reached_without_tls(tls: bool | None) -> None:
+    info = upstream_conninfo(Upstream("b", 3, "fd00::2", 5433, tls), "ha_a_3", Path("/s/pgpass"))
+    assert is_plain(info) is (tls is False)
+    assert ("sslmode='require' channel_binding='require'" in info) is (tls is not False)
+    assert "host='fd00::2' port='5433'" in info and "prefer" not in info
+    assert is_plain("user=x sslmode=disable port=1") and not is_plain("")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +218,85 @@ def test_our_lines_come_before_the_administrators(tmp_path: Path) -> None:
 )
 def test_start_conf(text: str, mode: str) -> None:
     assert adoption.start_mode(text) == mode
+
+
+def _debian(tmp_path: Path) -> PostgresConfig:
+    """A cluster in Debian's layout, all of root's."""
+    folder = tmp_path / "etc/postgresql/15/main"
+    folder.mkdir(parents=True)
+    (tmp_path / "elsewhere/data").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "postgresql.conf").write_text(f"data_directory = '{tmp_path}/link/data'\nport = 5433\n")
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    return replace(
+        find(Hints(bin_dir=str(bin_dir), user="root"), tmp_path), state_dir=tmp_path / "state", run_dir=tmp_path / "run"
+    )
+
+
+def test_autostart_is_taken_and_given_back_whatever_happens_in_between(tmp_path: Path) -> None:
+    config = _debian(tmp_path)
+    assert config.start_conf is not None
+    config.start_conf.write_text("# mine\nmanual\n")
+    for _ in range(2):  # again, as after a crash at any line
+        adoption.take_autostart(config)
+        assert adoption.start_mode(config.start_conf.read_text()) == "disabled" and not adoption.may_start(config)
+    config.start_conf.write_text("auto # edited while HA is on\n")
+    adoption.take_autostart(config)
+    assert not adoption.may_start(config)
+    adoption.give_autostart_back(config)
+    assert config.start_conf.read_text() == "auto # edited while HA is on\n" and adoption.may_start(config)
+    adoption.give_autostart_back(config)
+    assert config.start_conf.read_text() == "auto # edited while HA is on\n"
+    # what was kept is gone: better started than never again
+    adoption.take_autostart(config)
+    Paths(config.state_dir).autostart.unlink()
+    adoption.give_autostart_back(config)
+    assert config.start_conf.read_text() == "auto\n"
+    # its owner wants it so
+    config.start_conf.write_text("disabled # by me\n")
+    adoption.take_autostart(config)
+    adoption.give_autostart_back(config)
+    assert config.start_conf.read_text() == "disabled # by me\n" and not adoption.may_start(config)
+
+
+def test_a_cluster_is_found_by_any_of_its_names(tmp_path: Path) -> None:
+    config = _debian(tmp_path)
+    assert (config.name, config.port, config.data_dir) == ("main", 5433, tmp_path / "elsewhere/data")
+    base = Hints(bin_dir=str(config.bin_dir), user="root")
+    for hints in (
+        replace(base, config_file=str(config.config_file)),
+        replace(base, data_dir=str(tmp_path / "link/data")),
+        replace(base, cluster="15/main"),
+    ):
+        found = find(hints, tmp_path)
+        assert (found.start_conf, found.data_dir, found.config_file) == (config.start_conf, config.data_dir, config.config_file)
+    other = tmp_path / "plain"
+    other.mkdir()
+    (other / "PG_VERSION").write_text("17\n")
+    (other / "postgresql.conf").write_text("unix_socket_directories = '@abstract, /run/x'\n")
+    found = find(replace(base, data_dir=str(other)), tmp_path)
+    assert (found.start_conf, found.version, found.socket_dir) == (None, 17, Path("/run/x"))
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [("port = many", "port is no number"), ("unix_socket_directories = ''", "names no folder"),
+     ("unix_socket_directories = '@x'", "names no folder")],
+)  # fmt: skip
+def test_a_cluster_that_can_t_be_reached_is_refused(tmp_path: Path, line: str, words: str) -> None:
+    config = _debian(tmp_path)
+    config.config_file.write_text(f"# x\n{line}\n")
+    with pytest.raises(ConfigError, match=words) as wrong:
+        find(Hints(bin_dir=str(config.bin_dir)), tmp_path)
+    assert wrong.value.line == 2 and wrong.value.remedy
+
+
+def test_a_folder_of_further_settings_may_hold_folders(tmp_path: Path) -> None:
+    (tmp_path / "conf.d" / "b.conf").mkdir(parents=True)
+    (tmp_path / "conf.d" / "a.conf").write_text("port = 5440\n")
+    (tmp_path / "postgresql.conf").write_text("port = 1\ninclude_dir = 'conf.d'\n")
+    assert cluster.read_settings(tmp_path / "postgresql.conf")["port"].value == "5440"
 
 
 def test_conninfo_is_quoted() -> None:
