@@ -22,11 +22,13 @@ from ha_manager.cluster import PostgresConfig
 from ha_manager.database import Database
 from ha_manager.observation import Observation, Progress, Upstream, standby_name
 from ha_manager.sql import Session, conninfo
+from lab import postgres
 from runtime import commands
 from runtime.errors import HaError
 
-BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=Path("/nonexistent"))
-VERSION = int(BIN.parent.name) if BIN.parent.name.isdigit() else 0
+#: Debian's, or another major version of packaging/postgres-versions.txt
+VERSION = int(os.environ.get("HA_TEST_POSTGRES") or postgres.debian())
+BIN = postgres.provide(VERSION) if VERSION else Path("/nonexistent")
 PASSWORD = "correct: horse\\battery"
 
 
@@ -57,18 +59,19 @@ def _folder(prefix: str) -> Path:
     return root
 
 
-def _initdb(data: Path) -> None:
+def _initdb(data: Path, major: int) -> None:
     data.mkdir()
     shutil.chown(data, "postgres", "postgres")
-    argv = [str(BIN / "initdb"), "-D", str(data), "-k", "-A", "trust", "-N", "--locale=C.UTF-8", "-E", "UTF8"]
+    initdb = str(postgres.provide(major) / "initdb")
+    argv = [initdb, "-D", str(data), "-k", "-A", "trust", "-N", "--locale=C.UTF-8", "-E", "UTF8"]
     commands.run(argv, timeout=60, user="postgres", cwd="/")
 
 
 @functools.cache
-def _template() -> Path:
+def _template(major: int) -> Path:
     root = _folder("hapg-template-")
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    _initdb(root / "data")
+    _initdb(root / "data", major)
     return root / "data"
 
 
@@ -92,14 +95,14 @@ class Lease:
 
 
 class Node:
-    def __init__(self, root: Path, name: str, peer: str) -> None:
+    def __init__(self, root: Path, name: str, peer: str, major: int) -> None:
         self.name, self.peer = name, peer
         self.root = root / name
         self.root.mkdir()
         data = self.root / "data"
         self.config = PostgresConfig(
-            version=VERSION,
-            bin_dir=BIN,
+            version=major,
+            bin_dir=postgres.provide(major),
             data_dir=data,
             config_file=data / "postgresql.conf",
             port=free_port(),
@@ -123,9 +126,9 @@ class Node:
         """A new database; all of one session are copies of one (the same system identifier) unless ``fresh``."""
         data = self.config.data_dir
         if fresh:
-            _initdb(data)
+            _initdb(data, self.config.version)
         else:
-            commands.run(["cp", "-a", str(_template()), str(data)], timeout=60)
+            commands.run(["cp", "-a", str(_template(self.config.version)), str(data)], timeout=60)
         with open(data / "postgresql.conf", "a") as conf:
             conf.write(f"\nshared_buffers = 16MB\nunix_socket_directories = '{self.config.socket_dir}'\n")
 
@@ -208,10 +211,10 @@ class Node:
 
 
 class Pair:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, major: int) -> None:
         self.root = root
-        self.one = Node(root, "vs-166", "vs-28")
-        self.two = Node(root, "vs-28", "vs-166")
+        self.one = Node(root, "vs-166", "vs-28", major)
+        self.two = Node(root, "vs-28", "vs-166", major)
 
     def active(self, epoch: int = 1) -> Node:
         """``one`` as a solo active."""
@@ -253,9 +256,9 @@ def follow(passive: Node, active: Node, epoch: int) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def pair() -> Iterator[Pair]:
+def pair(major: int = VERSION) -> Iterator[Pair]:
     root = _folder("hapg-")
-    made = Pair(root)
+    made = Pair(root, major)
     try:
         yield made
     finally:
