@@ -45,8 +45,7 @@ class Active(Backed):
             self._stand_down(because)
         else:
             if self._lease_due:
-                self.lease_at = self.now
-                self._out.append(RefreshLease())
+                self._refresh_lease()
             if self.phase is Phase.PROMOTING:
                 self._promoting()
             elif self.phase is Phase.ACTIVE:
@@ -55,6 +54,10 @@ class Active(Backed):
                 self._data_fence()
             elif self.phase is Phase.PREPARING:
                 self._preparing()
+
+    def _refresh_lease(self) -> None:
+        self.lease_at = self.now
+        self._out.append(RefreshLease())
 
     def _test_arp(self) -> None:
         """While the passive is heard to be one, nobody else can hold the VIP: a ping node that doesn't answer it never will."""

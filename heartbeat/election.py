@@ -100,8 +100,8 @@ class Core(Passive):
     # --- events
 
     def _take(self, event: Event) -> bool:
-        """False if no rule can have anything to say to it: a ping that just left, a heartbeat heard on another link already, a
-        report of ha_manager that says nothing new while all is calm.
+        """False if no rule can have anything to say to it: a ping that just left, a heartbeat heard on another link already;
+        and, while all is calm, a ping's answer, a report of ha_manager that says nothing new.
         """
         match event:
             case Tick():
@@ -110,10 +110,12 @@ class Core(Passive):
                 return self._heard(event)
             case PingSent(node, seq):
                 self.members.ping_sent(node, seq)
-                self.calm = False  # until it is answered
+                self._was_calm, self.calm = self._was_calm or self.calm, False  # until it is answered
                 return False
             case PingReply(node, seq):
                 self.members.ping_reply(node, seq)
+                self.calm = self._was_calm and self.members.all_answered()
+                return not self._was_calm
             case Sign():
                 self.signs.take(event)
             case ArpAnswer(seq):
@@ -191,7 +193,7 @@ class Core(Passive):
         return True
 
     def _facts(self, facts: Facts) -> bool:
-        nothing_new = self.calm and not self.manager_lost and not self._lease_due and _told(facts) == _told(self.facts)
+        nothing_new = self.calm and not self.manager_lost and _told(facts) == _told(self.facts)
         self.manager_lost = ""
         if facts.peer_stood_down != self.facts.peer_stood_down:
             self.stood_down_run = self.members.run
@@ -203,6 +205,8 @@ class Core(Passive):
         self.unhealthy_since = inf if facts.healthy else min(self.unhealthy_since, self.now)
         if self.disk.tentative and not self.saving and self.phase in {Phase.WAITING, Phase.PASSIVE} and facts.timeline > 0:
             self._resolve_tentative()
+        if nothing_new and self._lease_due:
+            self._refresh_lease()  # as the rules would: what they ask has not changed since they did
         return not nothing_new
 
     # --- what holds at every moment

@@ -200,32 +200,44 @@ def _fields(body: bytes) -> dict[str, Value]:
     at, end = len(HEAD), len(body) - len(TAIL)
     fields: dict[str, Value] = {}
     while at < end:
-        name, value, at = _plain(body, at, end) or _any(body, at, end)
+        colon = body.find(b":", at, at + 6)
+        try:
+            stop = colon + 2 + int(body[at:colon])
+        except ValueError:
+            stop = end
+        name, value, length = _field(body[at : min(stop, end)])
         if name in fields:
             raise FrameError(f"field {name} twice", authentic=True)
         fields[name] = value
+        at += length
     return fields
+
+
+@lru_cache(maxsize=128)  # most fields say what they said last time
+def _field(netstring: bytes) -> tuple[str, Value, int]:
+    """Name, value and length of the field that this begins with. FrameError if it is none, or is cut off."""
+    return _plain(netstring) or _any(netstring)
 
 
 #: how nearly every field of ours begins; what doesn't is read step by step, and refused with the reason
 _PLAIN = re.compile(rb"([1-9][0-9]{0,4}):\(0\)([A-Za-z_][A-Za-z0-9_.-]{0,63})=")
 
 
-def _plain(body: bytes, at: int, end: int) -> tuple[str, str, int] | None:
-    """A string of ASCII at ``at``, its name, and where the next field begins."""
-    match = _PLAIN.match(body, at, end)
+def _plain(netstring: bytes) -> tuple[str, str, int] | None:
+    """As ``_field``, if it is a string of ASCII."""
+    match = _PLAIN.match(netstring)
     if match is None:
         return None
     stop = match.end(1) + 1 + int(match[1])
-    raw = body[match.end() : stop]
-    if not match.end() <= stop < end or body[stop] != _COMMA or not raw.isascii() or b"\0" in raw:
+    raw = netstring[match.end() : stop]
+    if not match.end() <= stop < len(netstring) or netstring[stop] != _COMMA or not raw.isascii() or b"\0" in raw:
         return None
     return match[2].decode(), raw.decode(), stop + 1
 
 
-def _any(body: bytes, at: int, end: int) -> tuple[str, Value, int]:
-    content, at = _read_netstring(body, at, end)
-    return *_split(content), at
+def _any(netstring: bytes) -> tuple[str, Value, int]:
+    content, length = _read_netstring(netstring)
+    return *_split(content), length
 
 
 _COMMA = ord(",")
@@ -249,15 +261,15 @@ def _classic_fields(body: bytes) -> dict[str, Value]:
     return fields
 
 
-def _read_netstring(body: bytes, at: int, end: int) -> tuple[bytes, int]:
-    """Content of the netstring that begins at ``at``, and where the next one begins."""
-    colon = body.find(b":", at, min(at + 6, end))
-    digits = body[at:colon] if colon > at else b""
+def _read_netstring(body: bytes) -> tuple[bytes, int]:
+    """Content of the netstring at the beginning, and its length."""
+    colon = body.find(b":", 0, 6)
+    digits = body[:colon] if colon > 0 else b""
     if not digits.isdigit() or (digits[:1] == b"0" and digits != b"0"):
         raise FrameError("malformed length", authentic=True)
     start = colon + 1
     stop = start + int(digits)
-    if stop >= end or body[stop : stop + 1] != b",":
+    if stop >= len(body) or body[stop : stop + 1] != b",":
         raise FrameError("a field's length doesn't fit", authentic=True)
     return body[start:stop], stop + 1
 

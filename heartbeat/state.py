@@ -151,6 +151,8 @@ class Server:
         self._pinged_at = -inf
         #: as of the last event; see ``_is_calm``
         self.calm = False
+        #: nothing but pings has happened since it was
+        self._was_calm = False
         self._ping_seq = 0
         # standing questions: the seq of the first message that asked; 0: not asking
         self.ask_release_seq = 0
@@ -356,7 +358,7 @@ class Server:
         """Ask whoever can tell: the ping nodes, the ping node's ARP table, and whatever shows whether a silent peer lives."""
         if self.phase is Phase.LEFT:
             return
-        self.calm = self._is_calm()
+        self.calm, self._was_calm = self._is_calm(), False
         almost = self._beat_due if self.calm else self.now >= self._ping_due - self.timing.ping_period / 4
         if self.site.ping_nodes and (almost or self.now >= self._ping_due):
             self._ping_seq += 1

@@ -104,6 +104,8 @@ class Vip:
     device: str
     announcer: Announcements
     held: bool = False
+    #: when its own lifetime is to be prolonged again
+    again_at: float = -inf
 
 
 class ServiceAddress:
@@ -163,7 +165,7 @@ class ServiceAddress:
             self._try("guard", self._guard)
         if not self._renew(now):
             return
-        new = [vip for vip in self.vips if self._add(vip) and not vip.held]
+        new = [vip for vip in self.vips if (not vip.held or now >= vip.again_at) and self._add(vip, now) and not vip.held]
         for vip in new:
             vip.held = True
         if new:
@@ -174,6 +176,8 @@ class ServiceAddress:
         """Gratuitous ARP, unsolicited neighbour advertisement: now, and repeated."""
         if any(vip.held for vip in self.vips):
             self._announce_at = [now + delay for delay in ANNOUNCE_AT]
+            for vip in self.vips:
+                vip.again_at = -inf  # an interface without link may have lost it
             self.tick(now)
 
     def drop(self) -> None:
@@ -220,7 +224,9 @@ class ServiceAddress:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _add(self, vip: Vip) -> bool:
+    def _add(self, vip: Vip, now: float) -> bool:
+        # whole seconds are its measure: a third of the lease's time is often enough
+        vip.again_at = now + self._lease_time / 3
         add = self._addresses.add
         return self._try(f"vip-{vip.address}", lambda: add(vip.address, vip.device, lifetime=self._lease_time))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -40,9 +42,16 @@ def _listed(ns: Namespace) -> list[str]:
 def test_every_element_gets_the_timeout_also_a_shorter_one(ns: Namespace) -> None:
     with ns:
         timed = TimedElements(ELEMENTS)
-        timed.refresh(80_000)
+        timed.refresh(20)
+        time.sleep(0.05)
+        for seconds in (50, 20):  # what has lapsed is there again, what is there gets another time
+            timed.refresh(seconds * 1000)
+            listed = _listed(ns)
+            assert len(listed) == 3 and all(re.search(f"expires ({seconds}|{seconds - 1})s", line) for line in listed), listed
+        time.sleep(1.2)
         timed.refresh(20_000)
     listed = _listed(ns)
+    assert all("expires 19s" in line or "expires 20s" in line for line in listed), listed
     assert len(listed) == 3 and all("timeout 20s expires" in line for line in listed), listed
     assert sum("10.0.0.9" in line for line in listed) == 2 and sum("fd00::9" in line for line in listed) == 1
     timed.close()
