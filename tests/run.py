@@ -22,6 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 FAST = ("unit", "property", "simulation", "scenarios")
 COMPUTING = ("property", "simulation", "scenarios")
+#: unit tests that start processes and sessions, and wait for them
+WAITING = [
+    f"tests/unit/test_{name}.py" for name in ("manager_daemon", "session", "ha_cli", "ha_linuxha", "manager_hands", "store")
+]
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
@@ -42,24 +46,27 @@ def main() -> int:
     unsteady = 0
     if not options.fast and not paths:
         os.environ.setdefault("SIMULATED_SEEDS", "3000")
-    # With --fast, what computes runs beside the unit tests, which mostly wait.
-    beside = Beside(COMPUTING, rest) if options.fast and not paths else None
+    beside = []
+    if options.fast and not paths:
+        beside.append(Beside("simulation, properties, scenarios", [f"tests/{name}" for name in COMPUTING], rest))
+        beside.append(Beside("tests that wait", WAITING, rest))
     for title, targets, limit, covered in plan(options.fast, paths):
         say(title)
         words = [word for word in rest if word not in paths]
         code, seen = pytest([*targets, f"--timeout={limit}", *words], covered)
         if code == 1 and seen["failed"]:
-            say(f"{title}: {seen['failed']} failed; once more, these only (named below as unsteady if they pass now)")
-            code, again = pytest([*targets, f"--timeout={limit}", "--last-failed", *words], False)
-            unsteady += again["passed"]
-            seen = Counter(passed=seen["passed"] + again["passed"], failed=again["failed"], skipped=seen["skipped"])
+            code, seen, steadier = once_more(title, [*targets, f"--timeout={limit}", *words], seen)
+            unsteady += steadier
         counts += seen
         if code not in (0, 5):  # 5: nothing collected there; nothing at all is dealt with below
             failures.append(title)
-    if beside is not None:
-        code, seen = beside.finish()
+    for run_beside in beside:
+        code, seen = run_beside.finish()
+        if code == 1 and seen["failed"]:
+            code, seen, steadier = once_more(run_beside.title, run_beside.words, seen)
+            unsteady += steadier
         counts += seen
-        failures += [] if code in (0, 5) else ["simulation"]
+        failures += [] if code in (0, 5) else [run_beside.title]
     failures += finish_checks(running)
     if not sum(counts.values()):
         failures.append("no test ran")
@@ -88,6 +95,7 @@ def plan(fast: bool, paths: list[str]) -> list[tuple[str, list[str], int, bool]]
     if paths:
         return [("pytest " + " ".join(paths), paths, LAB_LIMIT, False)]
     folders = [f"tests/{name}" for name in FAST if not (fast and name in COMPUTING)]
+    folders += [f"--ignore={file}" for file in WAITING if fast]
     runs = [("fast tests", folders, FAST_LIMIT, not fast)] if folders else []
     if not fast and any((ROOT / "tests" / "lab").rglob("test_*.py")):
         runs.append(("lab tests", ["tests/lab"], LAB_LIMIT, False))
@@ -130,19 +138,30 @@ def pytest(words: list[str], covered: bool) -> tuple[int, Counter[str]]:
         return code, count(report)
 
 
-class Beside:
-    """A run of pytest beside the others, told when it has ended. What fails in it computes, so it isn't tried again."""
+def once_more(title: str, words: list[str], seen: Counter[str]) -> tuple[int, Counter[str], int]:
+    """What failed, alone: exit status, the counts with it, and how many passed only now."""
+    say(f"{title}: {seen['failed']} failed; once more, these only (named below as unsteady if they pass now)")
+    code, again = pytest([*words, "--last-failed"], False)
+    passed = seen["passed"] + again["passed"]
+    return code, Counter(passed=passed, failed=again["failed"], skipped=seen["skipped"]), again["passed"]
 
-    def __init__(self, names: tuple[str, ...], words: list[str]) -> None:
+
+class Beside:
+    """A run of pytest beside the others, told when it has ended."""
+
+    def __init__(self, title: str, targets: list[str], words: list[str]) -> None:
+        self.title = title
         self._folder = tempfile.TemporaryDirectory()
         self._report = Path(self._folder.name, "report.xml")
-        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={self._report}"]
-        argv += [f"--timeout={FAST_LIMIT}", *(f"tests/{name}" for name in names), *words]
+        # what failed is remembered apart from the other runs
+        cache = f".pytest_cache/{targets[0].replace('/', '-')}"
+        self.words = [*targets, f"--timeout={FAST_LIMIT}", "-o", f"cache_dir={cache}", *words]
+        argv = [sys.executable, "-m", "pytest", "-q", f"--junitxml={self._report}", *self.words]
         self._child = subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def finish(self) -> tuple[int, Counter[str]]:
         output = self._child.communicate()[0]
-        say("simulation, properties, scenarios")
+        say(self.title)
         print(output, flush=True)
         with self._folder:
             return self._child.returncode, count(self._report)
