@@ -170,6 +170,7 @@ class Core(Passive):
         asked = (m.asks_release or m.asks_ping or succeeds) and self.phase not in SERVING
         if before is None or before.boot != m.boot or asked:
             self._answer_now = True
+        self._keep_step()
         if m.phase in REIGNING and not m.stood_down:
             self._heard_reigning_at = self.members.run
         if m.phase in REIGNING or m.epoch.number > self.disk.epoch.number:

@@ -51,6 +51,8 @@ from heartbeat.timing import Timing
 WAVERING = frozenset({"held"})
 #: least time between two messages that are not announcements (seconds): two servers that answer each other never flood
 SPACING = 0.004
+#: what a calm pair's heartbeats may differ by to be brought into step (keepalives)
+STEP = 0.125
 
 #: phases of the two in which nothing is about to change
 _STEADY = {(Phase.ACTIVE, Phase.PASSIVE), (Phase.PASSIVE, Phase.ACTIVE)}
@@ -148,6 +150,7 @@ class Server:
         self.said: Message | None = None
         self.word: speech.Word | None = None
         self._answer_now = False
+        self._in_step = False
         self._pinged_at = -inf
         #: as of the last event; see ``_is_calm``
         self.calm = False
@@ -372,7 +375,7 @@ class Server:
     @property
     def _beat_due(self) -> bool:
         """The next heartbeat goes out at this moment, whether or not anything has changed."""
-        return self.now - self._said_at >= self.timing.keepalive
+        return self._in_step or self.now - self._said_at >= self.timing.keepalive
 
     def _speak(self) -> None:
         if self.phase is Phase.LEFT or self._mute:
@@ -386,11 +389,24 @@ class Server:
         self.word = speech.word(self)
         message = speech.message(self, self.word)
         self.members.sent(self.seq)
-        self.said, self._said_at, self._answer_now = message, self.now, False
+        self.said, self._said_at, self._answer_now, self._in_step = message, self._beat_at(), False, False
         if message.calls_in_sync >= 0:
             self.called_seq = self.seq
         self._word_seq = (self._word_seq or self.seq) if message.stood_down else 0
         self._out.append(Send(message))
+
+    def _beat_at(self) -> float:
+        """The moment that the next heartbeat is counted from. A calm passive keeps to its beat, however late it woke up; so the
+        active, which is later by that, stays in step (``_keep_step``).
+        """
+        late = self.now - self._said_at - self.timing.keepalive
+        steady = self.calm and self.phase is Phase.PASSIVE and 0 <= late < self.timing.keepalive * STEP
+        return self._said_at + self.timing.keepalive if steady else self.now
+
+    def _keep_step(self) -> None:
+        """The passive was heard: a calm active speaks too, a little before its time, and has been woken up once for both."""
+        if self.calm and self.phase is Phase.ACTIVE and self.now - self._said_at >= self.timing.keepalive * STEP:
+            self._in_step = True
 
     @property
     def _lease_due(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from heartbeat.model import Facts, Ping, Send, Tick
+from heartbeat.model import Facts, Heard, Ping, RefreshLease, Send, Tick
 from runtime.timing import PROFILES, Timing
 from tests.unit.server import TIMING, Server, active_in_sync, passive_in_sync
 
@@ -90,3 +90,47 @@ def test_a_solo_active_without_its_peer_is_not_calm() -> None:
     server.peer_speaks = False
     server.run(1.0)
     assert not server.core.calm
+
+
+def test_a_calm_active_speaks_with_its_passive_and_is_woken_up_once_for_both() -> None:
+    server = active_in_sync()
+    server.run(1.0)
+    heard = Heard("eth0", replace(server.peer, seq=1000, echo_boot=server.boot, echo_seq=server.core.seq))
+    server.now += TIMING.keepalive / 2
+    effects = server.core.handle(heard, server.now)
+    assert {type(effect) for effect in effects} == {RefreshLease, Ping, Send}
+    deadline = server.core.deadline()
+    assert deadline is not None and deadline > server.now + TIMING.keepalive / 2
+    server.now += 0.001
+    again = Heard("eth0", replace(heard.message, seq=1001))
+    assert server.core.handle(again, server.now) == [], "just spoken"
+
+
+def test_an_active_with_a_decision_ahead_keeps_its_own_time() -> None:
+    server = active_in_sync()
+    server.run(1.0)
+    server.hear()
+    _stalled(server)
+    server.give(server.facts)
+    server.now += TIMING.keepalive * 0.9
+    assert not [effect for effect in server.give(Tick()) if isinstance(effect, Send)]
+    server.did.clear()
+    server.hear()
+    assert not [effect for effect in server.did if isinstance(effect, Send)]
+
+
+def test_a_calm_passive_keeps_to_its_beat_however_late_it_wakes_up() -> None:
+    server = passive_in_sync()
+    server.run(1.0)
+    while not any(isinstance(effect, Send) for effect in server.give(Tick())):
+        server.now += 0.001
+    began = server.now
+    for beat in range(1, 6):
+        server.hear()
+        server.now = began + beat * TIMING.keepalive + 0.004
+        assert any(isinstance(effect, Send) for effect in server.give(Tick())), beat
+    server.hear()
+    server.now = began + 6 * TIMING.keepalive + 0.1
+    assert any(isinstance(effect, Send) for effect in server.give(Tick()))
+    server.now = began + 7 * TIMING.keepalive + 0.05
+    assert not any(isinstance(effect, Send) for effect in server.give(Tick())), "too late to catch up"
