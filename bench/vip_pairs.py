@@ -30,6 +30,8 @@ from runtime.errors import HaError
 from runtime.timing import PROFILES, Timing
 
 _POLL = 0.02
+#: seconds after its start from which a Linux-HA node is as quick as it ever gets (facts: ``dt``)
+_STEADY = 8.0
 _SECRET = "a-secret-of-this-bench"
 
 
@@ -216,7 +218,7 @@ class LinuxHa(VipPair):
     def __init__(self, times: Times, layer: Path) -> None:
         super().__init__(times)
         self._layer = layer
-        self._quiet_since = boottime()
+        self._quiet_since = self._started_at = boottime()
 
     def configure(self, node: str) -> None:
         t = self.times
@@ -232,16 +234,19 @@ class LinuxHa(VipPair):
             f"hostname {node} && {root(folder)} && mkdir -p {folder}/root/run/lock"
             f" && chroot {folder}/root /etc/init.d/heartbeat start; exec sleep infinity"
         )
+        self._started_at = boottime()
         flags = ("--uts", "--ipc", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
         self._spawn(node, "unshare", *flags, "sh", "-c", command)
 
     def settled(self) -> bool:
-        """Each calls the other active, one holds the address, and no resource has been on its way for a second."""
+        """Each calls the other active, one holds the address, no resource has been on its way for a second, and neither has
+        just started: for some five seconds a node asks its peer for two more before it is to be called dead.
+        """
         alive = all(self._cl_status(node, "nodestatus", other(node)) == "active" for node in NODES)
         states = [self._cl_status(node, "rscstatus") for node in NODES]
         if not alive or "transition" in states or "" in states or len(self.wires.holders()) != 1:
             self._quiet_since = boottime()
-        return boottime() - self._quiet_since > 1.0
+        return boottime() - self._quiet_since > 1.0 and boottime() - self._started_at > _STEADY
 
     def hand_over(self, node: str) -> None:
         self._run_in(node, "/usr/share/heartbeat/hb_standby", "all")
