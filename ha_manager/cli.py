@@ -178,9 +178,10 @@ def failover(force: bool) -> None:
 
 
 def _successor_gone(status: dict[str, Any]) -> bool:
-    """Nothing more will come of this failover by itself. (A server that comes back for a silent successor is waited for.)"""
+    """Nothing more will come of this failover by itself. (Who comes back for a silent successor, or may yet, is waited for.)"""
     peer = status["peer_state"]
-    waited = SUCCESSOR_LIMIT * (1 if not status.get("returns") else 4)
+    comes_back = status.get("returns") or status["phase"] == "standing-down"
+    waited = SUCCESSOR_LIMIT * (4 if comes_back else 1)
     return status["role"] == "passive" and not peer["contact"] and (peer["heard_ago"] or 0.0) > waited
 
 

@@ -292,7 +292,7 @@ def test_history_is_broken_to_a_terminals_width_and_whole_in_a_pipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "contact", "heard_ago", "returns", "gone"),
+    ("phase", "contact", "heard_ago", "returns", "gone"),
     [
         ("passive", True, 0.1, False, False),
         ("passive", False, 2.0, False, False),
@@ -300,11 +300,14 @@ def test_history_is_broken_to_a_terminals_width_and_whole_in_a_pipe() -> None:
         ("passive", False, 3.9, True, False),
         ("passive", False, 12.1, True, True),
         ("passive", False, None, False, False),
+        ("standing-down", False, 3.9, False, False),
         ("active", False, 9.0, False, False),
     ],
 )
 def test_a_failover_ends_when_its_successor_has_died(
-    role: str, contact: bool, heard_ago: float | None, returns: bool, gone: bool
+    phase: str, contact: bool, heard_ago: float | None, returns: bool, gone: bool
 ) -> None:
-    status = {"role": role, "returns": returns, "peer_state": {"contact": contact, "heard_ago": heard_ago}}
+    role = "active" if phase == "active" else "passive"
+    peer = {"contact": contact, "heard_ago": heard_ago}
+    status = {"role": role, "phase": phase, "returns": returns, "peer_state": peer}
     assert _successor_gone(status) is gone
