@@ -311,7 +311,8 @@ COPY_AGAIN = 3600.0
 _NOT_THE_DATA = (
     "No space left", "could not bind", "Address already in use", "configuration", "parameter", "shared memory",
     "Cannot allocate", "out of memory", "lock file", "could not load library", "could not access file", "certificate",
-    "private key", "Too many open files", "Read-only file system", "timezone", "locale",
+    "private key", "authentication", "pg_hba", "permitted to log in", "does not exist",
+    "Too many open files", "Read-only file system", "timezone", "locale",
 )  # fmt: skip
 
 
