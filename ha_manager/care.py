@@ -60,6 +60,13 @@ class Remedy(StrEnum):
     RESTART = "restart Postgres"
 
 
+#: what a remedy would be wrong for anything else but
+MEANT_FOR = {
+    Remedy.PROVE: Postgres.PRIMARY, Remedy.SETTLE: Postgres.PRIMARY, Remedy.RELEASE_LOG: Postgres.PRIMARY,
+    Remedy.END_RECEIVER: Postgres.STANDBY, Remedy.RESTART: Postgres.STANDBY,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Findings:
     """``alarms``: every name this module knows, "" where nothing is wrong; ``remedies`` in the order to apply them."""

@@ -16,7 +16,7 @@ from math import inf
 from typing import Protocol
 
 from ha_manager import observation
-from ha_manager.care import Deaths, Remedy, is_damaged
+from ha_manager.care import MEANT_FOR, Deaths, Remedy, is_damaged
 from ha_manager.deviation import alike, deviates, same_copy
 from ha_manager.observation import Identity, Observation, Progress, Stopped, Upstream, is_plain
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
@@ -302,29 +302,40 @@ class Worker:
                 self._seen = replace(self._seen, state=state, answers=False)
 
     def _mend_what_ails(self, want: Want) -> None:
-        """What the newest look calls for (``care``); the next look says whether it helped."""
+        """What the newest look calls for (``care``); the next look says whether it helped. Nothing that is wanted waits for it:
+        one that fails is told, and whoever takes over or lets go doesn't begin with it.
+        """
         with self._condition:
             remedies, self._mend = self._mend, ()
+        if want.postgres in (Postgres.DETACHED, Postgres.STOPPED):
+            return
         for remedy in remedies:
-            if remedy is Remedy.SETTLE:
-                self._settled = -1
-            elif remedy is Remedy.RESTART:
-                self._db.make_stopped(immediate=False, limit=5.0)
-                self._seen = replace(self._seen, state="stopped")
-            else:
-                if remedy is Remedy.PROVE:
-                    self._names = None
-                    self._publish(proven=-1)
-                done = self._db.mend(remedy)
-                if remedy is Remedy.RELEASE_LOG:
-                    # What is no longer kept back is removed by the next checkpoint; a new slot keeps from now on.
-                    self._settled = -1
-                    self._start_checkpoint(want)
-                if remedy is Remedy.END_FOREIGN:
-                    self._seen = replace(self._seen, state="stopped")
-                if done:
-                    self._events.replication("mended", done)
+            if MEANT_FOR.get(remedy, want.postgres) is not want.postgres:
+                continue  # called for by another want
             log.warning("in place: %s", remedy.value)
+            try:
+                self._apply(remedy, want)
+            except HaError as wrong:
+                log.warning("in place: failed: %s", wrong)
+
+    def _apply(self, remedy: Remedy, want: Want) -> None:
+        if remedy is Remedy.SETTLE:
+            self._settled = -1
+        elif remedy is Remedy.RESTART:
+            self._db.make_stopped(immediate=False, limit=5.0)
+            self._is_now("stopped")
+        else:
+            if remedy is Remedy.PROVE:
+                self._names = None
+                self._publish(proven=-1)
+            if done := self._db.mend(remedy):
+                self._events.replication("mended", done)
+            if remedy is Remedy.END_FOREIGN:
+                self._is_now("stopped")
+            if remedy is Remedy.RELEASE_LOG:
+                # What is no longer kept back is removed by the next checkpoint; a new slot keeps from now on.
+                self._settled = -1
+                self._start_checkpoint(want)
 
     def _hangs(self, want: Want) -> bool:
         """Postgres runs, is wanted, and has answered nobody for so long that only another one will."""

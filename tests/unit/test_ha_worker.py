@@ -402,6 +402,31 @@ def test_what_ails_is_mended_before_the_want_is_carried_out_again(bench: Bench) 
     assert bench.db.calls == ["primary 5"], "once"
 
 
+def test_nothing_that_is_wanted_waits_for_a_remedy(bench: Bench) -> None:
+    reign = want(Postgres.PRIMARY)
+    bench.do(reign)
+    bench.db.fail["mend"] = "no connection"
+    bench.worker.look(replace(RUNNING, in_recovery=False), (Remedy.RESET, Remedy.WAKE))
+    bench.db.calls.clear()
+    bench.worker.step(reign)
+    assert bench.db.calls[:3] == ["mend RESET", "mend WAKE", "primary 5"] and bench.worker.carried.trouble == ""
+    for urgent, first in ((Postgres.STOPPED, "stop immediate"), (Postgres.DETACHED, "detach")):
+        bench.worker.want(want(urgent, 8))
+        bench.worker.look(RUNNING, (Remedy.RESTART,))
+        bench.db.calls.clear()
+        bench.worker.step(want(urgent, 8))
+        assert bench.db.calls[0] == first
+
+
+def test_what_ailed_a_standby_is_not_mended_when_it_is_to_be_the_primary(bench: Bench) -> None:
+    bench.do(want(Postgres.STANDBY, follow=THEIRS))
+    bench.worker.want(want(Postgres.PRIMARY, 2))
+    bench.worker.look(RUNNING, (Remedy.RESTART,))
+    bench.db.calls.clear()
+    bench.worker.step(want(Postgres.PRIMARY, 2))
+    assert bench.db.calls[0] == "primary 5", "a look that had begun before"
+
+
 def test_log_that_is_given_up_is_removed_and_kept_back_from_now_on(bench: Bench) -> None:
     reign = want(Postgres.PRIMARY)
     bench.do(reign)
