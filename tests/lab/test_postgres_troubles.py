@@ -192,6 +192,24 @@ def test_clients_that_take_every_connection(duo: Duo) -> None:
     taker.wait()
 
 
+def test_slot_and_role_of_the_replication_are_made_again(duo: Duo) -> None:
+    active = duo.settle()
+    node = duo.pair.node(active)
+    since = len(node.log())
+    slot = f"ha_{other(active).replace('-', '_')}"
+    psql(
+        node,
+        f"""SET synchronous_commit = 'local';
+        DROP OWNED BY ha_replication; DROP ROLE ha_replication;
+        SELECT pg_terminate_backend(active_pid), pg_sleep(0.5), pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+          WHERE slot_name = '{slot}';""",
+        database="postgres",
+    )
+    until_logged(duo, active, "in place: make slot and role of the other server again", since)
+    assert duo.settle() == active
+    assert psql(node, f"SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'") == "t"
+
+
 # --- the passive ------------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +313,24 @@ def test_a_full_disk_of_the_log_of_changes_hands_over(duo: Duo) -> None:
     serves(duo, at)
     node.sh("rm /srv/wal/filler")
     duo.settle(120.0)
+
+
+def test_log_kept_for_an_absent_passive_does_not_fill_the_disk_and_it_is_copied_afresh(duo: Duo) -> None:
+    active = duo.settle()
+    node, passive = duo.pair.node(active), duo.pair.node(other(active))
+    duo.pair.ha(passive.name, "stop")
+    since = len(node.log())
+    for _ in range(40):
+        psql(node, "SELECT pg_logical_emit_message(false, 'filler', repeat('x', 16000000))")
+        if "was given up" in alarms(node):
+            break
+    until_said(duo, active, "the log of changes that was kept back for the other server was given up")
+    duo.pair.until(lambda _: "disk-log" not in alarms(node), 30.0, "room")
+    serves(duo, boottime())
+    duo.pair.ha(passive.name, "start")
+    duo.settle(120.0)
+    assert duo.pair.active() == active
+    assert "is nearly full" in node.log()[since:] and "the database was copied from" in passive.log()
 
 
 def test_a_disk_that_becomes_read_only_hands_over(duo: Duo) -> None:
