@@ -73,6 +73,9 @@ def other(node: str) -> str:
 
 
 class Pair:
+    #: starts the new cluster for a while, to be filled
+    start_cluster = 'pg_ctlcluster "$(ls /etc/postgresql)" main start'
+
     def __init__(self, lab: Lab, say: Callable[[str], None]) -> None:
         self.lab = lab
         self.say = say
@@ -100,11 +103,15 @@ class Pair:
         for path, file in _DEVICE.items():
             node.write(path, (_HERE / "device" / file).read_text(), 0o755)
         node.write("/etc/ha_manager/ha_manager.conf", _HA_MANAGER_CONF)
+        self.make_cluster(node)
+
+    def make_cluster(self, node: Node) -> None:
+        """An empty Postgres of its own, which lets the lab's clients in."""
         node.sh(_NEW_CLUSTER, timeout=120.0)
 
     def _databases(self) -> None:
         node = self.node(ACTIVE)
-        node.sh('pg_ctlcluster "$(ls /etc/postgresql)" main start', timeout=60.0)
+        node.sh(self.start_cluster, timeout=60.0)
         statements = ["CREATE ROLE ledger LOGIN", *(f"CREATE DATABASE {name}" for name in DATABASES)]
         statements += ["\\connect policy_server", *tables(ALL_TABLES), *_POLICY]
         statements += [f"GRANT SELECT, INSERT ON {table} TO ledger" for table in ALL_TABLES]

@@ -73,6 +73,10 @@ def test_a_pair_s_life(clusters: Pair) -> None:
         strict(node)
         node.database._server.reload()
     one.database.set_names_enforced(1)
+    for node in (one, two):
+        seen, stock = node.facts(), node.database.inventory()
+        assert seen.answers and seen.vitals is not None and seen.vitals.role, seen
+        assert stock.used.get("plpgsql 1.0") and "plpgsql" in stock.available
     # power cut of the active, with writes that nobody acknowledged
     writer = Writer(one)
     until(lambda: len(writer.acknowledged) > 20)
