@@ -21,7 +21,7 @@ import click
 
 from ha_manager.cli_diverged import diverged
 from ha_manager.commandline import FAILED, NOT_CONFIGURED, NOT_RUNNING, AnyCase, fail, need_root, say
-from runtime.errors import ConfigError, HaError
+from runtime.errors import ConfigError, HaError, NotRunning
 
 if TYPE_CHECKING:
     from ha_manager.config import Config, Reach, Reachable
@@ -296,13 +296,16 @@ def show(as_json: bool) -> None:
 
 @main.command(short_help="Why it is so, and what if the peer died now.")
 def explain() -> None:
-    """Why this server is what it is, and what would happen if the peer died now.
+    """Why this server is what it is, how far the passive is behind, and what would happen, and be lost, if either died now.
 
     Example: ha explain
     """
-    from ha_manager import turning
+    from ha_manager import explaining, showing
 
-    for line in turning.heartbeat(_reach(), "explain")["lines"]:
+    found = showing.collect(_reach())
+    if not found["heartbeat"]:
+        raise NotRunning(found["errors"].get("heartbeat", "heartbeat does not answer"))
+    for line in explaining.lines(found):
         say(line)
 
 

@@ -24,6 +24,11 @@ NEEDS_HA_START = (
     "heartbeat's part of module.xml (addresses, links, ping nodes, times, fence agents, …) has changed:"
     " `ha start` on both servers applies it"
 )
+#: told when ``fence`` has changed
+NEEDS_THE_PEER = (
+    "synchronous, solo or maximum_lag_on_failover has changed: until the other server has the same, and read it"
+    " (`ha start` or SIGHUP there), the stricter counts"
+)
 
 
 class Reachable(Protocol):
@@ -86,13 +91,16 @@ class Config:
             site.virtual_ip,
             site.resources,
             site.timing,
-            site.synchronous,
-            site.solo,
             site.boot_alone,
             site.fences,
             site.arp_check,
             site.watchdog,
         )
+
+    @property
+    def fence(self) -> tuple[bool, str, int]:
+        """The data fence (design §4 rule 6), as heartbeat's status tells it; a change of it needs no restart."""
+        return (self.site.synchronous, self.site.solo, self.site.maximum_lag)
 
 
 def load(

@@ -155,6 +155,6 @@ class HeartbeatLink:
 
 def alike(one: Facts, two: Facts) -> bool:
     """Equal but for what changes all the time."""
-    quiet: dict[str, Any] = {"lsn": 0, "beyond": 0, "sign_age": 0.0, "stalled": 0.0}
-    stalls = (one.stalled > 0) == (two.stalled > 0)
-    return stalls and replace(one, **quiet) == replace(two, **quiet)
+    quiet: dict[str, Any] = {"lsn": 0, "beyond": 0, "sign_age": 0.0, "stalled": 0.0, "behind": 0}
+    same = (one.stalled > 0) == (two.stalled > 0) and (one.behind < 0) == (two.behind < 0)
+    return same and replace(one, **quiet) == replace(two, **quiet)

@@ -250,6 +250,12 @@ class Observation:
         row = self.standby(name)
         return row is not None and row.state == "streaming" and row.flushed >= 0 and self.lsn - row.flushed <= within
 
+    def behind(self, name: str) -> int:
+        """Bytes of log that ``name`` has not flushed yet; -1: it does not stream."""
+        row = self.standby(name)
+        streams = row is not None and row.state == "streaming" and row.flushed >= 0
+        return max(0, self.lsn - row.flushed) if row is not None and streams else -1
+
     @property
     def following(self) -> int:
         """Epoch number named in the replication connection that streams right now; -1: none."""

@@ -114,6 +114,7 @@ class Facts:
     peer_epoch: Epoch = Epoch()
     prepared: bool = False
     shutdown_lsn: int = -1
+    behind: int = -1
 
 
 def epoch_from(value: object) -> Epoch:

@@ -111,6 +111,7 @@ class Outlook:
             peer_epoch=signs.epoch,
             prepared=carried.prepared,
             shutdown_lsn=carried.shutdown_lsn,
+            behind=seen.behind(standby_name(self.peer, epoch.number)) if postgres is Postgres.PRIMARY else -1,
         )
 
     def _following(self, seen: Observation, carried: Carried) -> Epoch:

@@ -23,8 +23,9 @@ from typing import Any
 from ha_manager import __version__, divergence
 from ha_manager.care import Care, Findings
 from ha_manager.cluster import PostgresConfig
-from ha_manager.config import NEEDS_HA_START, Config, load
+from ha_manager.config import NEEDS_HA_START, NEEDS_THE_PEER, Config, load
 from ha_manager.database import Database
+from ha_manager.datafence import DataFence
 from ha_manager.greeting import Greeting
 from ha_manager.host import CONF
 from ha_manager.journal import JournalFile
@@ -47,6 +48,7 @@ from ha_manager.site import MODULE_XML
 from ha_manager.statusfile import Messages, StatusFile
 from ha_manager.steps import Steps
 from ha_manager.stock import Stock
+from ha_manager.trail import Trail
 from ha_manager.wiring import cluster_of, database_of, replication_password
 from ha_manager.worker import Worker
 from runtime import service
@@ -127,6 +129,8 @@ class Daemon:
             lambda alarms: self.mail.post(lambda: self._alarms(alarms)),
             boottime,
         )
+        self.data_fence = DataFence(self)
+        self.trail = Trail()
         self.status_file = StatusFile(paths.etc / "ha_manager_status")
         self.schedule = Schedule()
         self.requests = Requests(self)
@@ -280,7 +284,7 @@ class Daemon:
         self.stock.nudge()
         if old.site != new.site:
             self._thread("schedule", self._start_schedule)
-        later = []
+        later = [NEEDS_THE_PEER] if old.fence != new.fence else []
         if old.of_heartbeat != new.of_heartbeat:
             later.append(NEEDS_HA_START)
         if _fixed(old) != _fixed(new):
@@ -335,6 +339,7 @@ class Daemon:
     def on_status(self, answer: dict[str, object]) -> None:
         if answer.get("ok"):
             self.heartbeat_status = answer
+            self.data_fence.look(answer, boottime())
 
     def heartbeat_says(self) -> dict[str, object]:
         """The latest status of whoever decides; Linux-HA's is put together here."""
@@ -371,6 +376,10 @@ class Daemon:
     def _on_look(self, findings: Findings) -> None:
         seen, carried = self.look.observation, self.worker.carried
         self._alarms(findings.alarms)
+        if seen.answers and not seen.in_recovery:
+            self.trail.note(seen.at, seen.lsn, seen.beyond)
+        else:
+            self.trail.forget()
         observed = Observed(observed_state(seen, carried), checkpointed=self._promoted_and_checkpointed())
         if self._unplanned is not None and self.look.link == carried.link and self.look.serial >= self._unplanned.serial:
             self._plan(self._unplanned)
@@ -468,6 +477,20 @@ class Daemon:
             self.stock.nudge()
         if self.role is Role.ACTIVE:
             self.mail.post(lambda: self.messages.passive_unreachable(why))
+
+    # --- datafence.Home ------------------------------------------------------------------------------------------------------
+
+    def beside(self, name: str, body: Callable[[], None]) -> None:
+        self._thread(name, body)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self.mail.post(call)
+
+    def ask_heartbeat(self, do: str, then: Callable[[dict[str, object]], None]) -> bool:
+        return self.link.request(do, {}, then)
+
+    def alarm(self, name: str, text: str) -> None:
+        self.messages.alarm(name, text)
 
     # --- for others -----------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ha_manager.observation import is_plain
+from ha_manager.observation import is_plain, standby_name
 from ha_manager.orders import Epoch, Postgres, epoch_from, facts_to
 from ha_manager.outlook import observed_state
 from runtime.clock import boottime
@@ -124,14 +124,25 @@ class Requests:
                 "vitals": asdict(seen.vitals) if seen.vitals else None,
                 "plain": is_plain(seen.primary_conninfo) if seen.in_recovery else seen.tls is False,
             },
+            "behind": self._behind(),
             "plan": {"role": plan_role, "epoch": plan_epoch, "steps": {n: list(s) for n, s in steps.items()}},
             "session": {"connected": daemon.peer.connected, "why": daemon.peer.why, "listening": daemon.peer.listening,
                         "state": dict(daemon.peer.state)},
             "heartbeat_says": daemon.heartbeat_says(),
         }  # fmt: skip
 
+    def _behind(self) -> dict[str, Any] | None:
+        """How far the peer's standby is behind this primary; None: it does not stream."""
+        daemon = self._daemon
+        want, seen = daemon.link.want, daemon.look.observation
+        row = seen.standby(standby_name(daemon.config.peer, want.epoch.number)) if want else None
+        if row is None or row.state != "streaming":
+            return None
+        behind = daemon.trail.behind(row.flushed)
+        return asdict(behind) if behind is not None else None
+
     def replication(self) -> str:
-        """One word for others: off | copying | waiting | streaming | synchronous | failed."""
+        """One word for others: off | copying | waiting | streaming | synchronous | asynchronous | failed."""
         daemon = self._daemon
         facts, carried = daemon.facts(), daemon.worker.carried
         if carried.copying:
@@ -141,6 +152,9 @@ class Requests:
         if facts.postgres is Postgres.PRIMARY:
             if facts.proven >= 0 and facts.stalled < daemon.config.site.timing.stall:
                 return "synchronous"
+            fence = daemon.heartbeat_says().get("replication")
+            if isinstance(fence, Mapping) and fence.get("mode") == "asynchronous" and facts.behind >= 0:
+                return "asynchronous"
             return "streaming" if facts.caught_up else "waiting"
         if facts.postgres is Postgres.STANDBY:
             return "streaming" if facts.following != Epoch() else "waiting"

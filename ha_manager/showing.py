@@ -14,6 +14,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from ha_manager import explaining
 from ha_manager.config import Config, Reach
 from ha_manager.local import role_line
 from runtime.clock import boottime
@@ -47,6 +48,7 @@ def collect(config: Config | Reach) -> dict[str, Any]:
     alarms = _alarms(found)
     found["notes"] = {name: alarms.pop(name) for name in _NOTES if name in alarms}
     found["alarms"] = alarms
+    found["replication"] = explaining.data(found)
     return found
 
 
@@ -134,7 +136,7 @@ def print_all(found: dict[str, Any]) -> None:
     line(text, style="bold red" if troubles else f"bold {style}")
     for trouble in troubles:
         line(trouble, "  ! ", 4, "red")
-    for sentence in found["explain"]:
+    for sentence in explaining.lines(found):
         if not sentence.startswith("Alarm:"):
             line(sentence, "  ", 4)
     rows = _rows(found)
@@ -159,6 +161,7 @@ def _troubles(found: dict[str, Any]) -> list[str]:
 
 _REPLICATION = {
     "synchronous": "synchronous: a commit is acknowledged when both servers have it",
+    "asynchronous": "asynchronous: a commit is acknowledged before the passive has it",
     "streaming": "streaming",
     "waiting": "waiting for the other server",
     "copying": "the database is being copied from the active",

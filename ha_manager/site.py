@@ -14,6 +14,7 @@ from heartbeat import fence_lines, haresources
 from runtime import modulexml
 from runtime.errors import ConfigError
 from runtime.modulexml import Section
+from runtime.sizes import MAXIMUM_LAG, size_of
 from runtime.timing import PROFILES, Timing
 from runtime.timing import check as check_timing
 
@@ -83,6 +84,8 @@ class Site:
     timing: Timing = PROFILES["recommended"]
     synchronous: bool = True
     solo: str = "silence"
+    #: bytes; asynchronous: a passive that lacks more of the log can't take over
+    maximum_lag: int = MAXIMUM_LAG
     boot_alone: str = "wait"
     #: so many of the ping nodes must answer
     ping_quorum: int = 1
@@ -175,7 +178,10 @@ class _Reader:
             )
         replication = self._one.get("replication")
         if replication is not None:
-            site = replace(site, synchronous=replication.flag("synchronous", True), solo=replication.text("solo", "silence"))
+            site = replace(
+                site, synchronous=replication.flag("synchronous", True), solo=replication.text("solo", "silence"),
+                maximum_lag=_bytes(replication, "maximum_lag_on_failover", MAXIMUM_LAG),
+            )  # fmt: skip
         alone = self._one.get("boot_alone")
         if alone is not None:
             site = replace(site, boot_alone=alone.text("mode", "wait"))
@@ -260,6 +266,15 @@ def _address(section: Section, attribute: str) -> str:
     if address.is_unspecified or address.is_multicast or address.is_loopback:
         raise section.error(f"{text} can't be a device's address", attribute, remedy="use an address of the network")
     return text
+
+
+def _bytes(section: Section, attribute: str, default: int) -> int:
+    if not section.has(attribute):
+        return default
+    try:
+        return size_of(section.text(attribute))
+    except ValueError as wrong:
+        raise section.error(str(wrong), attribute, remedy='write "16MB", or leave it out') from wrong
 
 
 def _fence(section: Section) -> Fence:

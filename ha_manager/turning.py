@@ -88,6 +88,7 @@ def _files(config: Config, cluster: PostgresConfig, keys: Keys) -> hafiles.HaFil
         timing=site.timing,
         synchronous=site.synchronous,
         solo=site.solo,
+        maximum_lag=site.maximum_lag,
         boot_alone=site.boot_alone,
         vip_port=cluster.port,
         udp_port=config.host.heartbeat_port,
@@ -184,7 +185,11 @@ def _heartbeat_files(checked: Checked, say: Say) -> list[Path]:
     if _on_linux_ha(checked.config):
         say("heartbeat is Linux-HA's: its files are left alone")
         return []
-    changed = hafiles.write(checked.files, checked.config.host.paths.heartbeat_etc)
+    folder = checked.config.host.paths.heartbeat_etc
+    if (folder / "ha.cf").exists() and hafiles.is_ours(folder):
+        # takes no restart: ha_manager tells heartbeat of it
+        hafiles.set_fence(folder, *checked.config.fence)
+    changed = hafiles.write(checked.files, folder)
     words = f"{', '.join(path.name for path in changed)} written" if changed else "files are as they should be"
     say(f"heartbeat: {words}")
     return changed

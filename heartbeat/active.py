@@ -51,6 +51,7 @@ class Active(Backed):
             elif self.phase is Phase.ACTIVE:
                 self._test_arp()
                 self._yield()
+                self._note_lag()
                 self._data_fence()
             elif self.phase is Phase.PREPARING:
                 self._preparing()
@@ -98,23 +99,29 @@ class Active(Backed):
                 # the ping node may just have come back, for both: ask it once more before handing over
                 self._confirmed_run, self._pinged_at = self.members.run, -inf
             elif self.members.connected() or self.members.run - self._confirmed_run >= self.timing.ping_period:
-                self._stand_down(because, returns=True)
+                # where commits don't wait for the passive, a clean stop sends it what it lacks
+                self._stand_down(because, Stop.FAST if self.disk.lax else Stop.IMMEDIATE, returns=True)
 
     def _preparing(self) -> None:
+        """Rule 12. Where commits don't wait for the passive they first do: then it holds everything, and nothing is lost."""
         p = self.members.peer
-        because = self.rules.cannot_serve()
-        if because and not self.forced:
+        prepared = self.facts.prepared and self.want.prepare and self.facts.serial >= self.want.serial
+        if (because := self.rules.cannot_serve()) and not self.forced:
             # a checkpoint may never come: it is handed over for that reason, or not at all
-            self._become(Phase.ACTIVE, f"the planned failover was given up: {because}")
-        elif self.forced or (p and p.fit and self.members.in_contact()):
-            prepared = self.facts.prepared and self.want.prepare and self.facts.serial >= self.want.serial
-            if prepared and self.rules.successor_answers():
-                self._stand_down(self.takeover.because, Stop.FAST, returns=True)
-            elif self.now - self.phase_since > PREPARE_LIMIT:
-                late = f"{self.site.peer} did not answer" if prepared else "the checkpoint took too long"
-                self._become(Phase.ACTIVE, f"the planned failover was given up: {late}")
-        else:
-            self._become(Phase.ACTIVE, "the planned failover was given up: the passive is no longer fit")
+            self._end_preparing(because)
+        elif not self.forced and not (p and p.fit and self.members.in_contact()):
+            self._end_preparing("the passive is no longer fit")
+        elif self.disk.lax and not self.forced and (prepared or self._proving_since < inf) and not self.saving:
+            self._make_commits_wait()
+        elif prepared and self.rules.successor_answers() and (self.forced or not self.disk.lax) and not self.saving:
+            self._stand_down(self.takeover.because, Stop.FAST, returns=True)
+        if self.phase is Phase.PREPARING and self.now - self.phase_since > PREPARE_LIMIT:
+            late = f"{self.site.peer} did not answer" if prepared else "the checkpoint took too long"
+            self._end_preparing(f"{self.site.peer} did not catch up" if self.disk.lax else late)
+
+    def _end_preparing(self, because: str) -> None:
+        self._proving_since = inf
+        self._become(Phase.ACTIVE, f"the planned failover was given up: {because}")
 
     # --- the data fence
 
@@ -128,6 +135,9 @@ class Active(Backed):
             self._go_solo_alone()
             return
         self.attempt = None
+        self._keep_mode()
+        if self.saving:
+            return
         if because := self.rules.wants_release():
             if not self.ask_release_seq:
                 # by the time it has let go, "it is no longer in sync" would be true as well
@@ -154,14 +164,13 @@ class Active(Backed):
     def _go_solo(self, because: str) -> None:
         self.opening = Epoch(self.highest + 1, self.site.node)
         self.highest = self.opening.number
-        record = replace(self._newest(), epoch=self.opening, active=True, solo=True, in_sync=False, stood_down=False)
+        record = replace(self._newest(), epoch=self.opening, active=True, solo=True, in_sync=False, stood_down=False, lax=False)
 
         def then() -> None:
             self.opening = Epoch()
             self.refused = ""
             self._reset_reign()
-            self._out.append(RoleChanged(self.phase, self.phase, self.disk.epoch, f"solo: {because}"))
-            self.because = f"solo: {because}"
+            self._tell(f"solo: {because}")
 
         self._save(record, then)
 
@@ -172,26 +181,63 @@ class Active(Backed):
             if self._wanted_holds(Database.PRIMARY) and self.facts.postgres is Database.PRIMARY:
                 self._save(replace(self._newest(), tentative=False))
             return
+        if not self.rules.asynchronous():
+            self._make_commits_wait()
+            return
+        self._proving_since = inf
+        follows = self._standby_is_of_this_epoch() and self.rules.standby_ready()
+        if follows and self.rules.within_lag() and not self.leaving:
+            self._fence_is(False, "the passive follows again, asynchronously: it may take over, and lack the latest commits")
+
+    def _standby_is_of_this_epoch(self) -> bool:
+        """Until commits have stopped waiting for it under its old name, what streams is the standby of the last epoch."""
+        return self._wanted_holds(Database.PRIMARY) and self.want.epoch == self.disk.epoch
+
+    def _make_commits_wait(self) -> None:
+        """The names are set; when every commit is proven to wait, that goes to the disk."""
         if self._proving_since == inf:
-            # until commits have stopped waiting for it under its old name, what streams is the standby of the last epoch
-            relaxed = self._wanted_holds(Database.PRIMARY) and self.want.epoch == self.disk.epoch
-            ready = self.site.synchronous and relaxed and self.rules.standby_ready() and self.now >= self._proof_wait
-            if ready and not self.leaving:
+            ready = self._standby_is_of_this_epoch() and self.rules.standby_ready()
+            if ready and self.now >= self._proof_wait and not self.leaving:
                 self._proving_since = self.now
             return
         proven = self.want.names is Names.ENFORCED and self.facts.serial >= self.want.serial and self.facts.proven >= 0
         if proven and self.rules.standby_ready():
-            because = "in sync again: every commit waits for the passive"
-
-            def then() -> None:
-                self._proving_since = inf
-                self.called_seq = self.seq + 1
-                self._out.append(RoleChanged(self.phase, self.phase, self.disk.epoch, because))
-                self.because = because
-
-            self._save(replace(self._newest(), solo=False), then)
+            word = "in sync again" if self.disk.solo else "synchronous"
+            self._fence_is(True, f"{word}: every commit waits for the passive")
         elif self.now - self._proving_since > PROOF_LIMIT or not self.rules.standby_ready():
             self._proving_since, self._proof_wait = inf, self.now + self.timing.deadtime
+
+    def _fence_is(self, waits: bool, because: str) -> None:
+        """Commits wait for the passive, or need not: on the disk first, then said."""
+
+        def then() -> None:
+            self._proving_since = inf
+            self.called_seq = self.seq + 1
+            self._tell(because)
+
+        self._save(replace(self._newest(), solo=False, lax=not waits), then)
+
+    def _tell(self, because: str) -> None:
+        """Something else than the phase has changed."""
+        self._out.append(RoleChanged(self.phase, self.phase, self.disk.epoch, because))
+        self.because = because
+
+    # --- synchronous or not
+
+    def _note_lag(self) -> None:
+        lags = self.disk.lax and not self.disk.solo and not self.rules.within_lag()
+        self.lagging_since = min(self.lagging_since, self.now) if lags else inf
+
+    def _keep_mode(self) -> None:
+        """Switched while the passive may take over. To asynchronous: on this disk, said, on the passive's disk, and only then
+        commits stop waiting (``_wanted``). To synchronous: proven, on this disk, then said.
+        """
+        if self.rules.asynchronous() == self.disk.lax:
+            self._proving_since = inf
+        elif self.disk.lax:
+            self._make_commits_wait()
+        elif not self.leaving:
+            self._fence_is(False, "asynchronous from now on: commits don't wait for the passive, which may lack the latest")
 
     # --- standing down
 

@@ -111,6 +111,7 @@ def load(folder: str, node: str, assigned: Sequence[Assigned]) -> Config:
             cf.solo,
             cf.boot_alone,
             synchronous=cf.synchronous,
+            maximum_lag=cf.maximum_lag,
             ping_quorum=cf.ping_quorum,
             arp_check=cf.arp_check,
             fence=bool(fences),

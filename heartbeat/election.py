@@ -49,6 +49,7 @@ from heartbeat.model import (
     Phase,
     PingReply,
     PingSent,
+    Replication,
     Sign,
     Standby,
     Stop,
@@ -148,6 +149,8 @@ class Core(Passive):
                 self._asked_suspend(event)
             case Leave():
                 self._asked_leave(event)
+            case Replication():
+                self._configured(event)
         return True
 
     def _vip_link(self, interface: str, up: bool) -> None:
@@ -180,6 +183,8 @@ class Core(Passive):
             self._pinged_at = -inf  # rule 2 wants a ping answered since: don't wait for the next one
         if m.in_sync and m.epoch == self.disk.epoch:
             self.peer_was_in_sync = True
+        if (m.phase in REIGNING or m.stood_down) and m.epoch == self.disk.epoch and m.lsn >= 0:
+            self.active_lsn, self.active_heard_run = m.lsn, self.members.run
         if silent >= self.timing.deadtime and self.phase is Phase.ACTIVE:
             self._out.append(Garp())  # what was cut may not have heard who holds the VIP
         if m.phase in SERVING or m.leaving:
@@ -287,7 +292,8 @@ class Core(Passive):
             self._reply(False, report.why_suspended(self))
         elif self.members.silent_for() >= self.timing.warntime and not self.disk.solo and not self.saving:
             self._reply(True, "standing down: the peer hears no heartbeat from here")
-            self._stand_down("the peer hears no heartbeat from here and asked over the session")
+            because = "the peer hears no heartbeat from here and asked over the session"
+            self._stand_down(because, Stop.FAST if self.disk.lax else Stop.IMMEDIATE)
         else:
             self._reply(False, "the peer is heard here, or could not take over")
 
@@ -336,6 +342,15 @@ class Core(Passive):
         if not event.suspended:
             self._forgive()
         self._reply(True, f"automatic changes are {word}, here and on {self.site.peer} as soon as it hears of it")
+
+    def _configured(self, new: Replication) -> None:
+        """Rule 6 as it is configured now; what follows from it is done in order (``Active._keep_mode``), what the peer thinks
+        of it is heard."""
+        old = self.site
+        self.site = replace(old, synchronous=new.synchronous, solo=new.solo, maximum_lag=new.maximum_lag)
+        if self.site != old:
+            self.configured_at = self.now
+            self._tell(f"configured anew: {report.configured(self.site)}")
 
     def _forgive(self) -> None:
         """`ha resume` also ends a suspension after flapping."""

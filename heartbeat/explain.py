@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from heartbeat import report
 from heartbeat.model import SERVING, Phase
 from heartbeat.signs import HOST
+from runtime.sizes import size
 
 if TYPE_CHECKING:
     from heartbeat.state import Server
@@ -81,22 +82,22 @@ def _serving(core: Server) -> list[str]:
 
 
 def _if_passive_died(core: Server) -> str:
-    peer, site = core.site.peer, core.site
-    if not site.synchronous:
+    peer = core.site.peer
+    if core.disk.lax:
         return f"Commits don't wait for {peer} (asynchronous replication): if it died now, nothing would change here."
     begin = f"Every commit waits for {peer}. If it died now, nothing would be lost; no write would be acknowledged"
-    if site.solo == "release":
+    if core.rules.release_only():
         return f"{begin} until it is back (solo=release)."
     return f"{begin} for {core.timing.solo:g} s; then this server would go on alone{_backed(core, peer)}."
 
 
 def _waits_for_passive(core: Server) -> str:
     """An active whose passive is silent: until when, or why it does not go on alone."""
-    peer, site = core.site.peer, core.site
-    if not site.synchronous:
+    peer = core.site.peer
+    if core.disk.lax:
         return f"Commits don't wait for {peer} (asynchronous replication)."
     waits = f"No write is acknowledged: every commit waits for {peer}"
-    if site.solo == "release":
+    if core.rules.release_only():
         return f"{waits}, until it is back (solo=release). If it is certainly off: `ha activate --force`."
     if missing := core.members.unanswered():
         return f"{waits}; going on alone is out of the question while {missing} here."
@@ -116,8 +117,11 @@ def _if_active_died(core: Server) -> str:
             f"If this server died now, service would wait for its return: {peer} can't take over, because"
             f" {report.why_peer_unfit(core)}. Nothing would be lost as long as the disk here is not."
         )
-    lost = "nothing acknowledged" if core.site.synchronous else "what had not reached it yet"
-    return f"If this server died now, {peer} would take over after {core.timing.deadtime:g} s; {lost} would be lost."
+    lost = "nothing acknowledged would be lost"
+    if core.disk.lax:
+        behind = core.facts.behind
+        lost = f"it lacks {size(behind)} of log, which would be lost" if behind else "it holds everything at this moment"
+    return f"If this server died now, {peer} would take over after {core.timing.deadtime:g} s; {lost}."
 
 
 # --- on the way between the two ---------------------------------------------------------------------------------------------
@@ -154,8 +158,8 @@ def _takeover_waits(core: Server) -> str:
 
 
 def _letting_go(core: Server) -> list[str]:
-    peer, site = core.site.peer, core.site
-    comes_back = core.returns and site.solo != "release" and not core.rules.asks_entry()
+    peer = core.site.peer
+    comes_back = core.returns and not core.rules.release_only() and not core.rules.asks_entry()
     then = (
         f"this server would become active again after {core.timing.solo:g} s of silence{_backed(core, peer)}"
         if comes_back
@@ -195,10 +199,21 @@ def _passive(core: Server) -> list[str]:
         ]
     asks = _backed(core, peer)
     line = f"If {peer} died now, this server would take over after {core.timing.deadtime:g} s of silence on every link{asks}"
-    line += "; nothing acknowledged would be lost." if core.site.synchronous else "; what has not reached it yet would be lost."
+    line += f"; {report.may_be_lost(core) or 'nothing acknowledged would be lost'}."
+    own = _if_this_passive_died(core)
     if missing := core.members.unanswered():
         line += f" But not at this moment: {missing} here."
-    return [line]
+    return [line, own]
+
+
+def _if_this_passive_died(core: Server) -> str:
+    peer = core.site.peer
+    if core.rules.may_lack():
+        return f"If this server died now, nothing would change on {peer}: its commits don't wait."
+    if core.rules.release_only():
+        return f"If this server died now, no write would be acknowledged on {peer} until it is back (solo=release)."
+    alone = f"for {core.timing.solo:g} s; then it would go on alone"
+    return f"If this server died now, no write would be acknowledged on {peer} {alone}."
 
 
 def _let_go(core: Server) -> str:
@@ -239,7 +254,7 @@ def _nobody_active(core: Server) -> list[str]:
     p, peer = core.members.peer, core.site.peer
     assert p is not None
     outcome = core.rules.elect()
-    if core.rules.peer_stood_down() and not core.rules.unfit():
+    if core.rules.gave_way() and not core.rules.unfit():
         return [f"Neither server is active: {peer} stood down, and this one takes over as soon as a ping node has answered."]
     if outcome == "mine":
         return [f"Neither server is active: this one is to serve, once {peer} has given way and Postgres here is healthy."]

@@ -4,8 +4,8 @@ Promise: every directive that heartbeat 3.0.6 knows is accepted; those that mean
 refused, so that an existing file can be used as it is; a directive that nobody knows, or a value that can't be meant, is
 refused with its line and a remedy. Only the lines are judged here; whether they make a pair is ``config``'s question.
 Source: facts/linux-ha-heartbeat.md, "ha.cf"; ha.cf(5). Ours: ``profile``, ``ping_period``, ``isolation``, ``lease``,
-``stale``, ``solo_time``, ``role_expiry``, ``allowance``, ``stall``, ``synchronous``, ``solo``, ``boot_alone``, ``vip_port``,
-``compatibility``, ``ping_quorum``, ``arp_check``, ``fence``, ``fence_timeout``.
+``stale``, ``solo_time``, ``role_expiry``, ``allowance``, ``stall``, ``synchronous``, ``maximum_lag``, ``solo``,
+``boot_alone``, ``vip_port``, ``compatibility``, ``ping_quorum``, ``arp_check``, ``fence``, ``fence_timeout``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from heartbeat.fence_lines import FenceLine, read_line
 from heartbeat.media import Medium
 from runtime.errors import ConfigError
 from runtime.hafiles import TIMES
+from runtime.sizes import MAXIMUM_LAG, size_of
 from runtime.timing import PROFILES
 
 UDP_PORT = 694
@@ -45,6 +46,7 @@ class HaCf:
     boot_alone: str = "wait"
     compatible: bool = False
     synchronous: bool = True
+    maximum_lag: int = MAXIMUM_LAG
     facility: str = "daemon"
     debug: int = 0
     realtime: bool = True
@@ -282,6 +284,13 @@ def _read_synchronous(cf: HaCf, name: str, values: list[str], line: int) -> None
     cf.synchronous = _boolean(cf, name, values, line)
 
 
+def _read_maximum_lag(cf: HaCf, name: str, values: list[str], line: int) -> None:
+    try:
+        cf.maximum_lag = size_of(_one(cf, name, values, line))
+    except ValueError as wrong:
+        raise cf.error(f"{name} {values[0]}: {wrong}", line, f"write {name} 16MB, say") from wrong
+
+
 def _read_arp_check(cf: HaCf, name: str, values: list[str], line: int) -> None:
     cf.arp_check = _boolean(cf, name, values, line)
 
@@ -366,7 +375,7 @@ _DIRECTIVES: dict[str, Reader] = {
     "ping": _read_ping, "ping6": _read_ping, "ping_group": _read_ping_group, "ping_quorum": _read_ping_quorum,
     "auto_failback": _read_auto_failback,
     "profile": _word(*PROFILES), "solo": _word("silence", "release"), "boot_alone": _word("wait", "after_initdead"),
-    "synchronous": _read_synchronous,
+    "synchronous": _read_synchronous, "maximum_lag": _read_maximum_lag,
     "vip_port": _read_vip_port, "compatibility": _read_compatibility, "logfacility": _read_facility, "debug": _read_debug,
     "realtime": _read_realtime, "rtprio": _read_rtprio, "crm": _read_crm, "pacemaker": _read_crm,
     **dict.fromkeys(TIMES, _read_time),

@@ -16,8 +16,8 @@ from runtime.timing import Timing, scaled
 
 #: ours, each of them part of rules that need a peer that keeps them too
 _SAFE_ONLY = (
-    "profile", "solo", "boot_alone", "synchronous", "isolation", "stale", "solo_time", "stall", "arp_check", "fence",
-    "witnesses", "clock_drift", "delivery",
+    "profile", "solo", "boot_alone", "synchronous", "maximum_lag", "isolation", "stale", "solo_time", "stall",
+    "arp_check", "fence", "witnesses", "clock_drift", "delivery",
 )  # fmt: skip
 _REMEDY = "remove the line as long as `compatibility linux-ha` is there"
 #: without `deadtime`: Linux-HA's own defaults (seconds)

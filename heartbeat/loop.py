@@ -26,7 +26,7 @@ from heartbeat.enforcer import Enforcer
 from heartbeat.links import Links
 from heartbeat.lookout import Lookout
 from heartbeat.manager_link import ManagerLink
-from heartbeat.model import SERVING, Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Tick
+from heartbeat.model import SERVING, Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Replication, Tick
 from heartbeat.ping import Pinger
 from heartbeat.priority import hurry
 from heartbeat.radio import PingGroups, Radio
@@ -112,7 +112,7 @@ class Daemon:
         self.edge.changes.extend(store.read_history())
         requests = Requests(self.core, self.edge, self._manager, boottime, self._extra, lambda: self._config.parameters)
         self._control: ControlServer | None = None
-        self._handlers = requests.handlers()
+        self._handlers = requests.handlers() | {"reload": lambda request: {"later": self._reload()}}
         self._timer = Timer()
         self._turned_at = now
         self._look_at = now
@@ -289,7 +289,10 @@ class Daemon:
                 self._stop_at = boottime() + STOP_LIMIT
                 self.edge.feed(Leave(f"signal {number.name}", "handover"))
         elif number is signal.SIGHUP:
-            self._reload()
+            try:
+                self._reload()
+            except HaError as error:
+                log.error("%s", error)
 
     def _give_up_stopping(self) -> None:
         """The core isn't done in time: let go of the address and end; ha_manager's own lease then ends Postgres."""
@@ -298,20 +301,28 @@ class Daemon:
         self._exit_code = 1
         self.edge.ended = True
 
-    def _reload(self) -> None:
-        """SIGHUP: new keys are used at once; what else has changed needs a restart and is named."""
+    def _reload(self) -> list[str]:
+        """New keys and another data fence (rule 6) are used at once; returns what else has changed, which needs a restart.
+        Raises HaError, changing nothing.
+        """
         try:
             assigned = self._netlink.addresses()
             new = configuration.load(self._folders.config, self._config.site.node, assigned)
         except (HaError, OSError) as error:
-            log.error("the configuration is left as it was: %s", error)
-            return
-        old = self._config
-        changed = [name for name in _FIXED if getattr(new, name) != getattr(old, name)]
-        self._config = replace(old, keyring=new.keyring, debug=new.debug, warnings=new.warnings)
+            raise HaError(f"the configuration is left as it was: {error}") from error
+        old, site = self._config, new.site
+        running = replace(old.site, synchronous=site.synchronous, solo=site.solo, maximum_lag=site.maximum_lag)
+        self._config = replace(
+            old, keyring=new.keyring, debug=new.debug, warnings=new.warnings, parameters=new.parameters,
+            site=running,
+        )  # fmt: skip
+        changed = [name for name in _FIXED if getattr(new, name) != getattr(self._config, name)]
         self._radio.keyring = new.keyring
         logging.getLogger().setLevel(_level(new.debug))
-        log.info("the keys were read again%s", f"; `ha restart` is needed for: {', '.join(changed)}" if changed else "")
+        log.info("ha.cf and keys were read again%s", f"; `ha restart` is needed for: {', '.join(changed)}" if changed else "")
+        if isinstance(self.core, Core):
+            self.edge.feed(Replication(site.synchronous, site.solo, site.maximum_lag))
+        return changed
 
     # --- hands of the edge, and what the control socket tells besides ----------------------------------------------------
 

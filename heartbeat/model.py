@@ -15,6 +15,8 @@ from enum import StrEnum
 from math import inf
 from typing import NamedTuple
 
+from runtime.sizes import MAXIMUM_LAG
+
 
 class Role(StrEnum):
     """What a server is to the outside."""
@@ -97,6 +99,19 @@ class Record:
     suspend_version: int = 0
     #: takeovers of this server that count towards a suspension after flapping (rule 12)
     changes: int = 0
+    #: commits of ``epoch`` don't wait for the passive, which may lack the latest (synchronous="off" on both servers)
+    lax: bool = False
+
+
+class Mode(NamedTuple):
+    """How commits are acknowledged (rule 6), as the sender's configuration wants it, and as it is."""
+
+    #: synchronous="off"
+    off: bool = False
+    #: solo="release"
+    release: bool = False
+    #: of the sender's disk: ``Record.lax``
+    lax: bool = False
 
 
 class Boot(NamedTuple):
@@ -154,6 +169,7 @@ class Message:
     fences: bool = False
     #: takeovers of the sender in the window of rule 12
     changes: int = 0
+    mode: Mode = Mode()
 
 
 # --- events ---------------------------------------------------------------------------------------------------------------
@@ -287,6 +303,8 @@ class Facts:
     prepared: bool = False
     #: stopped cleanly: end of the shutdown checkpoint record; -1: not a clean stop
     shutdown_lsn: int = -1
+    #: active: bytes of log that the peer's standby of this epoch has not flushed yet; -1: it does not stream
+    behind: int = -1
 
 
 @dataclass(frozen=True)
@@ -328,6 +346,15 @@ class Suspend:
 
 
 @dataclass(frozen=True)
+class Replication:
+    """The configuration of rule 6 was read again; the rest of it takes a restart."""
+
+    synchronous: bool
+    solo: str
+    maximum_lag: int
+
+
+@dataclass(frozen=True)
 class Leave:
     """This heartbeat is to end. ``kind``: "handover" (clean stop), "off" (HA is turned off here), "restart"."""
 
@@ -346,7 +373,7 @@ class HeardFrame:
 Event = (
     Tick | Heard | PingSent | PingReply | Sign | ArpAnswer | ArpUnusable | Fenced | Granted | LinkChanged | Persisted
     | PersistFailed | Facts | ManagerLost | ForceStopped | Standby | Activate | Suspend | Leave
-    | HeardFrame
+    | Replication | HeardFrame
 )  # fmt: skip
 
 
@@ -524,6 +551,8 @@ class Site:
     #: "wait" or "after_initdead" (rule 11)
     boot_alone: str = "wait"
     synchronous: bool = True
+    #: asynchronous: the passive takes over if it lacks no more bytes of log than this
+    maximum_lag: int = MAXIMUM_LAG
     #: ask the ping node's ARP table who holds the VIP before anything is decided by silence
     arp_check: bool = False
     #: a fence agent is configured: what is decided by silence needs its success

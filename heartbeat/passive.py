@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from heartbeat import report
 from heartbeat.active import Active
 from heartbeat.backing import FENCE_AGAIN
 from heartbeat.model import (
@@ -26,6 +27,10 @@ from heartbeat.model import (
     TakeVip,
 )
 from heartbeat.state import Takeover
+
+#: a former active whose commits didn't wait may take so long to bring its database up, before its passive goes on without
+#: what it lacks (seconds, beyond initdead)
+LAX_START = 20.0
 
 
 class Passive(Active):
@@ -44,6 +49,8 @@ class Passive(Active):
         """A former active is back while the passive is fit: the sooner that one is told, the sooner there is service (H2)."""
         p, disk = self.members.peer, self.disk
         reigned = disk.active and not disk.solo and not disk.tentative and not self.saving
+        if disk.lax and self.members.run - self.started_run < self.timing.initdead + LAX_START:
+            return False  # the passive may lack what this one acknowledged: an election prefers the longer log
         return reigned and p is not None and p.fit and p.phase is Phase.PASSIVE and self.members.in_contact()
 
     def _resuming(self) -> None:
@@ -88,7 +95,7 @@ class Passive(Active):
             self._begin_takeover(because, self._against_return, by_silence=True)
         elif because := self.rules.may_boot_alone():
             self._begin_takeover(because, self._against_alone, by_silence=not self.disk.solo)
-        elif not (p and p.phase in SERVING) and not (self.rules.peer_stood_down() and not self.rules.unfit()):
+        elif not (p and p.phase in SERVING) and not (self.rules.gave_way() and not self.rules.unfit()):
             self._elect()
 
     def _follow_sync(self, p: Message) -> None:
@@ -99,18 +106,20 @@ class Passive(Active):
         if newest.in_sync and (asked or failed):
             self._save(replace(newest, in_sync=False))
             return
-        stored = newest.epoch == p.epoch and newest.in_sync
+        # while it hands over, the active makes commits wait: this server is fit all the time, and writes nothing now
+        same = newest.lax == p.mode.lax or p.phase is Phase.PREPARING
+        stored = newest.epoch == p.epoch and newest.in_sync and same
         if self.rules.holds_all(p) and not (stored or p.asks_release or self.leaving or self.saving):
-            record = replace(newest, epoch=p.epoch, in_sync=True, active=False, solo=False)
+            record = replace(newest, epoch=p.epoch, in_sync=True, active=False, solo=False, lax=p.mode.lax)
             self._save(replace(record, stood_down=False, tentative=False))
 
     def _elect(self) -> None:
         """Rule 9: two passives in contact. The loser first persists that it gives way; only then does the winner take over."""
         outcome = self.rules.elect()
         p = self.members.peer
-        if outcome == "theirs" and p and self.returns and p.fit:
+        if outcome == "theirs" and p and self.returns and p.fit and not self.disk.lax:
             pass  # the word "stood down" is enough for that one; with a pledge on top this server could not return
-        elif outcome == "theirs" and p and self.pledged_to != p.boot:
+        elif outcome == "theirs" and p and (self.pledged_to != p.boot or self._newest().in_sync):
             self.returns = False
             newest = self._newest()
             boot = p.boot
@@ -198,6 +207,8 @@ class Passive(Active):
         """Rule 2's order: VIP, announce on every link, persist, promote."""
         self.opening = Epoch(self.highest + 1, self.site.node)
         self.highest = self.opening.number
+        if lost := report.may_be_lost(self):
+            self.takeover.because += f"; {lost}"
         self.forced = ""
         self._become(Phase.OPENING, self.takeover.because)
         self.attempt = None

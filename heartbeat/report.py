@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from heartbeat.model import SERVING, Phase
 from heartbeat.signs import STRANGER, VIP
+from runtime.sizes import size
 
 if TYPE_CHECKING:
+    from heartbeat.model import Site
     from heartbeat.state import Server
 
 
@@ -52,6 +54,9 @@ def what_activation_risks(core: Server) -> str:
     if disk.epoch.node == core.site.node:
         held = f"this server was itself active in epoch {disk.epoch} and holds every write of it"
         risk = f"if {core.site.peer} became active since, what it acknowledged then is lost"
+    elif disk.in_sync and disk.lax:
+        lost = may_be_lost(core)
+        risk = f"{lost}; if that one went on alone, what it wrote then is lost, too" if lost else "nothing is lost"
     elif disk.in_sync:
         risk = "it was in sync when the active was last heard; if that one went on alone since, what it wrote then is lost"
     else:
@@ -59,6 +64,35 @@ def what_activation_risks(core: Server) -> str:
     if core.rules.higher_epoch_known():
         risk = f"epoch {core.heard_epoch} is known: what the other server acknowledged in it is lost"
     return f"{held}; {risk}. If the other server is gone for good: `ha activate --force`"
+
+
+def configured(site: Site) -> str:
+    """Rule 6 in the words of module.xml."""
+    if site.synchronous:
+        return f'synchronous="on" solo="{site.solo}"'
+    return f'synchronous="off" solo="{site.solo}" maximum_lag_on_failover="{size(site.maximum_lag)}"'
+
+
+def mode(core: Server) -> str:
+    """How commits are acknowledged now, by the active of this server's epoch: solo | synchronous | asynchronous."""
+    return "solo" if core.disk.solo else "asynchronous" if core.disk.lax else "synchronous"
+
+
+def may_be_lost(core: Server) -> str:
+    """What a passive that takes over now may lack of what was acknowledged; "" if that is nothing."""
+    p, peer = core.members.peer, core.site.peer
+    if not core.rules.may_lack() or core.disk.active or core.disk.epoch.node == core.site.node:
+        return ""
+    if core.active_lsn < 0:
+        return f"replication is asynchronous, and what {peer} acknowledged last may be lost"
+    lag, ago = core.rules.lag(), core.members.run - core.active_heard_run
+    if p is not None and p.stood_down and p.epoch == core.disk.epoch and p.lsn == core.active_lsn and not lag:
+        return "nothing is lost: this server holds all log up to its clean stop"
+    held = f"lacks {size(lag)} of log that {peer} had" if lag else f"holds all log that {peer} had"
+    return (
+        f"asynchronous: this server {held} when last heard, {ago:.1f} s ago; {'that, and ' if lag else ''}what was acknowledged"
+        " since, is lost"
+    )
 
 
 def alarms(core: Server) -> dict[str, str]:
@@ -79,6 +113,7 @@ def alarms(core: Server) -> dict[str, str]:
     elif core.rules.restrained():
         found["flapping"] = why_suspended(core)
     _of_service(core, found)
+    _of_modes(core, found)
     _of_links(core, found)
     _of_backing(core, found)
     return found
@@ -87,15 +122,35 @@ def alarms(core: Server) -> dict[str, str]:
 def _of_service(core: Server, found: dict[str, str]) -> None:
     """Alarms of Postgres and ha_manager."""
     deadtime, since = core.timing.deadtime, core.now - core.phase_since
-    if core.phase in SERVING and core.disk.solo and since > deadtime and core.site.synchronous:
+    if core.phase in SERVING and core.disk.solo and since > deadtime:
         found["solo"] = "every write is on this server only: the passive is not in sync"
     if core.phase is Phase.ACTIVE and core.facts.stalled >= deadtime:
-        until = ", until it is back (solo=release)" if core.site.solo == "release" else ""
+        until = ", until it is back (solo=release)" if core.rules.release_only() else ""
         found["stalled"] = f"no write is acknowledged: commits wait for {core.site.peer}{until}"
     if core.now - core.unhealthy_since >= deadtime and core.facts.because:
         found["unhealthy"] = core.facts.because
     if core.manager_lost and since > deadtime:
         found["ha-manager"] = f"ha_manager is gone: {core.manager_lost}"
+
+
+def _of_modes(core: Server, found: dict[str, str]) -> None:
+    """What the two servers' configuration and the state of replication have against each other."""
+    site, p, peer = core.site, core.members.peer, core.site.peer
+    if p is None:
+        return
+    if site.synchronous == p.mode.off and core.members.in_contact():
+        own, theirs = ("on", "off") if site.synchronous else ("off", "on")
+        found["mode-differs"] = f'synchronous="{own}" is configured here, "{theirs}" on {peer}: the stricter counts, "on"'
+    if p.mode.release != (site.solo == "release"):
+        theirs = "release" if p.mode.release else "silence"
+        found["solo-differs"] = f'solo="{site.solo}" is configured here, "{theirs}" on {peer}: the stricter counts, "release"'
+    if core.phase is not Phase.ACTIVE or not core.disk.lax:
+        return
+    if not core.rules.asynchronous() and core.now - core.configured_at >= core.timing.deadtime:
+        found["mode-pending"] = f"commits don't wait for {peer} yet, although they are to: it is not proven to hold everything"
+    if core.rules.lagged_for() >= core.timing.deadtime:
+        far = f"lacks more log than maximum_lag_on_failover ({size(site.maximum_lag)})"
+        found["lag"] = f"{peer} could not take over: it {far if core.facts.behind >= 0 else 'does not stream'}"
 
 
 def service_sign(core: Server) -> str:
@@ -150,6 +205,13 @@ def status(core: Server, now: float) -> dict[str, object]:
         "returns": core.rules.comes_back(),
         "fit": core.phase is Phase.PASSIVE and not unfit,
         "unfit_because": unfit,
+        "replication": {
+            "mode": mode(core),
+            "configured": {"synchronous": core.site.synchronous, "solo": core.site.solo, "maximum_lag": core.site.maximum_lag},
+            "release_only": core.rules.release_only(),
+            "solo_after": core.timing.solo,
+            "lag": core.facts.behind if core.phase in SERVING else core.rules.lag(),
+        },
         "suspended": core.disk.suspended,
         "restrained": core.rules.restrained(),
         "because": core.because,

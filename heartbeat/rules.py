@@ -8,32 +8,25 @@ from __future__ import annotations
 
 from math import inf
 
-from heartbeat.model import SERVING, Database, Epoch, Message, Phase
-from heartbeat.silence import Silence
+from heartbeat.laxrules import IDLE, LAG_LIMIT, LaxRules
+from heartbeat.model import SERVING, Database, Message, Phase
+from runtime.sizes import size
 
 #: the sender reigns, or did a moment ago and is about to again
 REIGNING = SERVING | {Phase.RESUMING}
 #: the sender can take part in an election of two passives (rule 9)
 ELECTABLE = frozenset({Phase.PASSIVE})
-#: the sender is not, and without an election will not be, active
-IDLE = frozenset({Phase.WAITING, Phase.PASSIVE, Phase.LEFT})
 
 
-class Rules(Silence):
+class Rules(LaxRules):
     """All of them."""
 
     # --- rule 2: takeover -----------------------------------------------------------------------------------------------
 
-    def peer_stood_down(self) -> bool:
-        """The active of the very epoch that this node is in sync with let go, and said so to this run of this node."""
-        c, p = self.core, self.members.peer
-        by_heartbeat = p is not None and p.stood_down and p.epoch == c.disk.epoch and p.echo_boot == c.boot and p.phase in IDLE
-        return by_heartbeat or (c.facts.peer_stood_down == c.disk.epoch != Epoch())
-
     def word_given(self) -> bool:
         """The word "stood down" is enough to take over; from one that comes back by itself, only while it is heard."""
         p = self.members.peer
-        return self.peer_stood_down() and (p is None or not p.returns or self.members.silent_for() < self.timing.deadtime)
+        return self.gave_way() and (p is None or not p.returns or self.members.silent_for() < self.timing.deadtime)
 
     def word_stands(self) -> bool:
         """The one that stood down will not come back by itself: it never would, or it has heard this server's announcement."""
@@ -71,6 +64,9 @@ class Rules(Silence):
             return f"ha_manager is gone: {c.manager_lost}"
         if not c.facts.healthy:
             return c.facts.because or "Postgres is not healthy"
+        if (lag := self.lag()) > c.site.maximum_lag:
+            most = size(c.site.maximum_lag)
+            return f"it lacks {size(lag)} that the active had when last heard, more than maximum_lag_on_failover ({most})"
         if not self.fitness_fresh():
             return f"no word from an active that waits for this server for more than {self.timing.stale:g} s"
         return ""
@@ -149,7 +145,7 @@ class Rules(Silence):
         let_go = c.returns and c.disk.stood_down and not c.disk.suspended
         echoed = m.echoed_at - m.paused
         both_ways = m.heard_at - echoed < self.timing.warntime and m.broken_at <= echoed
-        return let_go and c.site.solo != "release" and not self.asks_entry() and both_ways
+        return let_go and not self.release_only() and not self.asks_entry() and both_ways
 
     def may_return(self) -> str:
         """The sentence with which an active that let go takes up again, its passive having been silent for solo time."""
@@ -210,6 +206,8 @@ class Rules(Silence):
             return "an epoch was granted by the witnesses and came to nothing: a new one is needed"
         if c.facts.stalled >= self.timing.stall and self.pinged_since_stall():
             return f"commits have waited for the passive for {c.facts.stalled * 1000:.0f} ms"
+        if self.lagged_for() >= LAG_LIMIT and self.members.pinged_since(self.members.run - self.lagged_for()):
+            return f"the passive has lagged too far behind, or not streamed, for {LAG_LIMIT:g} s"
         if c.leaving == "off":
             return "high availability is being turned off here"
         return ""
@@ -234,7 +232,7 @@ class Rules(Silence):
     def solo_by_silence(self) -> bool:
         """Nothing heard of the passive for solo time, this node running and connected ever since (6b; H7, H16)."""
         c = self.core
-        if c.site.solo == "release" or c.disk.solo or c.saving_solo:
+        if self.release_only() or c.disk.solo or c.saving_solo:
             return False
         since = self.solo_silence_since()
         return self.members.run - since >= self.timing.solo and self.members.connected()
@@ -328,14 +326,19 @@ class Rules(Silence):
             "theirs": (p.epoch, p.in_sync, p.stood_down, p.node, p.beyond, p.lsn, p.data == "ready", p.connected),
         }  # fmt: skip
         same = c.disk.epoch == p.epoch
+        lax = same and c.disk.lax and p.mode.lax
+        longest = max(c.facts.lsn, p.lsn)
         ranked = []
         for side, (epoch, in_sync, stood_down, node, beyond, lsn, ready, connected) in sides.items():
             complete = epoch.number == newest and (newest == 0 or epoch.node == node or in_sync)
+            if lax and longest - lsn > c.site.maximum_lag:
+                continue
             if complete and ready:
                 # who stood down did so because the other one is to take over: what it has in addition was never acknowledged
+                # (but where commits did not wait for the other one)
                 # a server that was never in a pair: positions of two different databases can't be compared
                 length = 0 if newest == 0 else lsn if same else beyond
-                ranked.append((connected, not stood_down, length, node == c.site.default_active, side))
+                ranked.append((connected, lax or not stood_down, length, node == c.site.default_active, side))
         return max(ranked)[-1] if ranked else "nobody"
 
     def peer_pledged(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from heartbeat.model import SERVING, Boot, Epoch, Message, Names, Phase
+from heartbeat.model import SERVING, Boot, Database, Epoch, Message, Mode, Names, Phase, Record
 
 if TYPE_CHECKING:
     from heartbeat.state import Server
@@ -36,17 +36,19 @@ class Word(NamedTuple):
     arp: bool
     fences: bool
     changes: int
+    mode: Mode
 
 
 def word(core: Server) -> Word:
     disk, phase = core.disk, core.phase
     reigns = phase is Phase.ACTIVE or phase is Phase.PREPARING
+    records = [disk, *(record for record, _ in core.saves.values())] if core.saves else [disk]
     return Word(
         phase=phase,
         epoch=core.opening if phase is Phase.OPENING else disk.epoch,
         solo=disk.solo,
         # what might reach the disk counts as being there: the active goes solo only when it certainly does not
-        in_sync=disk.in_sync or any(record.in_sync for record, _ in core.saves.values()),
+        in_sync=any(record.in_sync for record in records),
         stood_down=disk.stood_down and not core.saving,
         returns=core.returns and disk.stood_down and not core.saving,
         fit=core.rules.offers_itself(),
@@ -62,17 +64,25 @@ def word(core: Server) -> Word:
         arp=reigns and core.site.arp_check and core.arp.usable,
         fences=core.site.fence,
         changes=core.restraint.count(core.now),
+        mode=Mode(not core.site.synchronous, core.site.solo == "release", _lax(records)),
     )
 
 
+def _lax(records: list[Record]) -> bool:
+    """A passive's word counts (the active relaxes on it), so it is true of whatever may be on its disk."""
+    return all(record.lax for record in records if record.in_sync or not any(each.in_sync for each in records))
+
+
 def calls_in_sync(core: Server) -> int:
-    """The position that the passive must hold to be in sync with this active; -1: it isn't called that."""
+    """The position that the passive must hold to be one that may take over from this active; -1: it can't be one."""
     if core.phase is not Phase.ACTIVE and core.phase is not Phase.PREPARING:
         return -1
-    steady = not core.disk.solo and not core.saving_solo and not core.ask_release_seq and core.site.synchronous
-    if not steady or core.want.names is not Names.ENFORCED:
+    facts, want = core.facts, core.want
+    if core.disk.solo or core.saving_solo or core.ask_release_seq:
         return -1
-    return core.facts.proven if core.facts.serial >= core.want.serial or core.facts.names is Names.ENFORCED else -1
+    if want.names is Names.ENFORCED and (facts.serial >= want.serial or facts.names is Names.ENFORCED) and facts.proven >= 0:
+        return facts.proven
+    return max(0, facts.lsn - core.site.maximum_lag) if core.disk.lax and core.rules.within_lag() else -1
 
 
 def message(core: Server, said: Word) -> Message:
@@ -86,7 +96,7 @@ def message(core: Server, said: Word) -> Message:
         highest=core.highest,
         calls_in_sync=calls_in_sync(core),
         ping_after=core.members.ping_after,
-        lsn=core.facts.lsn,
+        lsn=core.facts.shutdown_lsn if core.facts.postgres is Database.STOPPED else core.facts.lsn,
         beyond=core.facts.beyond,
         **said._asdict(),
     )

@@ -182,6 +182,12 @@ class Server:
         #: why the peer could not be fenced, why the witnesses refused; "" if they didn't
         self.unfenced = self.refused = ""
         self._announced_at = -inf
+        #: where the active of the epoch of this server's data was when last heard (-1: not yet), on the running clock
+        self.active_lsn, self.active_heard_run = -1, -inf
+        #: boottime: since when the passive lacks more than it may, where commits don't wait for it; inf: it doesn't
+        self.lagging_since = inf
+        #: boottime: when rule 6 was configured anew
+        self.configured_at = now
         #: the peer is handing over because somebody asked it to
         self._peer_was_asked = False
         self._stop = Stop.IMMEDIATE
@@ -272,6 +278,7 @@ class Server:
         self.ask_release_seq = self.ask_ping_seq = self.called_seq = 0
         self.peer_was_in_sync = False
         self._proving_since, self._proof_wait = inf, -inf
+        self.lagging_since = inf
 
     def _stand_down(self, because: str, stop: Stop = Stop.IMMEDIATE, returns: bool = False) -> None:
         """Rules 3, 4, 5, 8: VIP, client port, Postgres, disk, and only then the word; ``returns``: to one that answered."""
@@ -310,8 +317,8 @@ class Server:
                 postgres = Database.STOPPED
             case _:
                 postgres = Database.PRIMARY
-                solo = self.disk.solo and self._proving_since == inf
-                names = Names.RELAXED if solo or not self.site.synchronous else Names.ENFORCED
+                waits = not self.disk.solo and not (self.disk.lax and self.rules.passive_knows())
+                names = Names.ENFORCED if waits or self._proving_since < inf else Names.RELAXED
         prepare = self.phase is Phase.PREPARING
         stop = self._stop if postgres is Database.STOPPED else Stop.IMMEDIATE
         return Level(self.phase, epoch, postgres, names, stop, prepare, follow, ask)

@@ -30,7 +30,7 @@ HISTORY = 200
 _EPOCHS = ("epoch", "previous")
 _NUMBERS = ("timeline", "suspend_version", "changes")
 #: fields that a record of an earlier heartbeat doesn't have
-_ADDED = {"changes"}
+_ADDED = {"changes", "lax"}
 _LIMIT = 65536
 #: no run has so high a number (it begins with seconds since 1970), and no frame could carry a much higher one
 _FAR_FUTURE = 1 << 40

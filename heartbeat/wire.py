@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from heartbeat.frames import FrameError, Value
-from heartbeat.model import Boot, Epoch, Message, Phase
+from heartbeat.model import Boot, Epoch, Message, Mode, Phase
 
 #: Number of this set of fields. A peer with another one is refused in words rather than misunderstood.
 VERSION = "2"
@@ -75,7 +75,8 @@ def message(frame: Mapping[str, Value]) -> Message | None:
         return None
     if version != VERSION:
         raise FrameError(f"the peer speaks version {version!r} of our fields, this node {VERSION}", authentic=True)
-    values = {attribute: _read(frame, name, form) for name, (attribute, form) in _OURS.items()}
+    known = {name: form for name, form in _OURS.items() if name in frame or name not in _LATER}
+    values = {attribute: _read(frame, name, form) for name, (attribute, form) in known.items()}
     return Message(
         node=_read(frame, "src", _NODE_NAME),
         boot=Boot(_read(frame, "hg", _HEXADECIMAL), values.pop("boot")),
@@ -201,6 +202,19 @@ def _read_boot(text: str) -> Boot:
     return Boot(_hexadecimal(generation), _hexadecimal(nonce))
 
 
+def _write_mode(mode: Mode) -> str:
+    return "".join(letter for letter, holds in zip(_LETTERS, mode, strict=True) if holds) or "-"
+
+
+def _read_mode(text: str) -> Mode:
+    mode = Mode(*(letter in text for letter in _LETTERS))
+    if text != _write_mode(mode):
+        raise ValueError(text)
+    return mode
+
+
+#: of ``Mode``'s fields, in their order
+_LETTERS = "orl"
 _NODE_NAME = _Form(str, _matching(_NODE))
 _HEXADECIMAL = _Form(lambda value: f"{value:x}", _hexadecimal)
 _COUNT = _Form(str, _count)
@@ -244,4 +258,7 @@ _OURS: dict[str, tuple[str, _Form]] = {
     "x_arp": ("arp", _FLAG),
     "x_fence": ("fences", _FLAG),
     "x_changes": ("changes", _COUNT),
+    "x_mode": ("mode", _Form(_write_mode, _read_mode)),
 }
+#: came later than version 2: missing in what an older server sends, which is then as strict as any
+_LATER = frozenset({"x_mode"})

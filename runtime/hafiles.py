@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .durable import write_durably
 from .errors import ConfigError
+from .sizes import MAXIMUM_LAG
 from .timing import PROFILES, Timing
 
 FOLDER = "/etc/heartbeat"
@@ -51,6 +52,7 @@ class HaFiles:
     timing: Timing = PROFILES["recommended"]
     synchronous: bool = True
     solo: str = "silence"
+    maximum_lag: int = MAXIMUM_LAG
     boot_alone: str = "wait"
     vip_port: int = 5432
     udp_port: int = 694
@@ -68,12 +70,38 @@ def ha_cf(pair: HaFiles) -> str:
     lines += [f"ping_quorum {pair.ping_quorum}"] if pair.ping_quorum > 1 else []
     lines += [f"node {node}" for node in pair.nodes]
     lines += ["auto_failback off", f"profile {pair.profile}", *_times(pair)]
-    lines += [f"synchronous {'on' if pair.synchronous else 'off'}", f"solo {pair.solo}", f"boot_alone {pair.boot_alone}"]
+    lines += [*_fence(pair.synchronous, pair.solo, pair.maximum_lag), f"boot_alone {pair.boot_alone}"]
     lines += [f"vip_port {pair.vip_port}"]
     lines += [f"stonith_host {node} {words}" for node, words in pair.fences]
     lines += ["arp_check on"] if pair.arp_check else []
     lines += [f"watchdog {pair.watchdog}"] if pair.watchdog else []
     return _MARK + "\n".join(lines) + "\n"
+
+
+def _fence(synchronous: bool, solo: str, maximum_lag: int) -> list[str]:
+    """What heartbeat takes up without a restart (design §4 rule 6)."""
+    return [f"synchronous {'on' if synchronous else 'off'}", f"solo {solo}", f"maximum_lag {maximum_lag}"]
+
+
+def is_ours(folder: str | os.PathLike[str] = FOLDER) -> bool:
+    """ha.cf was written here. Raises OSError."""
+    return (Path(folder) / "ha.cf").read_bytes().startswith(_MARK.encode())
+
+
+def set_fence(folder: str | os.PathLike[str], synchronous: bool, solo: str, maximum_lag: int) -> bool:
+    """Change these three in ha.cf and nothing else; True if they were others. Raises OSError, ConfigError for somebody else's
+    file."""
+    file = Path(folder) / "ha.cf"
+    if not is_ours(folder):
+        raise ConfigError("was not written by `ha start`", file=file, remedy="`ha start` keeps it beside the one it writes")
+    before = file.read_text()
+    wanted = _fence(synchronous, solo, maximum_lag)
+    rest = [line for line in before.splitlines() if line.split(" ")[0] not in ("synchronous", "solo", "maximum_lag")]
+    at = next((number for number, line in enumerate(rest) if line.startswith("boot_alone ")), len(rest))
+    text = "\n".join([*rest[:at], *wanted, *rest[at:]]) + "\n"
+    if text != before:
+        write_durably(file, text, mode=0o644, owner=(os.geteuid(), os.getegid()))
+    return text != before
 
 
 def _times(pair: HaFiles) -> list[str]:

@@ -23,7 +23,8 @@ def main() -> int:
         compiled.restart([argument for argument in sys.argv[1:] if argument != "--compiled"])
     variant = Variant(
         options.most, options.way, options.symmetric, options.solo,
-        arp_check=options.arp, fence=options.fence, witnesses=options.witnesses,
+        arp_check=options.arp, fence=options.fence, witnesses=options.witnesses, asynchronous=options.asynchronous,
+        switching=options.switching,
     )  # fmt: skip
     if options.transcripts:
         print(f"written anew: {', '.join(transcripts.write()) or 'nothing, all are as they were'}")
@@ -50,6 +51,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--fence", action="store_true", help="with fence devices")
     parser.add_argument("--witnesses", type=int, default=0, help="with so many witnesses")
     parser.add_argument("--compiled", action="store_true", help="compile core and simulator with mypyc first (once)")
+    parser.add_argument("--asynchronous", action="store_true", help='synchronous="off" on both servers')
+    parser.add_argument("--switching", action="store_true", help="module.xml is changed to and fro meanwhile")
     return parser.parse_args()
 
 

@@ -42,12 +42,17 @@ class Variant:
     arp_check: bool = False
     fence: bool = False
     witnesses: int = 0
+    #: synchronous="off" on both servers at the beginning; ``switching``: the seed decides, and module.xml is changed meanwhile
+    asynchronous: bool = False
+    switching: bool = False
     rules: type[Rules] = Rules
     core: type[Core] = Core
 
     def schedule(self, seed: int) -> Schedule:
         schedule = schedule_of(seed, self.way, self.most, self.symmetric)
         schedule += self._besides(seed)
+        if self.switching:
+            schedule += _switches(Random(f"switches {seed}"))
         if self.arp_check:
             # the entry says nothing until the start's announcements are over
             schedule = tuple(fault._replace(at=round(fault.at + ANNOUNCED, 2)) for fault in schedule)
@@ -80,11 +85,26 @@ class Variant:
         setting = Setting(
             self.solo, self.timing(seed), cold=seed % 10 == 9, strict=self.strict, rules=self.rules, core=self.core,
             arp_check=self.arp_check, fence=self.fence, witnesses=self.witnesses, ping_quorum=self.ping_quorum(seed),
+            asynchronous=self.asynchronous or (self.switching and seed % 3 == 1),
         )  # fmt: skip
         return play(seed, chosen, setting, tracing)
 
     def shrunk(self, result: Result) -> Schedule:
         return shrink(result.schedule, lambda schedule: self.play(result.seed, schedule).kind == result.kind)
+
+
+def _switches(random: Random) -> Schedule:
+    """Both servers' module.xml is changed, one soon after the other; perhaps changed back; at times only one of them is."""
+    faults: list[Fault] = []
+    at = random.uniform(0.8, 4.0)
+    for _ in range(random.randint(1, 3)):
+        words = ("on", "off", "off") if random.random() < 0.8 else ("release", "silence")
+        word = random.choice(words)
+        for node in random.sample(NODES, 2 if random.random() < 0.9 else 1):
+            faults.append(Fault(round(at, 3), "mode", node, 0.0, word))
+            at += random.choice((0.0, 0.01, 0.1, 0.5, 2.0)) * random.random()
+        at += random.expovariate(0.7)
+    return tuple(faults)
 
 
 @dataclass

@@ -13,13 +13,19 @@ Exception (design §4, "What stays impossible"; ``undecidable``): as long as one
 both may answer for the VIP, and if it then goes on alone, 1 and 2 can't hold either. With ``solo="release"``, the ARP check,
 fence devices or witnesses those hold in every schedule. (A silent active whose VIP went elsewhere is told by the ARP check
 alone; that takes it a deadtime.)
+
+Where commits don't wait (synchronous="off" on both), a takeover may lose some, and says so; then 1 and 2 mean: nothing
+acknowledged while commits waited is lost, at any time; of the rest, what was acknowledged before the passive was last called
+fit, but for the maximum lag; nothing where the other server let go of its own accord. A former reign may acknowledge for
+``LATE`` to clients on its own host, for ``LATE_BY_VIP`` through the VIP: until it has noticed (longer where it can't know).
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
-from heartbeat.model import Phase, RoleChanged
+from heartbeat.model import Epoch, Phase, RoleChanged
 
 from .network import other
 from .postgres import PRIMARY
@@ -31,8 +37,11 @@ if TYPE_CHECKING:
 
 OVERLAP = 1.0
 RECOVERY = 30.0
+LATE, LATE_BY_VIP = 1.5, 0.3
 #: what stays in order for so long is settled
 STEADY = 1.0
+#: seconds between two looks of an ha_manager at its Postgres, and until they are heard
+LOOKS = 0.15
 
 
 class Checks:
@@ -48,6 +57,11 @@ class Checks:
         self.copies = 0
         self._given_up = False
         self._forced_epoch = 0
+        #: acknowledged without having waited for the passive: entry → when; lost, as it may be, by takeovers
+        self.unawaited: dict[int, float] = {}
+        self.forgone = 0
+        self._opened_at, self._reign_at, self._let_go = -inf, -inf, False
+        self._because = ""
         self._reign = 0
         self._closed: set[int] = set()
         self._overlap = self._settled = 0.0
@@ -79,12 +93,16 @@ class Checks:
         reign = server.postgres.reign
         if reign != self._reign:
             if reign in self._closed and not self.waived:
-                self._late(server, entry)
+                self._late(server, entry, by_vip)
                 return
             self._closed.add(self._reign)
-            self._reign = reign
+            self._reign, self._reign_at = reign, self.world.engine.now
             self._holds_all(server, "acknowledges")
         self.acked.append(entry)
+        if server.postgres.names_applied is None:
+            self.unawaited[entry] = self.world.engine.now
+            if server.disk.record.lax and not server.disk.record.solo and not self.world.off_on_both:
+                self.fail("unawaited", f"{server.name} acknowledges {entry} alone, and only one server is configured so")
         if by_vip:
             now = self.world.engine.now
             if now - self.served_at > 0.3:
@@ -104,17 +122,36 @@ class Checks:
                 "vip", f"{server.name} takes the VIP {silent:.2f} s after {peer.name} was heard, which still answers for it"
             )
 
-    def _late(self, server: Server, entry: int) -> None:
+    def _late(self, server: Server, entry: int, by_vip: bool) -> None:
         """A write of a former reign is confirmed: harmless if its standby's word was on its way: the reigning one holds it."""
         if any(s.postgres.reign == self._reign and entry in s.postgres.log for s in self.world.servers.values()):
             self.acked.append(entry)
+        elif self._may_be_late(server, by_vip):
+            self.forgone += 1
         else:
             self.fail("double", f"{server.name} acknowledges {entry} in a reign that another one had followed")
 
     def _holds_all(self, server: Server, does: str) -> None:
         missing = set(self.acked).difference(server.postgres.log)
-        if missing:
+        if missing and self._may_lack(missing):
+            if "asynchronous" not in self._because:
+                self.fail("untold", f"{server.name} lacks {len(missing)} acknowledged writes; it says {self._because!r}")
+            self.forgone += len(missing)
+            self.acked = [entry for entry in self.acked if entry not in missing]
+        elif missing:
             self.fail("lost", f"{server.name} {does} without {len(missing)} acknowledged writes, e.g. {min(missing)}")
+
+    def _may_lack(self, missing: set[int]) -> bool:
+        """Commits didn't wait: what was acknowledged after the passive was last called fit may go, and the maximum lag."""
+        if self._let_go or any(entry not in self.unawaited for entry in missing):
+            return False
+        called = self._opened_at - self.world.timing.stale - 2 * LOOKS
+        old = sum(self.unawaited[entry] < called for entry in missing)
+        return old <= self.world.sites["A"].maximum_lag and self.world.off_on_both
+
+    def _may_be_late(self, server: Server, by_vip: bool) -> bool:
+        noticed = max(self._reign_at, server.thawed_at) + (LATE_BY_VIP if by_vip else LATE)
+        return self.world.off_on_both and (self.world.engine.now < noticed or self.undecidable.blind)
 
     def _forced(self, server: Server) -> None:
         """An operator gave up what only the other server holds; with both serving there is nothing left to check."""
@@ -130,6 +167,13 @@ class Checks:
             (self.undecidable.went_solo if core.disk.stood_down else self.undecidable.took_over)(server)
         if change.before is change.after and change.because.startswith("solo: the passive has been silent"):
             self.undecidable.went_solo(server)
+        if change.after is Phase.OPENING:
+            self._opened_at = self.world.engine.now
+            record = server.peer.disk.record
+            own = core.disk.epoch if core is not None else Epoch()
+            self._because = change.because
+            let_go = record.stood_down and not record.lax and record.epoch == own
+            self._let_go = let_go or "the active stood down" in change.because
         if change.after is Phase.OPENING and "forced by" in change.because:
             self._forced(server)
         if change.after is Phase.ACTIVE and change.before is Phase.PROMOTING:
@@ -165,6 +209,7 @@ class Checks:
             return (
                 peer.phase is Phase.PASSIVE
                 and not core.disk.solo
+                and core.disk.lax == peer.disk.lax == core.rules.asynchronous()
                 and peer.disk.in_sync
                 and peer.disk.epoch == core.disk.epoch
                 and not peer.rules.unfit()

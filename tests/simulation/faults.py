@@ -7,9 +7,10 @@ a failing schedule can be shrunk. ``length`` is in seconds; when it is over the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from heartbeat.model import SERVING, Activate, Leave, Standby, Suspend
+from heartbeat.model import SERVING, Activate, Leave, Replication, Standby, Suspend
 
 from .network import LINKS, other
 from .server import HANG_LIMIT
@@ -360,6 +361,17 @@ def _activate(world: World, server: Server, fault: Fault) -> Heal:
     return lambda: None
 
 
+def _mode(world: World, server: Server, fault: Fault) -> Heal:
+    """module.xml of this server is changed, and read again: ``arg`` is on or off (synchronous), silence or release (solo)."""
+    site = world.sites[server.name]
+    changed = {"solo": fault.arg} if fault.arg in ("silence", "release") else {"synchronous": fault.arg == "on"}
+    site = world.sites[server.name] = replace(site, **changed)  # type: ignore[arg-type]
+    world.off_on_both = world.off_on_both or not any(each.synchronous for each in world.sites.values())
+    new = Replication(site.synchronous, site.solo, site.maximum_lag)
+    server.later(0.0, server.heartbeat.feed, new)
+    return lambda: None
+
+
 # --- what stands beside the pair (``backing``) -----------------------------------------------------------------------------
 
 
@@ -398,5 +410,5 @@ KINDS: dict[str, Callable[[World, Server, Fault], Heal]] = {
     "crash": _crash, "cut": _cut, "ping": _ping, "port": _port, "carrier": _carrier, "loss": _loss, "delay": _delay,
     "double": _double, "slow": _slow, "checkpointer": _checkpointer, "full": _full, "failover": _failover,
     "suspend": _suspend, "leave": _leave,
-    "activate": _activate, "stranger": _stranger, "unfenced": _unfenced, "witness": _witness,
+    "activate": _activate, "mode": _mode, "stranger": _stranger, "unfenced": _unfenced, "witness": _witness,
 }  # fmt: skip

@@ -391,4 +391,6 @@ class HaManager:
             peer_epoch=self.peer_epoch,
             prepared=want is not None and want.prepare and self.prepared == want.serial,
             shutdown_lsn=self.shutdown_lsn if pg.mode == STOPPED else -1,
+            behind=max(0, len(pg.log) - sender.acknowledged)
+            if primary and sender is not None and sender.epoch == epoch.number else -1,
         )  # fmt: skip

@@ -39,6 +39,44 @@ class AnyStandDown(Rules):
         return (p is not None and p.stood_down) or self.core.facts.peer_stood_down != Epoch()
 
 
+class AnyLag(Rules):
+    """Rule 6, asynchronous: the passive may lack any amount."""
+
+    def within_lag(self) -> bool:
+        return True
+
+    def lag(self) -> int:
+        return 0
+
+
+class TakesFromStandby(Rules):
+    """Rules 2 and 6, asynchronous: whoever stood down is succeeded, whatever it holds in addition."""
+
+    def gave_way(self) -> bool:
+        return self.peer_stood_down()
+
+
+class OneServerOff(Rules):
+    """Rule 6: commits don't wait as soon as one server is configured so."""
+
+    def asynchronous(self) -> bool:
+        return not self.core.site.synchronous
+
+
+class RelaxedUnheard(Rules):
+    """Rule 6: commits stop waiting before the passive knows."""
+
+    def passive_knows(self) -> bool:
+        return True
+
+
+class OneServersRelease(Rules):
+    """Rule 6b: only this server's own solo="release" counts."""
+
+    def release_only(self) -> bool:
+        return self.core.site.solo == "release"
+
+
 class UnansweredHandover(Rules):
     """Rule 12: a planned failover to a passive that has not answered since."""
 

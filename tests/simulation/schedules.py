@@ -27,7 +27,7 @@ DELAYS = (0.0, 0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.5)
 #: lengths at which something happens: leases, silences, restarts (seconds)
 TIMES = (0.1, 0.3, 0.5, 0.56, 0.66, 0.8, 1.0, 1.1, 1.3, 1.6, 2.0, 2.6, 3.4, 3.6, 4.2, 6.0)
 #: people are rare, and a forced activation gives writes up: only where it is asked for
-RANDOM_KINDS = tuple(kind for kind in KINDS if kind not in ("activate", "stranger", "unfenced", "witness"))
+RANDOM_KINDS = tuple(kind for kind in KINDS if kind not in ("activate", "mode", "stranger", "unfenced", "witness"))
 
 
 #: kind, weight in a mixed schedule, weight in one heavy with crashes

@@ -39,6 +39,8 @@ class Server:
         self.alive = False
         self.paused = 0
         self.life = 0
+        #: when a machine that had stood still went on
+        self.thawed_at = -inf
         self._deferred: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
         self._packets = 0
         self.disk = Disk(self.engine)
@@ -132,6 +134,7 @@ class Server:
         if self.paused:
             return
         self.trace("machine goes on")
+        self.thawed_at = self.engine.now
         calls, self._deferred = self._deferred, []
         for life, call, args in calls:
             self.engine.after(self.engine.between(0.0, 0.005), self._fire, life, call, args)

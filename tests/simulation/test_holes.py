@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .backed_scenarios import BACKED
+from .lax_scenarios import LAX
 from .scenarios import HOLES, Scenario, singles
 from .world import play
 
@@ -18,7 +19,7 @@ def _check(scenario: Scenario, seed: int) -> None:
         pytest.fail(f"{scenario.name}, seed {seed}: {wrong}\n{trace}")
 
 
-@pytest.mark.parametrize("scenario", HOLES + BACKED, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", HOLES + BACKED + LAX, ids=lambda scenario: scenario.name)
 def test_a_known_hole_stays_closed(scenario: Scenario) -> None:
     _check(scenario, 1)
 

@@ -17,6 +17,7 @@ from heartbeat.rules import Rules
 from . import mutants
 from .backed_scenarios import BACKED
 from .campaign import Variant
+from .lax_scenarios import LAX
 from .scenarios import HOLES, Scenario
 
 #: mutant, the beginning of the scenario's name in which it is noticed, seeds to try
@@ -80,6 +81,11 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.NeverRestrained, "S1", 3),
     (mutants.RestrainedDead, "S2", 3),
     (mutants.TakesWithoutCounting, "S1", 3),
+    (mutants.AnyLag, "A2", 3),
+    (mutants.TakesFromStandby, "A3", 3),
+    (mutants.OneServerOff, "M1", 3),
+    (mutants.RelaxedUnheard, "M2", 3),
+    (mutants.OneServersRelease, "M4", 3),
 )
 #: mutant, seeds in which it is noticed
 BY_SEED: tuple[tuple[type[Rules] | type[Core], tuple[int, ...]], ...] = (
@@ -93,7 +99,7 @@ def _as(mutant: type[Rules] | type[Core]) -> dict[str, object]:
 
 
 def _named(name: str) -> Scenario:
-    return next(scenario for scenario in HOLES + BACKED if scenario.name.startswith(name))
+    return next(scenario for scenario in HOLES + BACKED + LAX if scenario.name.startswith(name))
 
 
 @pytest.mark.parametrize(("mutant", "name", "seeds"), BY_SCENARIO, ids=lambda value: getattr(value, "__name__", ""))

@@ -49,6 +49,8 @@ from .server import Server
 from .trace import brief
 
 LOOK = 0.05
+#: of an asynchronous passive, in entries of the log
+MAXIMUM_LAG = 20
 #: a pair that was in sync has restarted its heartbeats by then; aimed faults wait so long (seconds)
 ARMED = 1.0
 #: events and effects too many for a trace
@@ -78,6 +80,8 @@ class Setting:
     witnesses: int = 0
     #: how many ping nodes must answer; more than one: of three, one of which is a group
     ping_quorum: int = 1
+    #: both servers begin with synchronous="off": commits don't wait for the passive (``checks``: what may be lost then)
+    asynchronous: bool = False
     #: takeovers in ten minutes that suspend yields and planned failovers (rule 12)
     most_changes: int = 99
     #: nothing is left to chance: for transcripts
@@ -114,9 +118,12 @@ class World:
                 name, other(name), "A", tuple(self.ping_nodes), LINKS, setting.solo,
                 arp_check=setting.arp_check, fence=setting.fence, witnesses=setting.witnesses,
                 most_changes=setting.most_changes, ping_quorum=setting.ping_quorum,
+                synchronous=not setting.asynchronous, maximum_lag=MAXIMUM_LAG,
             )
             for name in NODES
         }  # fmt: skip
+        #: both servers were configured asynchronous at some time in this run
+        self.off_on_both = setting.asynchronous
         self.backing = Backing(self)
         self.servers = {"A": Server(self, "A", 1 + drift), "B": Server(self, "B", 1 - drift)}
         for name, server in self.servers.items():
@@ -146,14 +153,15 @@ class World:
         """A was active and B its passive a moment ago; both heartbeats restart now."""
         epoch = Epoch(1, "A")
         a, b = self.servers["A"], self.servers["B"]
-        a.disk.record, b.disk.record = Record(epoch, active=True), Record(epoch, in_sync=True)
+        lax = self.setting.asynchronous
+        a.disk.record, b.disk.record = Record(epoch, active=True, lax=lax), Record(epoch, in_sync=True, lax=lax)
         for server, mode in ((a, PRIMARY), (b, STANDBY)):
             server.alive = True
             server.postgres.mode = mode
             server.postgres.clean = False
         a.epoch_starts[epoch] = 1
         a.postgres.reign = self.next_entry()
-        a.postgres.names_set = a.postgres.names_applied = 1
+        a.postgres.names_set = a.postgres.names_applied = None if lax else 1
         b.postgres.follow_active(1)
         a.vip = a.gate = True
         a.refresh_lease(epoch)

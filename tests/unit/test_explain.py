@@ -10,6 +10,7 @@ import pytest
 from heartbeat.model import Epoch, Fenced, Phase, Record, Sign, Standby, Suspend
 from tests.unit.server import PEER_PASSIVE, SITE, Server, active_in_sync, let_go, passive_in_sync
 from tests.unit.test_backing import active, passive
+from tests.unit.test_lax import lagging, lax_passive
 
 
 def solo() -> Server:
@@ -96,9 +97,15 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
     ("in sync, solo=release", lambda: active(solo="release"), (f"{NO_WRITE} until it is back (solo=release).",)),
     ("the passive silent, solo=release", lambda: silent(active(solo="release")), (
         "every commit waits for vs-28, until it is back (solo=release). If it is certainly off: `ha activate --force`.",)),
-    ("asynchronous", lambda: active(synchronous=False), (
+    ("asynchronous", lambda: lagging(2048), (
         "Commits don't wait for vs-28 (asynchronous replication): if it died now, nothing would change here.",
-        "vs-28 would take over after 1 s; what had not reached it yet would be lost.")),
+        "vs-28 would take over after 1 s; it lacks 2 KiB of log, which would be lost.")),
+    ("asynchronous here only", lambda: active(synchronous=False), (
+        "Every commit waits for vs-28.", 'synchronous="off" is configured here, "on" on vs-28: the stricter counts, "on".')),
+    ("fit, asynchronous", lambda: lax_passive(lacks=2048), (
+        f"{FIT_PASSIVE}; asynchronous: this server lacks 2 KiB of log that vs-28 had when last heard, 0.0 s ago; that, and what"
+        " was acknowledged since, is lost.",
+        "If this server died now, nothing would change on vs-28: its commits don't wait.")),
     ("solo", solo, (
         "It runs solo: writes are on this server only. If vs-28 died now, nothing would change here.",
         "If this server died now, nobody would take over: vs-28 does not hold everything.")),

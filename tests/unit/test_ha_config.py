@@ -97,8 +97,6 @@ def test_optional_elements(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        '<replication solo="release"/>',
-        '<replication synchronous="off"/>',
         '<boot_alone mode="after_initdead"/>',
         '<timing profile="aggressive"/>',
         '<link default_active="10.0.0.166" default_passive="10.0.0.28"/>',
@@ -110,6 +108,20 @@ def test_optional_elements(tmp_path: Path) -> None:
 )
 def test_what_only_ha_start_brings_to_heartbeat(tmp_path: Path, more: str) -> None:
     assert loaded(tmp_path, with_more(more)).of_heartbeat != loaded(tmp_path).of_heartbeat
+
+
+def test_the_data_fence_takes_no_restart(tmp_path: Path) -> None:
+    plain = loaded(tmp_path)
+    assert plain.fence == (True, "silence", 16 * 2**20)
+    for more, fence in (
+        ('<replication solo="release"/>', (True, "release", 16 * 2**20)),
+        ('<replication synchronous="off" maximum_lag_on_failover="512 kB"/>', (False, "silence", 2**19)),
+        ('<replication synchronous="off" maximum_lag_on_failover="0"/>', (False, "silence", 0)),
+    ):
+        other = loaded(tmp_path, with_more(more))
+        assert other.fence == fence and other.of_heartbeat == plain.of_heartbeat
+    with pytest.raises(ConfigError, match=r"module.xml:\d+: .*maximum_lag_on_failover.*16 parsecs"):
+        loaded(tmp_path, with_more('<replication maximum_lag_on_failover="16 parsecs"/>'))
 
 
 def test_what_is_not_there_when_it_will_be_needed_is_told(tmp_path: Path) -> None:

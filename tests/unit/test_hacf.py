@@ -13,7 +13,7 @@ from heartbeat.config import Config, load
 from heartbeat.frames import Method
 from runtime.address import Assigned
 from runtime.errors import ConfigError
-from runtime.hafiles import HaFiles, write
+from runtime.hafiles import HaFiles, set_fence, write
 from runtime.timing import PROFILES, check
 
 ADDRESSES = (
@@ -342,7 +342,8 @@ PAIR = HaFiles(
     nodes=("vs-166", "vs-28"), links=(("eth0", "192.168.120.28"), ("eth1", "10.0.0.28")), key="k" * 64,
     virtual_ip="192.168.120.187", resources=("no-such::x", "IPv6addr::fd00:120::187/64/eth0"),
     ping_nodes=("192.168.120.1", "192.168.120.2"), profile="aggressive",
-    timing=PROFILES["aggressive"], synchronous=False, solo="release", boot_alone="after_initdead", vip_port=5433, udp_port=6940,
+    timing=PROFILES["aggressive"], synchronous=False, solo="release", maximum_lag=2**20, boot_alone="after_initdead",
+    vip_port=5433, udp_port=6940,
 )  # fmt: skip
 
 
@@ -351,6 +352,7 @@ def test_heartbeat_reads_what_ha_start_writes(tmp_path: Path) -> None:
     config = loaded(tmp_path)
     site = config.site
     assert (site.default_active, site.solo, site.boot_alone, site.synchronous) == ("vs-166", "release", "after_initdead", False)
+    assert site.maximum_lag == 2**20
     assert site.ping_nodes == ("192.168.120.1", "192.168.120.2")
     assert [(m.device, m.address, m.port) for link in config.links for m in link.media] == [
         ("eth0", "192.168.120.28", 6940),
@@ -362,6 +364,27 @@ def test_heartbeat_reads_what_ha_start_writes(tmp_path: Path) -> None:
     assert config.vip is not None and config.vip.port == 5433
     assert config.keyring.sending.secret == b"k" * 64
     assert (tmp_path / "authkeys").stat().st_mode & 0o7777 == 0o600
+
+
+def test_the_data_fence_is_changed_in_place_as_ha_start_would_write_it(tmp_path: Path) -> None:
+    write(PAIR, tmp_path)
+    assert set_fence(tmp_path, True, "silence", 2**30) and not set_fence(tmp_path, True, "silence", 2**30)
+    site = loaded(tmp_path).site
+    assert (site.synchronous, site.solo, site.maximum_lag, site.boot_alone) == (True, "silence", 2**30, "after_initdead")
+    assert set_fence(tmp_path, PAIR.synchronous, PAIR.solo, PAIR.maximum_lag)
+    assert write(PAIR, tmp_path) == [], "not a byte differs, so that nothing is restarted"
+    (tmp_path / "ha.cf").write_text("node a b\n")
+    with pytest.raises(ConfigError, match="was not written by `ha start`"):
+        set_fence(tmp_path, True, "silence", 1)
+
+
+@pytest.mark.parametrize("value", ["-1", "16 parsecs", "MB", "1.5MB", "99999TB"])
+def test_a_maximum_lag_that_is_no_number_of_bytes(tmp_path: Path, value: str) -> None:
+    write(PAIR, tmp_path)
+    text = (tmp_path / "ha.cf").read_text().replace(f"maximum_lag {2**20}", f"maximum_lag {value}")
+    (tmp_path / "ha.cf").write_text(text)
+    with pytest.raises(ConfigError, match="maximum_lag"):
+        loaded(tmp_path)
 
 
 def test_heartbeat_reads_links_and_ping_nodes_of_ipv6(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ WRONG: dict[str, list[Any]] = {
     "serial": ["1", 1.0, None, True], "postgres": ["gone", None, 1], "healthy": [1, "yes", None], "because": [None, 1],
     "data": [None], "timeline": ["1"], "lsn": [None, 1.5], "beyond": ["0"], "following": [[1], "1/a", [-1, "a"], [1, 2], None],
     "caught_up": [0], "proven": [None], "names": ["some"], "stalled": ["1", True], "sign_age": ["never"], "sign": [1],
-    "peer_stood_down": [[1, "a", 2]], "peer_epoch": [[-1, "a"]], "prepared": ["no"], "shutdown_lsn": [True],
+    "peer_stood_down": [[1, "a", 2]], "peer_epoch": [[-1, "a"]], "prepared": ["no"], "shutdown_lsn": [True], "behind": ["1"],
 }  # fmt: skip
 
 

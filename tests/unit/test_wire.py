@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from heartbeat.frames import FrameError, Key, Keyring, Method, Value, decode, encode
-from heartbeat.model import Boot, Epoch, Message, Phase
+from heartbeat.model import Boot, Epoch, Message, Mode, Phase
 from heartbeat.wire import Header, macs, message
 from heartbeat.wire import fields as to_fields
 
@@ -20,6 +20,7 @@ FULL = Message(
     returns=True, fit=True,
     calls_in_sync=0, asks_release=True, asks_ping=True, ping_after=9, connected=True, pledged_to=Boot(3, 4), data="ready",
     lsn=2**62, beyond=3, vip=True, suspended=True, suspend_version=2, leaving="handover", arp=True, fences=True, changes=4,
+    mode=Mode(off=True, lax=True),
 )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def test_fields_of_the_future_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in to_fields(FULL, HEADER) if n.startswith("x_") and n != "x_v"] + ["src", "hg", "seq"]
+    "name", [n for n in to_fields(FULL, HEADER) if n.startswith("x_") and n not in ("x_v", "x_mode")] + ["src", "hg", "seq"]
 )
 def test_a_missing_or_binary_field_is_refused_by_name(name: str) -> None:
     whole = to_fields(FULL, HEADER)
@@ -75,11 +76,19 @@ def test_a_missing_or_binary_field_is_refused_by_name(name: str) -> None:
         ("x_solo", "2"), ("x_solo", "true"), ("x_sync", ""), ("x_calls", "-2"), ("x_lsn", "-0"), ("x_lsn", "1e9"),
         ("x_data", "gone"),
         ("x_leave", "soon"), ("x_susp", "yes"), ("x_v", "1"), ("x_v", b"2"), ("x_arp", "-1"), ("x_changes", "-1"),
+        ("x_mode", ""), ("x_mode", "lo"), ("x_mode", "oo"), ("x_mode", "x"), ("x_mode", b"o"),
     ],
 )  # fmt: skip
 def test_values_are_strict(name: str, value: Value) -> None:
     with pytest.raises(FrameError):
         message(to_fields(FULL, HEADER) | {name: value})
+
+
+def test_a_server_that_does_not_say_how_commits_are_acknowledged_is_as_strict_as_any() -> None:
+    frame = to_fields(FULL, HEADER)
+    assert frame.pop("x_mode") == "ol" and message(frame) == replace(FULL, mode=Mode())
+    for mode in (Mode(), Mode(True), Mode(release=True), Mode(True, True, True)):
+        assert message(to_fields(replace(FULL, mode=mode), HEADER)) == replace(FULL, mode=mode)
 
 
 def test_an_empty_epoch_travels() -> None:

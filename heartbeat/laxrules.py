@@ -1,0 +1,70 @@
+"""Asynchronous replication (rule 6, synchronous="off"): when commits need not wait, and what counts then.
+
+Promise: as in ``rules``, of which this is a part. Commits don't wait only where both servers are configured so, and when both
+have it on their disks (``Record.lax``). The passive may take over as long as it streamed and lacked no more than the maximum
+lag when the active was last heard; what may be lost is that, and what was acknowledged since. Where both servers live nothing
+is: a planned failover makes commits wait first, an active that yields stops cleanly, and of two passives the longer log wins.
+Source: Trustwave §2.4.1; issue 4 ("Modes").
+"""
+
+from __future__ import annotations
+
+from heartbeat.model import Database, Epoch, Phase
+from heartbeat.silence import Silence
+
+#: the sender is not, and without an election will not be, active
+IDLE = frozenset({Phase.WAITING, Phase.PASSIVE, Phase.LEFT})
+#: a passive that can't take over for so long is released: the active then knows that nobody else can (seconds)
+LAG_LIMIT = 10.0
+
+
+class LaxRules(Silence):
+    """Predicates over one core."""
+
+    def asynchronous(self) -> bool:
+        """Commits need not wait for the passive: both servers are configured so; the stricter one wins."""
+        p = self.members.peer
+        return not self.core.site.synchronous and p is not None and p.mode.off
+
+    def release_only(self) -> bool:
+        """Going alone by silence is forbidden, by either server as it was last heard."""
+        p = self.members.peer
+        return self.core.site.solo == "release" or (p is not None and p.mode.release)
+
+    def passive_knows(self) -> bool:
+        """The passive has on its disk that commits don't wait for it, or is none that could take over."""
+        p = self.members.peer
+        return p is not None and (p.mode.lax or not p.in_sync)
+
+    def within_lag(self) -> bool:
+        """Active: the passive streams, and lacks no more than it may to take over."""
+        return 0 <= self.core.facts.behind <= self.core.site.maximum_lag
+
+    def may_lack(self) -> bool:
+        """Passive: commits of its epoch didn't wait for it, as far as it knows; so it may lack some that were acknowledged."""
+        c, p = self.core, self.members.peer
+        return c.disk.lax and (p is None or p.epoch != c.disk.epoch or p.mode.lax)
+
+    def lag(self) -> int:
+        """Passive: bytes of log that an active whose commits don't wait had when last heard, and that are not held here."""
+        c = self.core
+        held = c.facts.lsn if c.facts.postgres in {Database.STANDBY, Database.DETACHED} else -1
+        return max(0, c.active_lsn - held) if held >= 0 and self.may_lack() else 0
+
+    def gave_way(self) -> bool:
+        """The active stood down for this passive. One whose commits didn't wait only if all of its log is held here; else the
+        two elect, and the longer log wins."""
+        p = self.members.peer
+        if not self.peer_stood_down() or not self.may_lack():
+            return self.peer_stood_down()
+        return p is not None and p.stood_down and p.lsn >= 0 and not self.lag()
+
+    def lagged_for(self) -> float:
+        """Seconds for which the passive has lacked more than it may, where commits don't wait for it."""
+        return max(0.0, self.core.now - self.core.lagging_since)
+
+    def peer_stood_down(self) -> bool:
+        """The active of the very epoch that this node is in sync with let go, and said so to this run of this node."""
+        c, p = self.core, self.members.peer
+        by_heartbeat = p is not None and p.stood_down and p.epoch == c.disk.epoch and p.echo_boot == c.boot and p.phase in IDLE
+        return by_heartbeat or (c.facts.peer_stood_down == c.disk.epoch != Epoch())

@@ -1,0 +1,151 @@
+"""Synchronous or not, solo by silence or by release only: switched by SIGHUP on two real servers, and what a crash then loses.
+
+Promise: clients write all the time; while commits wait nothing acknowledged is ever missing (the fixture), and where they
+don't, what is missing was announced by the takeover and kept by the server that had it. Source: issue 4 ("Modes", "Explain").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench.pair import MODULE_XML, SERVERS, Pair, module_xml, other
+from bench.record import Kind
+from bench.writers import TABLES
+from tests.lab.test_pair_scenarios import eventually
+
+if TYPE_CHECKING:
+    from tests.lab.pairing import Duo
+
+pytestmark = pytest.mark.lab
+pytest_plugins = ["tests.lab.pairing"]
+OFF = 'synchronous="off" maximum_lag_on_failover="8MB"'
+
+
+def configure(pair: Pair, node: str, replication: str = "") -> None:
+    """module.xml of one server, and SIGHUP to its ha_manager: nothing else."""
+    more = f'<timing profile="recommended"/><replication {replication}/>'
+    pair.node(node).write(MODULE_XML, module_xml(timing=more if replication else '<timing profile="recommended"/>'))
+    pair.node(node).sh("kill -HUP $(cat /run/ha_manager/ha_manager.pid)")
+
+
+def mode(pair: Pair, node: str) -> str:
+    return str(pair.status(node).get("replication", {}).get("mode"))
+
+
+def shown(pair: Pair, node: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(pair.ha(node, "show", "--json").stdout)
+    return found
+
+
+def alarms(pair: Pair, node: str) -> str:
+    return " ".join(shown(pair, node)["alarms"].values())
+
+
+def names(pair: Pair, node: str) -> str:
+    ask = "runuser -u postgres -- psql -XAtc 'SHOW synchronous_standby_names' postgres"
+    return pair.node(node).sh(ask).strip()
+
+
+def became(pair: Pair, active: str, wanted: str) -> None:
+    eventually(lambda: all(mode(pair, node) == wanted for node in SERVERS), f"both servers are {wanted}")
+    eventually(lambda: bool(names(pair, active)) == (wanted == "synchronous"), "so is Postgres")
+    assert pair.status(active)["peer_state"]["fit"], "the passive could take over all the time"
+
+
+def test_switched_by_sighup_while_clients_write(duo: Duo) -> None:
+    pair, active = duo.pair, duo.settle()
+    passive, beats = other(active), {node: duo.processes(node)["heartbeat"] for node in SERVERS}
+    configure(pair, active, OFF)
+    eventually(lambda: "the stricter counts" in alarms(pair, active), "an alarm while the two differ")
+    assert mode(pair, active) == "synchronous" and names(pair, active)
+    configure(pair, passive, OFF)
+    became(pair, active, "asynchronous")
+    eventually(lambda: "the stricter counts" not in alarms(pair, active), "the alarm is over")
+    duo.writers.steady()
+    said = pair.ha(active, "explain").stdout
+    assert f"{passive} follows asynchronously" in said and f"Commits don't wait for {passive}" in said
+    told = shown(pair, active)["replication"]
+    assert told["mode"] == "asynchronous" and told["configured"]["maximum_lag"] == 8 * 2**20
+    assert told["if_active_died"]["taken_over"] and told["lag_bytes"] < 8 * 2**20
+    assert "asynchronous from now on" in pair.ha(active, "history").stdout
+    assert "asynchronous from now on" in pair.node(active).log()
+    # nothing is lost by a planned failover: the fixture counts
+    duo.drill.switchover()
+    became(pair, passive, "asynchronous")
+    # as the file says after a restart, too: kill -9 of everything that decides
+    pair.node(passive).sh("kill -9 $(cat /run/heartbeat/heartbeat.pid) $(cat /run/ha_manager/ha_manager.pid)")
+    now = duo.settle()
+    became(pair, now, "asynchronous")
+    for node in SERVERS:
+        configure(pair, node, 'solo="release"')
+    became(pair, now, "synchronous")
+    assert "every commit waits for the passive" in pair.ha(now, "history").stdout
+    configure(pair, now)
+    eventually(lambda: "the stricter counts" in alarms(pair, now), "release on one server only")
+    configure(pair, other(now))
+    eventually(lambda: "the stricter counts" not in alarms(pair, now), "silence on both")
+    untouched = [node for node in SERVERS if node != passive]
+    assert {node: duo.processes(node)["heartbeat"] for node in untouched} == {node: beats[node] for node in untouched}
+
+
+def test_ha_show_tells_the_state_also_when_module_xml_is_wrong(duo: Duo) -> None:
+    pair, active = duo.pair, duo.settle()
+    before = pair.node(active).read(MODULE_XML)
+    pair.node(active).write(MODULE_XML, before.replace("<virtual_ip", "<virtual_up"))
+    page = pair.ha(active, "show", check=False)
+    lines = page.stdout.splitlines()
+    assert page.code == 6 and f"{active} is active, {other(active)} is ready to take over; 1 alarm" in lines[0]
+    assert "the configuration can't be used" in lines[1] and "virtual_up" in lines[1]
+    assert "every commit" in pair.ha(active, "explain").stdout.lower()
+    pair.node(active).write(MODULE_XML, before)
+
+
+def receiver(duo: Duo, node: str) -> int:
+    return next(pid for pid in duo.processes(node)["postgres"] if b"walreceiver" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def test_what_a_crash_loses_asynchronously_is_told_and_kept(installed: Duo) -> None:
+    """The last test of this module: what is lost is lost, so the next module begins with another pair."""
+    duo = installed
+    duo.keep_writing()
+    pair, active = duo.pair, duo.settle()
+    heir = other(active)
+    for node in SERVERS:
+        configure(pair, node, OFF)
+    became(pair, active, "asynchronous")
+    os.kill(receiver(duo, heir), signal.SIGSTOP)
+    time.sleep(1.0)
+    lag = shown(pair, active)["replication"]
+    assert lag["lag_bytes"] > 0 and lag["lag_seconds"] > 0.3 and lag["lag_transactions"] > 10, lag
+    assert f"{heir} follows asynchronously and lacks" in pair.ha(active, "explain").stdout
+    cut = time.clock_gettime(time.CLOCK_BOOTTIME)
+    pair.lab.power_off(active)
+    pair.until(lambda seen: heir in seen.active, 20.0, f"{heir} to take over")
+    reign = [change["because"] for change in pair.history(heir) if change["after"] == "active"][-1]
+    assert "asynchronous: this server lacks" in reign and "of log that" in reign, reign
+    duo.writers.steady()
+    lost = {verdict.client: set(verdict.lost) for verdict in duo.writers.verdicts() if verdict.client in TABLES}
+    assert all(lost.values()), "a second of writes was not there yet"
+    for client, ids in lost.items():
+        at = {entry.id: entry.at for entry in duo.writers.entries(client) if entry.kind is Kind.ACK}
+        assert all(cut - 4.0 < at[each] <= cut + 0.5 for each in ids), "nothing older than the lag"
+    pair.lab.power_on(active, wait=False)
+    pair.settle(60.0, heir)
+    kept = json.loads(pair.ha(active, "diverged", "--json").stdout)[-1]
+    assert kept["acknowledged"] == "yes" and kept["transactions"] >= sum(map(len, lost.values())), kept
+    assert "transactions, acknowledged to clients, beyond the fork" in pair.ha(active, "show").stdout
+    forget(duo)
+
+
+def forget(duo: Duo) -> None:
+    """Its ledger has gaps now: nobody may check it again."""
+    duo.writers.stop()
+    for node in SERVERS:
+        duo.lab.reinstall(node)
