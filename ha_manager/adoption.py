@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -237,6 +238,19 @@ def may_start(config: PostgresConfig) -> bool:
 def _start_conf(config: PostgresConfig) -> str:
     assert config.start_conf is not None
     return config.start_conf.read_text() if config.start_conf.exists() else "auto\n"
+
+
+def remove_slots(config: PostgresConfig) -> None:
+    """Postgres is stopped: a slot of ours that it still has would keep log until the disk is full."""
+    for path in (config.data_dir / "pg_replslot").glob("ha_*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def leave_read_only(config: PostgresConfig) -> None:
+    """Stopped: whoever starts it (Debian at boot, say) gets a standby of nobody, and no second database that takes writes."""
+    if (config.data_dir / "PG_VERSION").exists():
+        entry = pwd.getpwnam(config.user)
+        durable.write_durably(config.data_dir / "standby.signal", "", mode=0o600, owner=(entry.pw_uid, entry.pw_gid))
 
 
 def _write_start_conf(config: PostgresConfig, text: str) -> None:

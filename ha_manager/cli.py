@@ -83,9 +83,9 @@ def stop() -> None:
     Example: ha stop
     """
     need_root()
-    from ha_manager import turning
+    from ha_manager import turningoff
 
-    turning.stop(say)
+    turningoff.stop(say)
 
 
 @main.command(short_help="Restart heartbeat; roles stay.")

@@ -32,12 +32,16 @@ NEEDS_THE_PEER = (
 
 
 class Reachable(Protocol):
-    """What it takes to talk with the daemons of this server."""
+    """What it takes to talk with the daemons of this server, and to turn HA off."""
 
     @property
     def host(self) -> Host: ...
     @property
+    def node(self) -> str: ...
+    @property
     def peer(self) -> str: ...
+    @property
+    def links(self) -> tuple[tuple[str, str], ...]: ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Reach:
     node: str
     peer: str
     wrong: str
+    #: not known
+    links: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

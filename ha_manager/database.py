@@ -121,7 +121,8 @@ class Database:
     def unconfigure(self, *, start: bool = True, writable: bool | None = None, limit: float = 60.0) -> bool:
         """HA is off: stop Postgres and the keeper, remove our settings, give autostart back; ``start``: start plain Postgres,
         unless Debian's start.conf forbids it. ``writable``: a standby becomes a database of its own (on a new timeline);
-        None or False: it stays read-only if it was one. Returns whether it runs. Does no harm when HA is off already.
+        None: it stays read-only if it was one; False: whoever starts it finds a read-only one. Returns whether it runs. Does no
+        harm when HA is off already, and may be called again after a crash at any line.
         """
         with self._changing:
             clock = Clock(limit)
@@ -134,6 +135,9 @@ class Database:
                 self._bring_up(clock)
             self._release_slots(clock)
             self.make_stopped(immediate=False, limit=clock.need("stopping Postgres"))
+            adoption.remove_slots(self.config)
+            if writable is False:
+                adoption.leave_read_only(self.config)
             self._give_back()
             if start and adoption.may_start(self.config):
                 adoption.start_plain(self.config, clock.left + 10)
@@ -157,6 +161,11 @@ class Database:
             if must:
                 raise
             self._note(f"Postgres can't be made a primary, so slots of its peer may be left in it: {wrong}")
+
+    def configured(self) -> bool:
+        """Anything of ours is still there: settings, a keeper, Debian's autostart taken away."""
+        paths = Paths(self.config.state_dir)
+        return paths.settings.exists() or paths.autostart.exists() or bool(keeper.living(self.config.run_dir))
 
     def _release_slots(self, clock: Clock) -> None:
         """A slot that nobody will use again keeps log until the disk is full."""

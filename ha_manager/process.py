@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ha_manager import __version__, divergence
+from ha_manager import __version__, divergence, turningoff
 from ha_manager.care import Care, Findings
 from ha_manager.cluster import PostgresConfig
 from ha_manager.config import NEEDS_HA_START, NEEDS_THE_PEER, Config, load
@@ -158,9 +158,15 @@ class Daemon:
         self.loop.call_after(0.0, own.ready)
         # The session's libraries take 0.1 s to load: heartbeat hears of us first.
         self.loop.call_after(0.3, self._start_peer)
+        self.loop.call_after(1.0, self._obey)
         self.loop.run()
         self._end()
         return 0
+
+    def _obey(self) -> None:
+        """``<ha enabled="0"/>``: `ha stop`, in a process of its own, ends this one, too."""
+        if turningoff.obey(self.config):
+            log.warning("module.xml says that HA is off for this pair: it is turned off on this server")
 
     def _thread(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=self._work, args=(name, body), name=name, daemon=True).start()
@@ -284,6 +290,7 @@ class Daemon:
         self.stock.nudge()
         if old.site != new.site:
             self._thread("schedule", self._start_schedule)
+        self._obey()
         later = [NEEDS_THE_PEER] if old.fence != new.fence else []
         if old.of_heartbeat != new.of_heartbeat:
             later.append(NEEDS_HA_START)

@@ -1,8 +1,7 @@
-"""Turning HA on and off on this server: what ``ha start``, ``ha stop`` and ``ha restart`` do.
+"""Turning HA on on this server: what ``ha start`` and ``ha restart`` do, and how heartbeat is asked.
 
-Promise: ``start`` checks everything before it changes anything, and may be run again at any time; ``stop`` tells the peer
-first, so that it doesn't take over, and leaves Postgres plain. Each step is told through ``say``. Source: Trustwave §2.2.2;
-design §6.
+Promise: ``start`` checks everything before it changes anything, and may be run again at any time. Each step is told through
+``say``. ``ha stop`` is in ``turningoff``. Source: Trustwave §2.2.2; design §6.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ha_manager.site import MODULE_XML, Fence
 from ha_manager.wiring import cluster_of, database_of
 from heartbeat import fence_lines, haresources
 from heartbeat.scripts import SCRIPT_FOLDERS, script_of
-from runtime import hafiles, modulexml, pidfile
+from runtime import durable, hafiles, modulexml, pidfile
 from runtime.commands import run
 from runtime.control import Client
 from runtime.errors import ConfigError, ControlError, HaError, Refused
@@ -36,8 +35,9 @@ HEARTBEAT_KEY = "heartbeat authkeys"
 START_LIMIT = 60.0
 #: how long ``start`` watches what becomes of it before it says what to expect (seconds)
 WATCH = 15.0
-STOP_LIMIT = 60.0
 ROLE = "HA"
+#: in ha_manager's state folder while ``ha stop`` is at work: ``active`` or ``passive``
+TURNING_OFF = "turning-off"
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def check(module_xml: Path = MODULE_XML, conf: Path = CONF) -> Checked:
     cluster = cluster_of(config)
     database = database_of(config, cluster, keys)
     warnings = tuple(database.check())
-    for path in (config.host.paths.commander, _passive_module()):
+    for path in (config.host.paths.commander, passive_module()):
         role_enabled(path, ROLE)
-    if _on_linux_ha(config):
+    if on_linux_ha(config):
         _refuse_second_heartbeat()
     files = _files(config, cluster, keys)
     _check_agents(config, files)
@@ -137,11 +137,11 @@ def advice_on(config: Config) -> tuple[str, ...]:
     return tuple(advice)
 
 
-def _passive_module() -> Path:
+def passive_module() -> Path:
     return Path("/etc/Manager/commander_passive_module.xml")
 
 
-def _on_linux_ha(config: Reachable) -> bool:
+def on_linux_ha(config: Reachable) -> bool:
     """A real Linux-HA heartbeat decides here; it is started, stopped and configured by others."""
     return bool(config.host.linux_ha.cl_status)
 
@@ -166,14 +166,15 @@ def start(say: Say) -> None:
     for warning in checked.warnings:
         say(f"warning: {warning}")
     say("configuration is in order")
+    durable.remove_durably(config.host.paths.state / TURNING_OFF)
     changed = _heartbeat_files(checked, say)
     checked.database.configure()
     say("Postgres is configured for replication")
-    for path in (config.host.paths.commander, _passive_module()):
+    for path in (config.host.paths.commander, passive_module()):
         set_role(path, ROLE, True)
     _start_manager(config, changed, say)
     _await_heartbeat(config)
-    say("ha_manager runs" if _on_linux_ha(config) else "heartbeat and ha_manager run")
+    say("ha_manager runs" if on_linux_ha(config) else "heartbeat and ha_manager run")
     # One that ran before knows nothing of what has changed since, of a new key of the peer for instance.
     with Client(config.host.paths.run / "control", START_LIMIT, name="ha_manager") as client:
         for later in client.request("reload").get("later", []):
@@ -182,7 +183,7 @@ def start(say: Say) -> None:
 
 
 def _heartbeat_files(checked: Checked, say: Say) -> list[Path]:
-    if _on_linux_ha(checked.config):
+    if on_linux_ha(checked.config):
         say("heartbeat is Linux-HA's: its files are left alone")
         return []
     folder = checked.config.host.paths.heartbeat_etc
@@ -224,7 +225,7 @@ def restart_heartbeat(config: Reachable) -> None:
 
 def _await_heartbeat(config: Config) -> None:
     end = time.monotonic() + START_LIMIT
-    for name in ("ha_manager",) if _on_linux_ha(config) else ("heartbeat", "ha_manager"):
+    for name in ("ha_manager",) if on_linux_ha(config) else ("heartbeat", "ha_manager"):
         folder = config.host.paths.heartbeat_run if name == "heartbeat" else config.host.paths.run
         while True:
             try:
@@ -279,7 +280,7 @@ def outlook(config: Config, status: dict[str, Any]) -> str:
 
 def heartbeat(config: Reachable, do: str, fields: dict[str, Any] | None = None, timeout: float = 5.0) -> dict[str, Any]:
     """Ask heartbeat directly; where Linux-HA's decides, ha_manager, in the same words. Raises HaError."""
-    if _on_linux_ha(config):
+    if on_linux_ha(config):
         return _linux_ha(config, do, fields, timeout)
     with Client(config.host.paths.heartbeat_run / "control", timeout) as client:
         return client.request(do, fields)
@@ -292,62 +293,3 @@ def _linux_ha(config: Reachable, do: str, fields: dict[str, Any] | None, timeout
     with Client(config.host.paths.run / "control", max(timeout, 40.0), name="ha_manager") as client:
         answer = client.request(asked, fields)
     return dict(answer["heartbeat_says"]) if do == "status" else answer
-
-
-# --- off --------------------------------------------------------------------------------------------------------------------
-
-
-def stop(say: Say) -> None:
-    """HA off on this server. The peer is told and doesn't take over."""
-    config = load(addresses())
-    keys = Keys(config.host.paths.keys)
-    cluster = cluster_of(config)
-    database = database_of(config, cluster, keys)
-    active = _was_active(config, say)
-    for path in (config.host.paths.commander, _passive_module()):
-        set_role(path, ROLE, False)
-    _stop_processes(config, say)
-    # The keeper outlives ha_manager: it goes, with Postgres, when the database becomes plain again.
-    if active:
-        if database.unconfigure(start=True, writable=True):
-            say("Postgres runs on its own again, writable; HA is off on this server")
-        else:
-            say(f"HA is off on this server; Postgres is stopped, because {cluster.start_conf} says disabled")
-        if config.site.virtual_ip and not _on_linux_ha(config):
-            say(f"nobody has the virtual IP {config.site.virtual_ip} now; `ha start` here brings it back")
-    elif database.unconfigure(start=False):
-        say("HA is off on this server; the Postgres that runs here was not started by ha_manager, and goes on")
-    else:
-        say("Postgres is stopped, its data kept; HA is off on this server. `ha start` turns it on again")
-    for name in ("active", "passive"):
-        (config.host.paths.etc / name).unlink(missing_ok=True)
-
-
-def _was_active(config: Config, say: Say) -> bool:
-    try:
-        status = heartbeat(config, "status")
-    except ControlError as wrong:
-        say(f"warning: heartbeat can't be asked ({wrong}); this server's marker file tells what it was")
-        return (config.host.paths.etc / "active").exists()
-    if not status["peer_state"]["contact"]:
-        say(
-            f"warning: {config.peer} is not connected. Turn HA off there too before it is started again, or it may wait for "
-            "this server, or go on with older data"
-        )
-    return bool(status["role"] == "active")
-
-
-def _stop_processes(config: Config, say: Say) -> None:
-    names = ("ha_manager",) if _on_linux_ha(config) else ("heartbeat", "ha_manager")
-    if "heartbeat" in names:
-        say(f"telling {config.peer} that HA is turned off here, and stopping heartbeat")
-    control = config.host.paths.manager_run / "control"
-    try:
-        with Client(control, 5.0, name="the Manager") as manager:
-            for name in names:
-                manager.request("stop", {"name": name, "kind": "off"}, timeout=STOP_LIMIT)
-    except ControlError as wrong:
-        say(f"the Manager does not do it ({wrong}); stopping them directly")
-        for name in names:
-            run([f"/etc/init.d/{name}", "stop"], timeout=STOP_LIMIT + 10, env={"STOP_KIND": "off"})
-    say(" and ".join(names) + (" are stopped" if len(names) > 1 else " is stopped; Linux-HA's heartbeat goes on"))

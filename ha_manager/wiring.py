@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ha_manager import sql
 from ha_manager.cluster import Hints, PostgresConfig, find
-from ha_manager.config import Config
+from ha_manager.config import Reachable
 from ha_manager.database import Database
 from runtime.keys import Keys
 
@@ -21,7 +21,7 @@ log = logging.getLogger("ha_manager")
 REPLICATION = "postgres replication"
 
 
-def cluster_of(config: Config) -> PostgresConfig:
+def cluster_of(config: Reachable) -> PostgresConfig:
     """The Postgres that ha_manager.conf names, or the only one here, with our own paths."""
     host, paths = config.host.postgres, config.host.paths
     hints = Hints(
@@ -38,7 +38,7 @@ def replication_password(keys: Keys) -> str:
     return keys.derive(REPLICATION).hex()
 
 
-def database_of(config: Config, cluster: PostgresConfig, keys: Keys) -> Database:
+def database_of(config: Reachable, cluster: PostgresConfig, keys: Keys) -> Database:
     """``peer_addresses``: on every link, because replication may run on any of them."""
     sql.forget_environment()
     return Database(

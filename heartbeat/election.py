@@ -382,12 +382,15 @@ class Core(Passive):
                 untold = self.disk.stood_down and self.members.in_contact() and not self.members.echoes(self._word_seq)
                 if not (needs_word or asked or untold) or waited > 2 * self.timing.deadtime:
                     self._leave_now()
-        elif self.phase is Phase.ACTIVE and self.leaving == "off" and self.disk.solo and not self.saving:
-            self._out.append(DropVip())
-            self._leave_now()
+        elif self.phase is Phase.ACTIVE and self.leaving == "off" and not self.saving:
+            # one that is not heard, and may not be left alone by silence, can't be told: the operator was warned
+            unheard = not self.members.in_contact() and waited > self.timing.solo + 2 * self.timing.deadtime
+            if self.disk.solo or unheard:
+                self._out.append(DropVip())
+                self._leave_now("" if self.disk.solo else f", {self.site.peer} could not be told")
 
-    def _leave_now(self) -> None:
-        because = f"heartbeat was stopped ({self.leaving})"
+    def _leave_now(self, untold: str = "") -> None:
+        because = f"heartbeat was stopped ({self.leaving}{untold})"
         self._become(Phase.LEFT, because)
         self._send()
 

@@ -7,10 +7,7 @@ don't, what is missing was announced by the takeover and kept by the server that
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,9 +45,12 @@ def alarms(pair: Pair, node: str) -> str:
     return " ".join(shown(pair, node)["alarms"].values())
 
 
+def sql(pair: Pair, node: str, statement: str) -> str:
+    return pair.node(node).sh(f"runuser -u postgres -- psql -XAtc '{statement}' postgres").strip()
+
+
 def names(pair: Pair, node: str) -> str:
-    ask = "runuser -u postgres -- psql -XAtc 'SHOW synchronous_standby_names' postgres"
-    return pair.node(node).sh(ask).strip()
+    return sql(pair, node, "SHOW synchronous_standby_names")
 
 
 def became(pair: Pair, active: str, wanted: str) -> None:
@@ -103,12 +103,8 @@ def test_ha_show_tells_the_state_also_when_module_xml_is_wrong(duo: Duo) -> None
     lines = page.stdout.splitlines()
     assert page.code == 6 and f"{active} is active, {other(active)} is ready to take over; 1 alarm" in lines[0]
     assert "the configuration can't be used" in lines[1] and "virtual_up" in lines[1]
-    assert "every commit" in pair.ha(active, "explain").stdout.lower()
+    assert f"{active} is active" in pair.ha(active, "explain").stdout
     pair.node(active).write(MODULE_XML, before)
-
-
-def receiver(duo: Duo, node: str) -> int:
-    return next(pid for pid in duo.processes(node)["postgres"] if b"walreceiver" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 def test_what_a_crash_loses_asynchronously_is_told_and_kept(installed: Duo) -> None:
@@ -120,7 +116,8 @@ def test_what_a_crash_loses_asynchronously_is_told_and_kept(installed: Duo) -> N
     for node in SERVERS:
         configure(pair, node, OFF)
     became(pair, active, "asynchronous")
-    os.kill(receiver(duo, heir), signal.SIGSTOP)
+    receiver = sql(pair, heir, "SELECT pid FROM pg_stat_wal_receiver")
+    pair.node(heir).sh(f"kill -STOP {receiver}")
     time.sleep(1.0)
     lag = shown(pair, active)["replication"]
     assert lag["lag_bytes"] > 0 and lag["lag_seconds"] > 0.3 and lag["lag_transactions"] > 10, lag

@@ -67,7 +67,7 @@ class Checks:
         self._overlap = self._settled = 0.0
 
     def fail(self, kind: str, text: str) -> None:
-        if kind in ("lost", "double") and self.waived:
+        if kind in ("lost", "double", "untold") and self.waived:
             return
         now = self.world.engine.now
         self.world.note("check", f"FAILED {kind}: {text}")

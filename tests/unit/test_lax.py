@@ -8,6 +8,7 @@ from heartbeat.model import (
     Database,
     Effect,
     Epoch,
+    Leave,
     Mode,
     Names,
     Persist,
@@ -290,3 +291,29 @@ def test_from_solo_the_passive_may_take_over_as_soon_as_it_follows_closely() -> 
     assert server.core.disk.lax and not server.core.disk.solo and wanted(server) is Names.RELAXED
     reasons = [effect.because for effect in server.did if isinstance(effect, Want)]
     assert any("solo" in because for because in reasons) and "follows again, asynchronously" in server.core.because
+
+
+# --- leaving --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_active_that_can_not_tell_a_silent_passive_leaves_all_the_same() -> None:
+    server = strict()
+    server.give(Replication(True, "release", MIB))
+    server.peer_speaks = False
+    server.run(2.0)
+    server.give(Leave("ha stop", "off"))
+    server.run(5.0)
+    assert server.core.phase is Phase.ACTIVE, "it may be heard again"
+    server.run(1.0)
+    assert server.core.phase is Phase.LEFT and not server.core.disk.solo
+    assert server.core.because == "heartbeat was stopped (off, vs-28 could not be told)"
+
+
+def test_an_active_that_is_turned_off_goes_solo_and_leaves() -> None:
+    server = lagging(1000)
+    server.give(Leave("ha stop", "off"))
+    server.run(0.1)
+    assert server.core.ask_release_seq
+    server.hear(in_sync=False, fit=False)
+    server.run(0.1)
+    assert server.core.phase is Phase.LEFT and server.core.disk.solo and server.core.disk.active
