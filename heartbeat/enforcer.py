@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runtime import pidfile
+from runtime import child, pidfile
 from runtime.proctree import kill_tree, other_session, process
 
 FOLDER = "/run/ha_manager"
@@ -56,7 +56,7 @@ class Enforcer:
         if self.running:
             return
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        pid = os.fork()
+        pid = child.fork()
         if pid == 0:
             _enforce(self._folder, with_manager, writing)
         os.close(writing)
@@ -81,9 +81,9 @@ class Enforcer:
 def _enforce(folder: Path, with_manager: bool, report: int) -> NoReturn:
     code = 1
     try:
-        signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
+        child.listen()
         os.closerange(3, report)
         os.closerange(report + 1, 65536)
         while not end(folder, with_manager):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from heartbeat.fence_lines import PATH, Agent, read_secrets
+from runtime import child
 from runtime.errors import ConfigError
 
 _ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
@@ -63,7 +64,7 @@ class Fencer:
         """Begin: "fence" switches the peer off; "check" asks each agent whether it could (its ``monitor`` action)."""
         assert not self.running
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        pid = child.fork()
         if pid == 0:
             _serve(theirs, kind, self.agents, self._peer, self._limit)
         theirs.close()
@@ -105,9 +106,9 @@ def _reaped(pid: int) -> bool:
 def _serve(report: socket.socket, kind: str, agents: Sequence[Agent], peer: str, limit: float) -> NoReturn:
     code = 1
     try:
-        signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
+        child.listen()
         os.closerange(3, report.fileno())
         os.closerange(report.fileno() + 1, 65536)
         ok, text = fence(agents, peer, limit, report) if kind == "fence" else check(agents, limit, report)

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from heartbeat.haresources import Resource
 from heartbeat.resources import Act, BreakOff, Order, Outcome, Problem, Run, Sequencer
+from runtime import child
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class Services:
         argv = [path or resource.script, *resource.arguments, run.act.value]
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         log.info("resource %s: %s", resource, run.act)
-        pid = os.fork()
+        pid = child.fork()
         if pid == 0:
             because = "" if path else f"there is no script {resource.script} in {', '.join(self._folders)}"
             _child(argv, self._limits.of(run.act), because, writing)
@@ -199,11 +200,10 @@ def _child(argv: list[str], limit: float, because: str, report: int) -> NoReturn
 
 def _become_ordinary(report: int) -> None:
     """A process of its own session, with default signals and no descriptor of heartbeat's."""
-    signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _break_off)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    child.listen()
     os.closerange(3, report)
     os.closerange(report + 1, 65536)
     os.setsid()

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from heartbeat.model import Persisted, PersistFailed, Record
 from heartbeat.store import HISTORY, Store, record_to_json
+from runtime import child
 from runtime.durable import write_durably
 
 #: deaths over one and the same record before it is given up
@@ -114,7 +115,7 @@ class Writer:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        pid = child.fork()
         if pid == 0:
             _serve(theirs.fileno(), self._store)
         theirs.close()
@@ -202,9 +203,9 @@ def _last_words(channel: socket.socket, store: Store) -> None:
 
 def _detach(keep: set[int]) -> None:
     """Neither heartbeat's sockets nor its signals are the writer's."""
-    signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    child.listen()
     at = 3
     for fd in sorted(fd for fd in keep if fd >= 3):
         os.closerange(at, fd)
