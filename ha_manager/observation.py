@@ -271,7 +271,7 @@ NOTHING = Observation(because="Postgres has not been looked at yet")
 def stopped(seen: Observation, at: float) -> Observation:
     """No process of it is left."""
     words = "Postgres is not running"
-    return Observation(at=at, state="stopped", because=words, disks=seen.disks)
+    return Observation(at=at, state="stopped", because=words, disks=seen.disks, overridden=seen.overridden)
 
 
 def detached(seen: Observation, at: float, position: int) -> Observation:

@@ -185,12 +185,13 @@ class Changes:
 
 
 class Observer:
-    """Looks, over a connection of its own that is replaced every second. One look at a time; the caller serialises."""
+    """Looks, over a connection of its own; every second a new one is tried. One look at a time; the caller serialises."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._session: sql.Session | None = None
-        self._connected = 0.0
+        #: when a new connection was tried last
+        self._tried = -inf
         self._changes = Changes()
         self._postmaster = (0, 0)
         self._crowded = False
@@ -230,16 +231,17 @@ class Observer:
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
-        self._session, self._connected = None, 0.0
+        self._session, self._tried = None, -inf
 
     def _ask(self, now: float, limit: float) -> tuple[str, sql.Row | None]:
         """What is wrong ("" for nothing), and what was seen all the same. An old connection that fails proves nothing."""
+        fresh = self._session is None
         because = self._connect(now, limit / 3)
-        for last in (self._connected == now, True):
+        for last in (fresh, True):
             if self._session is None:
                 break
             try:
-                return because, self._session.row(_LOOK, limit / 3)
+                return because, self._session.row_again(_LOOK, limit / 3)
             except ReplicationError as wrong:
                 self.close()
                 because = because or str(wrong)
@@ -249,8 +251,8 @@ class Observer:
         return because, None
 
     def _connect(self, now: float, limit: float) -> str:
-        """A new connection in place of one that is old; "" or why there is none."""
-        if self._session is not None and now - self._connected < RECONNECT:
+        """Try a new connection, if it is time to; "" or why there is none. One that works stays: it knows how to look."""
+        if self._session is not None and now - self._tried < RECONNECT:
             return ""
         try:
             fresh = sql.connect(self._server.conninfo(), limit)
@@ -258,8 +260,12 @@ class Observer:
             # The old connection works: this is the clients' doing, and another server would fare no better.
             self._crowded = isinstance(wrong, sql.Rejected) and wrong.crowded and self._session is not None
             return "" if self._crowded else str(wrong)
-        self.close()
-        self._session, self._connected, self._crowded = fresh, now, fresh.reserve
+        self._tried, self._crowded = now, fresh.reserve
+        if self._session is None or self._session.reserve:
+            self.close()
+            self._session, self._tried = fresh, now
+        else:
+            fresh.close()
         return ""
 
     def _look_closer(self, limit: float) -> Vitals | None:

@@ -65,6 +65,8 @@ class Session:
     def __init__(self, conninfo: str, limit: float, *, reserve: bool = False) -> None:
         #: a walsender takes statements, but none with parameters
         self.reserve = reserve
+        #: statement -> its name in Postgres
+        self._prepared: dict[str, bytes] = {}
         end = time.monotonic() + limit
         conninfo += " replication=database" if reserve else ""
         self._pg = pq.PGconn.connect_start(conninfo.encode())
@@ -101,10 +103,28 @@ class Session:
 
     def row(self, sql: str, limit: float, params: Sequence[str | None] = ()) -> Row:
         """Exactly one row."""
-        found = self.rows(sql, limit, params)
+        return self._single(self.rows(sql, limit, params))
+
+    @staticmethod
+    def _single(found: list[Row]) -> Row:
         if len(found) != 1:
             raise ReplicationError(f"Postgres gave {len(found)} rows instead of one")
         return found[0]
+
+    def row_again(self, sql: str, limit: float) -> Row:
+        """``row``, for a statement that is asked again and again: prepared the first time, so that Postgres plans it once (a
+        place kept for replication doesn't let it).
+        """
+        if self.reserve:
+            return self.row(sql, limit)
+        name = self._prepared.get(sql)
+        if name is None:
+            name = f"ha_{len(self._prepared)}".encode()
+            self._begin(lambda: self._pg.send_prepare(name, sql.encode()))
+            self.fetch(limit)
+            self._prepared[sql] = name
+        self._begin(lambda: self._pg.send_query_prepared(name, []))
+        return self._single(self.fetch(limit))
 
     def one(self, sql: str, limit: float, params: Sequence[str | None] = ()) -> str:
         """The one value of one row, "" for NULL."""
@@ -132,11 +152,15 @@ class Session:
         """Begin a statement; ``fetch`` or ``done`` follow."""
         if params and self.reserve:
             sql, params = self._with_literals(sql, params), ()
+        values = [None if p is None else p.encode() for p in params]
+        if values:
+            self._begin(lambda: self._pg.send_query_params(sql.encode(), values))
+        else:
+            self._begin(lambda: self._pg.send_query(sql.encode()))
+
+    def _begin(self, send: Callable[[], None]) -> None:
         try:
-            if params:
-                self._pg.send_query_params(sql.encode(), [None if p is None else p.encode() for p in params])
-            else:
-                self._pg.send_query(sql.encode())
+            send()
         except Exception as broken:
             raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
 
