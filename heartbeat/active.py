@@ -68,15 +68,15 @@ class Active(Backed):
             self.arp.test()
 
     def _rival(self) -> bool:
-        """Rule 8, equal numbers. The winner sends GARP at once; the loser lets go when the winner has heard of it."""
+        """Rule 8, equal numbers. The winner sends GARP at once; the loser lets go when the winner has heard of it, or can't."""
         if not self.rules.rival():
-            self._rival_seq = 0
+            self.rival_seq = 0
             return False
-        if not self._rival_seq:
-            self._rival_seq = self.seq + 1
+        if not self.rival_seq:
+            self.rival_seq, self.rival_run = self.seq + 1, self.members.run
             self._out.append(Garp())
             self._send()
-        return self.rules.rival_wins() and self.members.echoes(self._rival_seq)
+        return self.rules.rival_wins() and self.rules.rival_knows()
 
     def _promoting(self) -> None:
         if self._wanted_holds(Database.PRIMARY) and self.facts.postgres is Database.PRIMARY and self.disk.active:

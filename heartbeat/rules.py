@@ -302,6 +302,11 @@ class Rules(LaxRules):
         theirs = (p.beyond, p.vip, p.node == c.site.default_active)
         return theirs > mine
 
+    def rival_knows(self) -> bool:
+        """The rival has heard of this server, so that its GARP is out; or it evidently hears nothing from here."""
+        c = self.core
+        return self.members.echoes(c.rival_seq) or self.members.run - c.rival_run >= self.timing.isolation
+
     # --- rule 9: nobody active ------------------------------------------------------------------------------------------
 
     def data(self) -> str:

@@ -193,7 +193,8 @@ class Server:
         self._stop = Stop.IMMEDIATE
         self._proving_since = inf
         self._proof_wait = -inf
-        self._rival_seq = 0
+        #: the first message that a rival could hear, and (running clock) since when it is one; 0: there is none
+        self.rival_seq, self.rival_run = 0, -inf
         self._heard_reigning_at = -inf
         self._leave_since = inf
         self._gone = False

@@ -277,6 +277,13 @@ class FitForEver(StaleFitness, HigherEpochForgotten, NeverOutranked):
     """Rules 2 and 8, H9: all three at once (each covers for the others)."""
 
 
+class RivalsWait(Rules):
+    """Rule 8: who is to yield waits for a rival that can't hear it."""
+
+    def rival_knows(self) -> bool:
+        return self.members.echoes(self.core.rival_seq)
+
+
 class RivalsStay(Rules):
     """Rule 8: of two actives with equal numbers neither yields."""
 

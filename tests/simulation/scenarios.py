@@ -259,6 +259,9 @@ HOLES: tuple[Scenario, ...] = (
         F(6.0, "activate", "B"),
         F(12.0, "power", "B", 12),
     ),
+    _s(
+        "both active after a cut, and one does not hear yet", F(1.7, "cut", "A", 8, "*:out"), F(1.78, "cut", "A", 4.3, "*:both")
+    ),
     _s("restarts within its lease in a cut", F(1.5, "cut", "A", 8, "*:both"), F(2.35, "heartbeat-kill", "A", 0.0), strict=True),
     _s(
         "an epoch that nobody could write",

@@ -40,6 +40,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.ReleasedBySelf, "restarts within its lease", 3),
     (mutants.SoloTooSoon, "H8 the same", 3),
     (mutants.NeverReady, "H1 replication", 2),
+    (mutants.RivalsWait, "both active after a cut", 6),
     (mutants.NoElection, "H7 the active stands still", 3),
     (mutants.Unpledged, "H2 the active's heartbeat restarts, the", 12),
     (mutants.OldPledge, "a pledge of an earlier", 12),
