@@ -19,6 +19,7 @@ import pytest
 from bench.pair import SERVERS, other
 from bench.writers import PLAIN, QUICK
 from runtime.clock import boottime
+from runtime.commands import Completed
 
 if TYPE_CHECKING:
     from tests.lab.pairing import Duo
@@ -98,6 +99,30 @@ def test_the_active_loses_power_amid_a_planned_failover(duo: Duo) -> None:
     asked.join()
     power_on(duo, active)
     duo.pair.settle(_REJOIN, other(active))
+    duo.keep_writing()
+
+
+def test_the_passive_loses_power_when_the_active_has_let_go_for_it(duo: Duo) -> None:
+    """The active takes up again; if its successor was heard to take over, only that one can serve, and the command says so."""
+    active = duo.settle()
+    heir, said = other(active), list[Completed]()
+    asked = threading.Thread(target=lambda: said.append(duo.pair.ha(active, "failover", check=False, timeout=40.0)))
+    asked.start()
+    end = time.monotonic() + _SERVICE
+    while duo.pair.status(active).get("phase") in ("active", "preparing") and time.monotonic() < end:
+        time.sleep(0.005)
+    duo.lab.power_off(heir)
+    asked.join()
+    (done,) = said
+    print(done.stdout, done.stderr)
+    if duo.pair.status(active)["phase"] == "active":
+        assert done.code == 1 and "no failover" in done.stderr
+        served(duo, boottime())
+    else:
+        assert done.code == 0 or f"{heir} is not heard any more" in done.stderr
+    power_on(duo, heir)
+    served(duo, boottime())
+    duo.settle(_REJOIN)
     duo.keep_writing()
 
 
