@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from heartbeat.state import Server
 
 
+#: phases of a server that has let go
+LET_GO = frozenset({Phase.STANDING_DOWN, Phase.PASSIVE, Phase.LEFT})
+
+
 class Word(NamedTuple):
     """What is worth a message of its own when it changes; positions, counters and echoes alone aren't (see ``Message``)."""
 
@@ -68,6 +72,15 @@ def word(core: Server) -> Word:
     )
 
 
+def _held(core: Server) -> int:
+    """Up to where this server's log is known. One that let go may have written more than the last report of a primary says:
+    whoever follows it must not take that for the end."""
+    facts = core.facts
+    if facts.postgres is Database.STOPPED:
+        return facts.shutdown_lsn
+    return -1 if facts.postgres is Database.PRIMARY and core.phase in LET_GO else facts.lsn
+
+
 def _lax(records: list[Record]) -> bool:
     """A passive's word counts (the active relaxes on it), so it is true of whatever may be on its disk."""
     return all(record.lax for record in records if record.in_sync or not any(each.in_sync for each in records))
@@ -96,7 +109,7 @@ def message(core: Server, said: Word) -> Message:
         highest=core.highest,
         calls_in_sync=calls_in_sync(core),
         ping_after=core.members.ping_after,
-        lsn=core.facts.shutdown_lsn if core.facts.postgres is Database.STOPPED else core.facts.lsn,
+        lsn=_held(core),
         beyond=core.facts.beyond,
         **said._asdict(),
     )

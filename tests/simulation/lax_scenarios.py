@@ -27,6 +27,8 @@ LAX: tuple[Scenario, ...] = (
     _lax("A4 planned failover and back", F(2.0, "failover", "A"), F(5.0, "failover", "B"), activations=2, outage=1, copies=0),
     _lax("A5 the active boots faster than deadtime", F(1.5, "power", "A", 0.2), outage=4),
     _lax("A6 the active stands still, and goes on", F(1.5, "pause", "A", 4.5), outage=2),
+    _lax("A8 heartbeat ends its Postgres, nobody knows where that was", F(1.58, "pause", "A", 0.13),
+         F(1.75, "ha_manager-hang", "A", 1.73), F(2.11, "postgres-broken", "B", 0.0), outage=5),
     _lax("A7 the passive is gone for long", F(1.5, "power", "B", 15), outage=1, activations=0),
     _s("M1 only one server is changed", F(1.5, "mode", "A", 0, "off"), F(2.5, "cut", "B", 2.2, "repl:both"),
        F(3.0, "power", "A", 5)),

@@ -8,7 +8,9 @@ from heartbeat.model import (
     Database,
     Effect,
     Epoch,
+    ForceStopped,
     Leave,
+    ManagerLost,
     Mode,
     Names,
     Persist,
@@ -123,6 +125,19 @@ def test_from_one_that_stood_down_nothing_is_taken_that_it_holds_in_addition() -
     clean.hear(**down | {"lsn": 10 * MIB + 100})
     clean.run(0.2)
     assert clean.core.phase is Phase.ACTIVE and "nothing is lost: this server holds all log" in clean.core.because
+
+
+def test_one_that_let_go_does_not_say_where_it_was_before_its_postgres_ended() -> None:
+    server = lagging(100)
+    server.manager = False
+    server.give(ManagerLost("it hangs"))
+    server.core.handle(ForceStopped(), server.now)
+    server.core.phase = Phase.PASSIVE
+    server.core._send()
+    assert server.core.said is not None and server.core.said.lsn == -1
+    server.core.facts = replace(server.core.facts, postgres=Database.STOPPED, shutdown_lsn=77)
+    server.core._send()
+    assert server.core.said.lsn == 77
 
 
 def test_an_active_that_yields_stops_cleanly_so_that_the_passive_gets_the_rest() -> None:
