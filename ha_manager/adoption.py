@@ -86,7 +86,7 @@ def write_files(config: PostgresConfig, control: Control | None, peers: tuple[st
         hba_file=paths.hba,
         ident_file=paths.ident,
         slot_keep_mb=config.slot_keep_mb,
-        values=settings.decide(admin, control, config.slot_keep_mb, config.port),
+        values=settings.decide(admin, control, config.slot_keep_mb, config.port, config.version),
     )
     tls = settings.is_on(settings.effective(admin, cluster.read_auto(config.data_dir)), "ssl")
     changed = write_access(config, peers, tls)

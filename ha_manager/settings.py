@@ -99,6 +99,8 @@ FLOORS: Mapping[str, int] = {
     "max_connections": 100, "max_worker_processes": 8, "max_wal_senders": 10, "max_prepared_transactions": 0,
     "max_locks_per_transaction": 64,
 }  # fmt: skip
+#: Postgres can sync whole file systems from this version on
+_SYNCFS = 14
 _OFF = ("off", "false", "no", "0", "of", "f", "n", "fa", "fal", "fals")
 _EMPTY_WANTED = (
     "recovery_target",
@@ -176,7 +178,9 @@ class Static:
         return "\n".join(lines) + "\n"
 
 
-def decide(admin: Mapping[str, Setting], control: Control | None, slot_keep_mb: int, port: int) -> dict[str, str]:
+def decide(
+    admin: Mapping[str, Setting], control: Control | None, slot_keep_mb: int, port: int, version: int = 0
+) -> dict[str, str]:
     """The settings that we add to the administrator's; ``control`` tells what the active had."""
     values = dict(FIXED)
     values["port"] = str(port)
@@ -189,6 +193,9 @@ def decide(admin: Mapping[str, Setting], control: Control | None, slot_keep_mb: 
         values["wal_keep_size"] = "256MB"
     if "max_slot_wal_keep_size" not in admin and slot_keep_mb:
         values["max_slot_wal_keep_size"] = f"{slot_keep_mb}MB"
+    if version >= _SYNCFS and "recovery_init_sync_method" not in admin:
+        # After a power cut, a copy and a rewind all files are synced before the log is replayed: at once, not one by one.
+        values["recovery_init_sync_method"] = "syncfs"
     return values
 
 

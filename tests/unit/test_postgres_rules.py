@@ -151,6 +151,8 @@ def test_what_we_add_never_shrinks_what_is_there() -> None:
     assert values["superuser_reserved_connections"] == "5"
     assert "max_slot_wal_keep_size" not in values and values["wal_keep_size"] == "256MB"
     plain = settings.decide({}, None, 0, 5433)
+    assert "recovery_init_sync_method" not in settings.decide({}, None, 0, 5433, 13)
+    assert settings.decide({}, None, 0, 5433, 14)["recovery_init_sync_method"] == "syncfs"
     assert plain["wal_level"] == "replica" and plain["port"] == "5433" and "max_slot_wal_keep_size" not in plain
     with pytest.raises(ConfigError, match="max_connections must be a whole number"):
         settings.decide(read({"/c/main.conf": "max_connections = many"}), None, 0, 1)
