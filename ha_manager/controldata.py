@@ -62,7 +62,8 @@ def read(bin_dir: Path, data_dir: Path, limit: float = 5.0) -> Control | None:
     for _ in range(_READS):
         try:
             done = commands.run([bin_dir / "pg_controldata", "-D", data_dir], timeout=limit)
-            if "WARNING: Calculated CRC" not in done.stdout:
+            # On standard output until Postgres 16, as a warning since 17.
+            if "CRC checksum does not match" not in done.stdout + done.stderr:
                 return parse(done.stdout)
         except (CommandFailed, KeyError, ValueError):
             return None
