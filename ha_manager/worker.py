@@ -333,8 +333,7 @@ class Worker:
             if remedy is Remedy.END_FOREIGN:
                 self._is_now("stopped")
             if remedy is Remedy.RELEASE_LOG:
-                # What is no longer kept back is removed by the next checkpoint; a new slot keeps from now on.
-                self._settled = -1
+                # A new slot keeps all since the last checkpoint: that one comes first; then ``care`` misses the slot.
                 self._start_checkpoint(want)
 
     def _hangs(self, want: Want) -> bool:
