@@ -477,7 +477,16 @@ class Database:
                 try:
                     report = replacement.replace(
                         replacement.Replacement(
-                            self.config, self._node, verdict, follow, active, progress, limit, self._note, self.count_reports
+                            self.config,
+                            self._node,
+                            verdict,
+                            follow,
+                            active,
+                            progress,
+                            limit,
+                            self._note,
+                            self.count_reports,
+                            self._note_end_of_reign(),
                         )
                     )
                 finally:
@@ -536,7 +545,16 @@ class Database:
         return replace(follow, tls=tls)
 
     def _follow(self, upstream: Upstream | None, *, reload: bool) -> None:
+        self._note_end_of_reign()
         receiving.follow(self._server, self._node, upstream, self._password, reload=reload)
+
+    def _note_end_of_reign(self) -> str:
+        """Did this server's last commits as a primary wait for its peer ("" if not known)? A standby's settings don't tell."""
+        settings, book = self._server.dynamic(), self._book.read()
+        if not settings.conninfo:
+            book = book.ended(bool(settings.names))
+            self._book.write(book)
+        return book.waited
 
     def _recover_copy(self, *, to_start: bool = True) -> None:
         switched = seeding.switching(self.config.data_dir)

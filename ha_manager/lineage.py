@@ -23,7 +23,8 @@ _REMEDY = "if the other server's database is good, remove it: this one is then c
 @dataclass(frozen=True)
 class Lineage:
     """``promotions``: {timeline: "epoch/node"}. ``epoch``: the one whose primary this server is or was last; ``base``: the
-    transaction counter with which it began. ``promoting``: asked for in that epoch, coming from that timeline.
+    transaction counter with which it began. ``promoting``: asked for in that epoch, coming from that timeline. ``waited``:
+    whether its last commits as a primary waited for the peer ("yes", "no"), noted when it became a standby; "" before.
     """
 
     system_identifier: str = ""
@@ -33,17 +34,23 @@ class Lineage:
     primary_timeline: int = 0
     promoting: str = ""
     promoting_from: int = 0
+    waited: str = ""
 
     def promotion_begins(self, epoch: int, node: str, timeline: int, counter: int) -> Lineage:
         base = self.base if self.epoch == epoch and self.base >= 0 else counter
-        return replace(self, epoch=epoch, base=base, promoting=f"{epoch}/{node}", promoting_from=timeline, primary_timeline=0)
+        begun = replace(self, epoch=epoch, base=base, promoting=f"{epoch}/{node}", promoting_from=timeline, primary_timeline=0)
+        return replace(begun, waited="")
 
     def promoted(self, timeline: int) -> Lineage:
         """The number of the timeline is known now."""
         known = dict(self.promotions)
         if self.promoting and timeline > self.promoting_from:
             known[timeline] = self.promoting
-        return replace(self, promotions=known, promoting="", promoting_from=0, primary_timeline=timeline)
+        return replace(self, promotions=known, promoting="", promoting_from=0, primary_timeline=timeline, waited="")
+
+    def ended(self, waited: bool) -> Lineage:
+        """It is to be a standby; the first such word after a reign is the true one: the settings are changed by it."""
+        return replace(self, waited="yes" if waited else "no") if self.must_compare and not self.waited else self
 
     def opened(self, epoch: int, counter: int) -> Lineage:
         """A new epoch without a promotion: going solo, or in sync again."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ha_manager import adoption, controldata, divergence, keepsake, receiving, rejoin, rewinding, seeding, space
+from ha_manager import controldata, divergence, keepsake, receiving, rejoin, rewinding, seeding, space
 from ha_manager.cluster import PostgresConfig
 from ha_manager.lineage import Lineage
 from ha_manager.observation import Identity, Progress, Upstream, lsn_text
@@ -76,6 +76,8 @@ class Replacement:
     limit: float
     note: Callable[[str], None]
     count: Callable[[], None]
+    #: did its last commits as a primary wait for the peer: "yes", "no", "": nobody noted it
+    waited: str = ""
 
 
 def replace(task: Replacement) -> str:
@@ -98,20 +100,17 @@ def _keep(task: Replacement, control: Control) -> str:
     name = keepsake.label_for(config.diverged_dir, label(task.follow.epoch), control, task.verdict)
     if not task.progress(Progress(0, 0, 0.0, doing="keeping the log of the database here")):
         raise Cancelled("no longer wanted")
-    kept = keepsake.keep_log(
-        config.data_dir, config.diverged_dir, name, control, task.verdict, _acknowledged(config, task.verdict)
-    )
+    kept = keepsake.keep_log(config.data_dir, config.diverged_dir, name, control, task.verdict, acknowledged(task))
     task.note(divergence.words(kept, config.diverged_dir / name))
     task.count()
     return name
 
 
-def _acknowledged(config: PostgresConfig, verdict: Verdict) -> str:
-    """Did its last commits wait for the peer, as far as this server's own files tell?"""
-    dynamic = adoption.read_dynamic(config)
-    if verdict.way is not Way.DIVERGED or dynamic.conninfo:
+def acknowledged(task: Replacement) -> str:
+    """Were its last commits acknowledged: did they wait for the peer, as far as this server's own files tell?"""
+    if task.verdict.way is not Way.DIVERGED:
         return "unknown"
-    return "no" if dynamic.names else "yes"
+    return {"yes": "no", "no": "yes"}.get(task.waited, "unknown")
 
 
 def _rewound(task: Replacement, control: Control) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,6 +89,34 @@ def test_a_crashed_primary_with_more_log_is_kept_reported_and_replaced(clusters:
     names = tablenames.of(one.config, map(divergence.File.of, kept.tables))
     assert {names[divergence.File.of(file)]: rows for file, rows in kept.tables.items()} == {"postgres: t": {"inserted": 7}}
     assert not list(one.root.glob("data.*")), f"rewound in place, nothing copied whole: {one.notes}"
+    two.database.set_names_enforced(2)
+
+
+def test_what_waited_for_the_peer_is_not_called_acknowledged(clusters: Pair) -> None:
+    """As after every yield: stopped while commits wait, a standby of nobody for a moment, and then of its successor."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.database.make_detached()
+
+    def write() -> None:
+        with contextlib.suppress(Exception):
+            one.sql("INSERT INTO t VALUES (1)")
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    time.sleep(0.5)
+    one.crash()
+    writing.join()
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    one.up()
+    one.database.make_standby(None)
+    one.database.make_stopped(immediate=False)
+    way, _ = follow(one, two, 2)
+    assert way == "diverged"
+    assert one.database.reports.settle(20.0)
+    (kept,) = divergence.listed(one.config.diverged_dir, one.config.data_dir)
+    assert kept.transactions >= 1 and kept.acknowledged == "no"
     two.database.set_names_enforced(2)
 
 

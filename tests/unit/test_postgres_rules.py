@@ -501,6 +501,15 @@ def test_a_promotion_is_known_before_and_after_it_happened() -> None:
     assert Lineage.from_text("nonsense 2=1/a =3").promotions == {2: "1/a"}
 
 
+def test_how_commits_were_acknowledged_is_noted_once_when_a_reign_ends() -> None:
+    assert Lineage().ended(False).waited == "", "it was no primary"
+    reign = Lineage().promotion_begins(5, "b", 1, 70).promoted(2)
+    ended = reign.ended(True)
+    assert ended.waited == "yes" and ended.ended(False) == ended, "a standby's settings say nothing of it"
+    assert reign.ended(False).waited == "no"
+    assert ended.promotion_begins(6, "b", 2, 80).waited == "" and ended.promoted(2).waited == ""
+
+
 def test_a_repeated_promotion_keeps_the_base_of_its_epoch() -> None:
     once = Lineage().promotion_begins(5, "b", 1, 70)
     assert once.promotion_begins(5, "b", 2, 90).base == 70
