@@ -1,0 +1,252 @@
+"""How long a copy of the database takes beside a bare pg_basebackup, and a rejoin after both servers wrote on their own.
+
+    sudo .venv/bin/python -m bench.seeding --repeats 3 --json FILE [--scale 100] [--seconds 10]
+
+Promise: copies take turns with bare ones of the same options, on the same pair in the same run. Ours is counted from the
+moment ha_manager says "copying" until the copy streams in the active's pg_stat_replication; the bare one is the program's own
+time, and what it made is not even started. A rejoin is counted from the mending of the cables until the loser streams. Nothing
+is left out. Source: issue "Postgres: no acknowledged write lost …" ("Held to").
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import click
+import psycopg
+
+from bench.pair import ACTIVE, PASSIVE, SERVERS, Pair, other
+from bench.screen import Screen
+from bench.stage import need_root
+from lab.api import Lab
+from runtime.clock import boottime
+from runtime.control import Client
+from runtime.errors import ControlError, HaError
+
+_POLL = 0.02
+_LIMIT = 300.0
+#: the bare program as ha_manager calls it (basebackup.command), but for the slot, which the active may have dropped with its
+#: passive, and for --no-sync: ha_manager syncs by itself what this one syncs
+_BARE = "-c fast -X stream -P -w --no-manifest"
+_DATABASE = "logs"
+
+
+@dataclass
+class Figures:
+    ours: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    rejoin: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, list[float]]:
+        return {"ours_s": self.ours, "pg_basebackup_s": self.bare, "rejoin_s": self.rejoin}
+
+
+class Seeding:
+    """A pair with a database of some size."""
+
+    def __init__(self, pair: Pair, screen: Screen, scale: int, verbose: bool = False) -> None:
+        self._pair = pair
+        self._screen = screen
+        self._scale = scale
+        self._verbose = verbose
+        self.figures = Figures()
+
+    def set_up(self) -> None:
+        """The database is filled before HA is turned on: the first copy is one of the whole."""
+        self._pair.install()
+        self._screen.say(f"pgbench -i -s {self._scale}: about {self._scale * 15} MB")
+        self._postgres(ACTIVE, f"pgbench -i -q -s {self._scale} {_DATABASE}", 600.0)
+        self._postgres(ACTIVE, "psql -qc CHECKPOINT")
+        self._pair.start(_LIMIT)
+        size = self._ask(ACTIVE, "SELECT sum(pg_database_size(oid))::bigint FROM pg_database")
+        self._screen.say(f"in sync; all databases together: {int(size) // 2**20} MiB")
+
+    # --- copies -------------------------------------------------------------------------------------------------------------
+
+    def copies(self) -> None:
+        """One bare copy and one of ours, to the same server."""
+        active = self._pair.active()
+        passive = other(active)
+        password = self._pair.node(passive).read("/var/lib/ha_manager/postgres/pgpass")
+        used = self._options(passive)
+        self._pair.ha(passive, "stop", timeout=120.0)
+        self._bare(passive, active, password, used)
+        self._postgres(passive, 'rm -rf "$(ls -d /var/lib/postgresql/*/main)"/*')
+        self._ours(passive, active)
+        self._pair.settle(_LIMIT)
+
+    def _options(self, passive: str) -> str:
+        """Compression as ha_manager chose it for its own latest copy there."""
+        words = [line.partition("--compress=")[2].split()[0] for line in self._pair.node(passive).log().splitlines()
+                 if "--compress=" in line]  # fmt: skip
+        return f"--compress={words[-1].rstrip(',;:)')}" if words else ""
+
+    def _bare(self, passive: str, active: str, password: str, options: str) -> None:
+        node = self._pair.node(passive)
+        node.write("/tmp/bare.pgpass", password, 0o600)
+        node.sh("chown postgres /tmp/bare.pgpass; rm -rf /var/lib/postgresql/bare")
+        host = self._pair.node(active).address()
+        info = f"host={host} user=ha_replication passfile=/tmp/bare.pgpass"
+        began = boottime()
+        self._postgres(passive, f"pg_basebackup -d '{info}' -D /var/lib/postgresql/bare {_BARE} {options}", _LIMIT)
+        self.figures.bare.append(round(boottime() - began, 2))
+        node.sh("rm -rf /var/lib/postgresql/bare /tmp/bare.pgpass; sync")
+        self._screen.say(f"bare pg_basebackup {options}: {self.figures.bare[-1]:.2f} s")
+
+    def _ours(self, passive: str, active: str) -> None:
+        starting = subprocess.Popen(self._pair.node(passive).argv(["ha", "start"]), stdout=subprocess.DEVNULL)
+        try:
+            self._await(lambda: self._replication(passive) == "copying", "the copy to begin")
+            began = boottime()
+            self._await(lambda: self._streams(active), "the copy to stream")
+            self.figures.ours.append(round(boottime() - began, 2))
+        finally:
+            starting.wait(_LIMIT)
+        self._screen.say(f"seeding by ha_manager, until it streams: {self.figures.ours[-1]:.2f} s")
+
+    # --- rejoin -------------------------------------------------------------------------------------------------------------
+
+    def rejoin(self, seconds: float) -> None:
+        """Nothing passes between the two: each goes on alone, under load. The loser comes back."""
+        self._pair.settle(_LIMIT)
+        active = self._pair.active()
+        with self._load(active):
+            time.sleep(2.0)
+            self._pair.lab.cut(f"{ACTIVE}/{PASSIVE}")
+            self._pair.until(lambda seen: len(seen.active) == 2, 30.0, "both to go on alone")
+            with self._load(other(active)):
+                time.sleep(seconds)
+        self._screen.say(f"both served for {seconds:g} s under pgbench -c 4; the cables are mended")
+        before = {name: len(self._pair.node(name).log()) for name in SERVERS}
+        began = boottime()
+        self._pair.lab.heal()
+        self._await(lambda: self._one_streams(), "the loser to stream")
+        self.figures.rejoin.append(round(boottime() - began, 2))
+        self._screen.say(f"rejoined and streaming after {self.figures.rejoin[-1]:.2f} s")
+        for name in SERVERS if self._verbose else ():
+            self._screen.plain(self._pair.node(name).log()[before[name] :])
+        self._pair.settle(_LIMIT)
+        for name in SERVERS:
+            self._pair.ha(name, "diverged", "remove", "--all", "--force", check=False)
+            self._pair.ha(name, "resume", check=False)
+
+    @contextmanager
+    def _load(self, node: str) -> Iterator[None]:
+        argv = ["runuser", "-u", "postgres", "--", *self._bin(node, "pgbench"), "-n", "-c", "4", "-T", "3600", _DATABASE]
+        load = self._pair.node(node).popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            load.terminate()
+            load.wait(10.0)
+            self._pair.node(node).run(["pkill", "-x", "pgbench"], check=False)
+
+    # --- asking -------------------------------------------------------------------------------------------------------------
+
+    def _postgres(self, node: str, script: str, timeout: float = 60.0) -> str:
+        path = f"PATH=$PATH:{Path(self._bin(node, 'x')[0]).parent}; "
+        return self._pair.node(node).run(["runuser", "-u", "postgres", "--", "sh", "-c", path + script], timeout=timeout).stdout
+
+    def _bin(self, node: str, program: str) -> list[str]:
+        version = max(path.name for path in self._pair.node(node).path("/usr/lib/postgresql").iterdir())
+        return [f"/usr/lib/postgresql/{version}/bin/{program}"]
+
+    def _ask(self, node: str, sql: str) -> str:
+        folder = f"/proc/{self._pair.node(node).pid}/root/run/postgresql"
+        with psycopg.connect(f"host={folder} user=postgres dbname=postgres connect_timeout=2", autocommit=True) as connection:
+            row = connection.execute(sql).fetchone()
+        return str(row[0]) if row else ""
+
+    def _streams(self, active: str) -> bool:
+        with suppress(psycopg.Error):
+            sql = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name LIKE 'ha\\_vs%'"
+            return self._ask(active, sql) == "1"
+        return False
+
+    def _one_streams(self) -> bool:
+        return any(self._streams(node) for node in SERVERS)
+
+    def _replication(self, node: str) -> str:
+        try:
+            with Client(self._pair.node(node).path("/run/ha_manager/control"), 1.0) as ha_manager:
+                return str(ha_manager.request("status").get("replication"))
+        except (ControlError, OSError):
+            return ""
+
+    def _await(self, true: Callable[[], bool], what: str) -> None:
+        end = boottime() + _LIMIT
+        while not true():
+            if boottime() > end:
+                raise HaError(f"waited {_LIMIT:g} s for {what}")
+            time.sleep(_POLL)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--repeats", default=3, show_default=True, help="How often each is measured.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to FILE.", metavar="FILE")
+@click.option("--scale", default=100, show_default=True, help="Of pgbench: 15 MB each.")
+@click.option("--seconds", default=10.0, show_default=True, help="How long both write on their own before a rejoin.")
+@click.option("--keep", is_flag=True, help="Leave the lab up, for another run with --again.")
+@click.option("--again", is_flag=True, help="On the lab that --keep left up; its database is there already.")
+@click.option("--lab", "lab_name", default="bench-seeding", show_default=True, help="Name of the lab.")
+@click.option("--verbose", is_flag=True, help="Show the system logs of each rejoin.")
+@click.option("--only", type=click.Choice(["copies", "rejoin"]), help="One of the two.")
+def main(
+    repeats: int,
+    json_file: Path | None,
+    scale: int,
+    seconds: float,
+    keep: bool,
+    again: bool,
+    lab_name: str,
+    verbose: bool,
+    only: str | None,
+) -> None:
+    """Measure copies of the database, and rejoins, of a pair in a lab."""
+    need_root()
+    with Screen() as screen:
+        lab = Lab(lab_name, progress=screen.say)
+        if not again:
+            lab.up(ephemeral=not keep)
+        seeding = Seeding(Pair(lab, screen.say), screen, scale, verbose)
+        try:
+            if not again:
+                seeding.set_up()
+            for number in range(repeats):
+                screen.heading(f"Repeat {number + 1} of {repeats}")
+                if only != "rejoin":
+                    seeding.copies()
+                if only != "copies":
+                    seeding.rejoin(seconds)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except (HaError, psycopg.Error) as wrong:
+            screen.error(f"seeding: {wrong}")
+            screen.plain(seeding._pair.explain())
+            sys.exit(1)
+        finally:
+            if json_file is not None:
+                json_file.write_text(json.dumps(seeding.figures.as_json(), indent=1) + "\n")
+            _summary(screen, seeding.figures)
+            if not keep:
+                lab.down()
+
+
+def _summary(screen: Screen, figures: Figures) -> None:
+    for name, values in figures.as_json().items():
+        if values:
+            screen.plain(f"{name}: median {median(values):.2f}, {min(values):.2f} to {max(values):.2f} ({len(values)} times)")
+    if figures.ours and figures.bare:
+        screen.plain(f"ours / bare, medians: {median(figures.ours) / median(figures.bare):.2f}")
+
+
+if __name__ == "__main__":
+    main()
