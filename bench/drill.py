@@ -15,7 +15,7 @@ from bench import timeline
 from bench.pair import Pair, Seen, other
 from bench.record import Verdict, acknowledgements, complaints
 from bench.timeline import Moment, Outage, Sources
-from bench.writers import PLAIN, QUICK, TABLES, Writers, local_name
+from bench.writers import PLAIN, QUICK, Writers, local_name
 from runtime.clock import boottime
 
 #: What a power cut may take until service is back, and a boot until the pair is in sync, before it counts as failed (seconds)
@@ -61,14 +61,15 @@ class Measured:
     def _outages(self, result: Result) -> Outage:
         """What both clients noticed since the event. Each is acknowledged once more first, so that no pause is cut short."""
         until = boottime()
-        for name in TABLES:
+        for name in self.writers.names:
             self.writers.acknowledged_since(until, name, _SERVICE)
-        result.plain = timeline.outage(self.writers.entries(PLAIN), result.at, until)
+        if PLAIN in self.writers.names:
+            result.plain = timeline.outage(self.writers.entries(PLAIN), result.at, until)
         result.quick = timeline.outage(self.writers.entries(QUICK), result.at, until)
         return result.quick
 
     def _finish(self, result: Result) -> Result:
-        result.complaints = [text for name in TABLES for text in complaints(self.writers.entries(name), result.at)]
+        result.complaints = [text for name in self.writers.names for text in complaints(self.writers.entries(name), result.at)]
         result.verdicts = self.writers.verdicts()
         self.results.append(result)
         return result
@@ -175,7 +176,7 @@ class Drill(Measured):
 
     def _measure(self, result: Result, heir: str, event: str) -> Result:
         since = boottime()
-        for name in TABLES:
+        for name in self.writers.names:
             self.writers.acknowledged_since(since, name, _SERVICE)
         self.writers.steady(_SERVICE)
         pause = self._outages(result)

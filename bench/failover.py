@@ -28,7 +28,7 @@ from bench.pair import SERVERS
 from bench.patroni import Patroni, PatroniDrill
 from bench.screen import Screen
 from bench.stage import need_root, stage
-from bench.writers import Writers
+from bench.writers import QUICK, Writers
 from lab.store import base
 from runtime.errors import HaError
 
@@ -58,11 +58,14 @@ EVENTS = ("crash", "switchover", "link_cut", "passive_cut", "passive_stop")
 @click.option("--event", "events", multiple=True, type=click.Choice(EVENTS), help="Only this; may be given again.")
 @click.option("--skip-passive", is_flag=True, help="Only power cuts of the active and planned failovers.")
 @click.option("--load", "loaded", is_flag=True, help="pgbench -c4 writes meanwhile.")
+@click.option(
+    "--segment", type=click.Choice(["1", "16"]), default="16", show_default=True, help="MB of a segment of Postgres's log."
+)
 @click.option("--against", type=click.Choice(["patroni"]), help="Afterwards the same events with Patroni, in the same lab.")
 @click.option("--against-repeats", type=int, help="How often of each with Patroni; as --repeats if not given.")
 def main(
     repeats: int, json_file: Path | None, profile: str, events: tuple[str, ...], skip_passive: bool, loaded: bool,
-    against: str | None, against_repeats: int | None,
+    segment: str, against: str | None, against_repeats: int | None,
 ) -> None:  # fmt: skip
     """Measure failovers of a pair in a lab."""
     need_root()
@@ -71,7 +74,7 @@ def main(
     good = False
     with Screen() as screen:
         try:
-            with stage(screen, "bench-failover", profile=profile) as drill:
+            with stage(screen, "bench-failover", profile=profile, segment=int(segment)) as drill:
                 try:
                     with _load(drill, found) if loaded else contextlib.nullcontext():
                         for number in range(repeats):
@@ -130,7 +133,7 @@ def _patroni(drill: Drill, screen: Screen, repeats: int, found: dict[str, Any]) 
     try:
         patroni = Patroni(lab, folder, screen.say)
         patroni.start()
-        theirs = PatroniDrill(patroni, Writers(lab, folder / "ledger", host=patroni.hosts))
+        theirs = PatroniDrill(patroni, Writers(lab, folder / "ledger", host=patroni.hosts, names=[QUICK]))
         theirs.writers.start()
         for number in range(repeats):
             screen.heading(f"Patroni, repeat {number + 1} of {repeats}")

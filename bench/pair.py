@@ -73,6 +73,8 @@ def other(node: str) -> str:
 
 
 class Pair:
+    #: MB of a segment of Postgres's log
+    segment = 16
     #: starts the new cluster for a while, to be filled
     start_cluster = 'pg_ctlcluster "$(ls /etc/postgresql)" main start'
 
@@ -107,7 +109,7 @@ class Pair:
 
     def make_cluster(self, node: Node) -> None:
         """An empty Postgres of its own, which lets the lab's clients in."""
-        node.sh(_NEW_CLUSTER, timeout=120.0)
+        node.sh(_NEW_CLUSTER.replace("SEGMENT", str(self.segment)), timeout=120.0)
 
     def _databases(self) -> None:
         node = self.node(ACTIVE)
@@ -236,7 +238,7 @@ _NEW_CLUSTER = """
 set -e
 version=$(ls /etc/postgresql)
 pg_dropcluster --stop "$version" main
-pg_createcluster "$version" main >/dev/null
+pg_createcluster "$version" main -- --wal-segsize=SEGMENT >/dev/null
 # The lab's client, from its network and from the server itself
 cat >>"/etc/postgresql/$version/main/pg_hba.conf" <<'END'
 host policy_server ledger 192.168.120.0/24 trust

@@ -31,7 +31,9 @@ class Ended(SystemExit):
 
 
 @contextlib.contextmanager
-def stage(screen: Screen, name: str, *, profile: str, local: bool = False, keep: bool = False) -> Iterator[Drill]:
+def stage(
+    screen: Screen, name: str, *, profile: str, local: bool = False, keep: bool = False, segment: int = 16
+) -> Iterator[Drill]:
     """A pair in sync with both clients being acknowledged. Raises HaError, explained on the screen already."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
@@ -43,6 +45,7 @@ def stage(screen: Screen, name: str, *, profile: str, local: bool = False, keep:
         screen.say("Booting two policy servers, a gateway and a client on this machine (namespaces; nothing outside changes)")
         lab.up(ephemeral=not keep)
         pair = Pair(lab, screen.say)
+        pair.segment = segment
         drill = Drill(pair, Writers(lab, folder), local)
         with _explained(screen, drill):
             _set_up(screen, drill, profile, local)

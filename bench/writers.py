@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import arpwatch, record
@@ -39,10 +39,13 @@ class Silent(HaError):
 
 
 class Writers:
-    def __init__(self, lab: Lab, folder: Path, seconds: float = 3600.0, host: str = VIP) -> None:
-        """``host``: what the clients connect to, as ``bench.ledger`` takes it."""
+    def __init__(
+        self, lab: Lab, folder: Path, seconds: float = 3600.0, host: str = VIP, names: Sequence[str] = tuple(TABLES)
+    ) -> None:
+        """``host``: what the clients connect to, as ``bench.ledger`` takes it. ``names``: which of the two there are."""
         self._lab = lab
         self._host = host
+        self.names = tuple(names)
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._seconds = seconds
@@ -53,7 +56,8 @@ class Writers:
     def start(self) -> None:
         """Both clients, and the one that watches who has the VIP."""
         node = self._lab.node("client")
-        for name, table in TABLES.items():
+        for name in self.names:
+            table = TABLES[name]
             plain = ["--plain"] if name == PLAIN else []
             self._run(node, name, self._ledger(name, self._host, table, *plain))
         if self._host != VIP:
@@ -131,7 +135,7 @@ class Writers:
     def steady(self, limit: float = 20.0, count: int = 40) -> None:
         """Wait until both clients are being acknowledged: some more writes each, none of them slow."""
         since = boottime()
-        for name in TABLES:
+        for name in self.names:
             self.wait(name, lambda entries: sum(at > since for at in acknowledgements(entries)) >= count, limit)
 
     def wait(self, name: str, condition: Callable[[list[Entry]], bool], limit: float) -> list[Entry]:
@@ -152,7 +156,7 @@ class Writers:
     def verdicts(self) -> list[Verdict]:
         """Every client's record compared with its table, read through the VIP. They may go on writing meanwhile."""
         words = [sys.executable, "-m", "bench.ledger", "verify", "--json", "--host", self._host]
-        for name, table in [*TABLES.items(), *((name, _LOCAL) for name in self._local)]:
+        for name, table in [*((name, TABLES[name]) for name in self.names), *((name, _LOCAL) for name in self._local)]:
             words += ["--file", f"{table}={self.file(name)}"]
         done = self._lab.node("client").run(words, files="host", env=_ENVIRONMENT, check=False, timeout=60.0)
         if not done.stdout:
