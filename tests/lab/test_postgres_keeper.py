@@ -77,8 +77,9 @@ def test_a_frozen_backend_that_survived_the_keeper_is_swept_by_the_next_one(one:
     session = busy(one)
     os.kill(session.pid, signal.SIGSTOP)
     os.kill(keeper_of(one), signal.SIGKILL)
-    time.sleep(0.5)
-    assert len(one.processes()) == 1, "the frozen backend is what must be left"
+    until(lambda: len(one.processes()) == 1, 5.0, "the frozen backend is what must be left")
+    time.sleep(0.2)
+    assert len(one.processes()) == 1
     one.database.attach()
     assert one.processes() == []
     session.close()

@@ -6,6 +6,7 @@ Postgres run on Debian's version, or on one of these with ``HA_TEST_POSTGRES=18`
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -31,11 +32,13 @@ def clusters(request: pytest.FixtureRequest) -> Iterator[Pair]:
         yield made
 
 
-#: What makes sessions short, read-only or strict; by version
+#: What makes sessions short, strict, or speak and write otherwise; by version
 DEFAULTS = {
-    13: "statement_timeout = 20\nidle_in_transaction_session_timeout = 20\ndefault_transaction_isolation = serializable\n",
+    13: "statement_timeout = 20\nidle_in_transaction_session_timeout = 20\ndefault_transaction_isolation = serializable\n"
+    "timezone = 'Asia/Kathmandu'\ndatestyle = 'German, DMY'\nintervalstyle = iso_8601\nbytea_output = escape\n"
+    "standard_conforming_strings = off\nbackslash_quote = off\n",
     14: "idle_session_timeout = 20\n",
-    17: "transaction_timeout = 20\n",
+    17: "transaction_timeout = 250\n",
 }
 
 
@@ -110,6 +113,14 @@ def test_a_pair_s_life(clusters: Pair) -> None:
     assert follow(two, one, 3) == ("start", "")
     one.database.set_names_enforced(3)
     one.sql("INSERT INTO t VALUES (-5)")
+    # what is damaged is never believed
+    control = two.config.data_dir / "global" / "pg_control"
+    two.database.make_stopped(immediate=False)
+    whole = control.read_bytes()
+    control.write_bytes(whole[:100] + os.urandom(8) + whole[108:])
+    assert two.database._control() is None
+    control.write_bytes(whole)
+    assert two.database._control() is not None
     # HA off
     one.database.unconfigure(start=True, writable=True)
     two.database.unconfigure(start=False)

@@ -31,7 +31,7 @@ from ha_manager.receiving import here_at
 from ha_manager.rejoin import Control, Mine, Question, Verdict, Way, answered, common_end, judge, parse_history, why_not_rewind
 from ha_manager.replication import upstream_conninfo, verifies
 from ha_manager.settings import Dynamic, Setting
-from ha_manager.sql import conninfo
+from ha_manager.sql import conninfo, forget_environment
 from runtime.clock import boottime
 from runtime.errors import ConfigError
 
@@ -299,6 +299,13 @@ def test_a_folder_of_further_settings_may_hold_folders(tmp_path: Path) -> None:
     (tmp_path / "conf.d" / "a.conf").write_text("port = 5440\n")
     (tmp_path / "postgresql.conf").write_text("port = 1\ninclude_dir = 'conf.d'\n")
     assert cluster.read_settings(tmp_path / "postgresql.conf")["port"].value == "5440"
+
+
+def test_what_a_shell_says_to_postgres_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOSTADDR", "10.0.0.9")
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "read-only")
+    forget_environment()
+    assert not [name for name in os.environ if name.startswith("PG")]
 
 
 def test_conninfo_is_quoted() -> None:
