@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ha_manager import cluster, controldata, seeding, tablespaces, transfer
+from ha_manager import cluster, controldata, seeding, space, tablespaces, transfer
 from ha_manager.adoption import REPLICATION_ROLE
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.observation import Identity, Progress, Upstream
@@ -53,6 +53,8 @@ def rewind(config: PostgresConfig, node: str, upstream: Upstream, active: Identi
     info = upstream_conninfo(upstream, f"ha_rewind_{node}", Paths(config.state_dir).passfile) + unlimited(config.version)
     await_checkpoint(info, active.timeline, progress, clock)
     _recover_from_crash(config, progress, clock)
+    # All of the active's log comes along. One that breaks off amid a rewind would have spoilt the database for nothing.
+    space.check_for(config.data_dir, active.wal, "what pg_rewind fetches")
     begin(config)
     argv = [
         *transfer.as_user(config.user), str(config.bin_dir / "pg_rewind"), "-D", str(config.data_dir),
