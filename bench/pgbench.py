@@ -63,7 +63,7 @@ class Load:
 def complaints(log: str) -> list[str]:
     """Lines of pgbench's error output that tell of something else than a connection that ended or could not be made."""
     telling = [line for line in log.splitlines() if "ERROR" in line or "FATAL" in line or "error:" in line]
-    return [line for line in telling if not is_dropped(line)]
+    return list(dict.fromkeys(line for line in telling if not is_dropped(line)))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
