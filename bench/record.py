@@ -107,7 +107,8 @@ def _parse(line: str) -> Entry | None:
 #: What libpq, pgbench and a server that stops or starts say of a connection that ended, was refused, or was not made in time
 _DROPPED = re.compile(
     r"""connection\ (to\ server|refused|reset|timed\ out|failed|not\ open)|(closed|lost|terminating|no)\ (the\ )?connection
-    |could\ not\ create\ connection|session\ is\ read-only|no\ answer\ within|could\ not\ be\ sent|could\ not\ (send|receive)\ data|timeout\ expired|no\ route
+    |could\ not\ create\ connection|session\ is\ read-only
+    |no\ answer\ within|could\ not\ be\ sent|could\ not\ (send|receive)\ data|timeout\ expired|no\ route
     |the\ database\ system\ is\ (shutting\ down|starting\ up|not\ yet\ accepting|not\ accepting|in\ recovery\ mode)
     |the\ backend\ died|Run\ was\ aborted""",
     re.VERBOSE | re.IGNORECASE,
