@@ -139,18 +139,19 @@ def why_not_following(server: Server, node: str, upstream: Upstream, limit: floa
 def ask_identity(server: Server, node: str, upstream: Upstream, limit: float) -> Identity:
     """The active's identity, asked over a replication connection; its size isn't told there. Raises ReplicationError."""
     clock = Clock(limit)
-    with _replication(server, node, upstream, clock) as session:
+    # Of a database: SHOW on any other replication connection is a syntax error in Postgres 13 if a name has a dot in it.
+    with _replication(server, node, upstream, clock, "database dbname=postgres") as session:
         system, number, reached, *_ = session.row("IDENTIFY_SYSTEM", clock.left)
         timeline = int(number or 0)
         history = session.row(f"TIMELINE_HISTORY {timeline}", clock.left)[1] if timeline > 1 else ""
-        published = Lineage.from_text(session.one(f"SHOW {LINEAGE}", clock.left))
+        published = Lineage.from_text(session.one(f"SELECT current_setting('{LINEAGE}', true)", clock.left))
     return Identity(system or "", timeline, parse_history(history or ""), published.known(timeline), lsn(reached))
 
 
 @contextlib.contextmanager
-def _replication(server: Server, node: str, upstream: Upstream, clock: Clock) -> Iterator[Session]:
+def _replication(server: Server, node: str, upstream: Upstream, clock: Clock, of: str = "true") -> Iterator[Session]:
     passfile = Paths(server.config.state_dir).passfile
-    info = upstream_conninfo(upstream, f"ha_ask_{node}", passfile) + " replication=true"
+    info = upstream_conninfo(upstream, f"ha_ask_{node}", passfile) + f" replication={of}"
     session = Session(info, clock.left)
     try:
         yield session

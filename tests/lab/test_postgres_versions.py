@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from postgres_pair import Node, Pair, Writer, follow, pair, until
 
-from ha_manager import divergence
+from ha_manager import divergence, receiving
 from ha_manager.observation import lsn
 from lab import postgres
 from runtime.errors import HaError
@@ -113,6 +113,9 @@ def test_a_pair_s_life(clusters: Pair) -> None:
     assert follow(two, one, 3) == ("start", "")
     one.database.set_names_enforced(3)
     one.sql("INSERT INTO t VALUES (-5)")
+    told, asked = one.database.identity(), receiving.ask_identity(two.database._server, two.name, one.upstream(3), 3.0)
+    assert (asked.system_identifier, asked.timeline, asked.history) == (told.system_identifier, told.timeline, told.history)
+    assert asked.lineage == told.lineage and asked.lineage
     # what is damaged is never believed
     control = two.config.data_dir / "global" / "pg_control"
     two.database.make_stopped(immediate=False)
