@@ -46,7 +46,7 @@ def alarms(pair: Pair, node: str) -> str:
 
 
 def sql(pair: Pair, node: str, statement: str) -> str:
-    return pair.node(node).sh(f"runuser -u postgres -- psql -XAtc '{statement}' postgres").strip()
+    return pair.node(node).sh(f"runuser -u postgres -- psql -XAtc '{statement}' postgres", check=False).strip()
 
 
 def names(pair: Pair, node: str) -> str:
@@ -61,7 +61,8 @@ def became(pair: Pair, active: str, wanted: str) -> None:
 
 def test_switched_by_sighup_while_clients_write(duo: Duo) -> None:
     pair, active = duo.pair, duo.settle()
-    passive, beats = other(active), {node: duo.processes(node)["heartbeat"] for node in SERVERS}
+    passive = other(active)
+    beats = duo.processes(passive)["heartbeat"]
     configure(pair, active, OFF)
     eventually(lambda: "the stricter counts" in alarms(pair, active), "an alarm while the two differ")
     assert mode(pair, active) == "synchronous" and names(pair, active)
@@ -79,8 +80,8 @@ def test_switched_by_sighup_while_clients_write(duo: Duo) -> None:
     # nothing is lost by a planned failover: the fixture counts
     duo.drill.switchover()
     became(pair, passive, "asynchronous")
-    # as the file says after a restart, too: kill -9 of everything that decides
-    pair.node(passive).sh("kill -9 $(cat /run/heartbeat/heartbeat.pid) $(cat /run/ha_manager/ha_manager.pid)")
+    # as the file says after a restart, too (of the passive: a takeover could lose something here)
+    pair.node(active).sh("kill -9 $(cat /run/heartbeat/heartbeat.pid) $(cat /run/ha_manager/ha_manager.pid)")
     now = duo.settle()
     became(pair, now, "asynchronous")
     for node in SERVERS:
@@ -91,8 +92,7 @@ def test_switched_by_sighup_while_clients_write(duo: Duo) -> None:
     eventually(lambda: "the stricter counts" in alarms(pair, now), "release on one server only")
     configure(pair, other(now))
     eventually(lambda: "the stricter counts" not in alarms(pair, now), "silence on both")
-    untouched = [node for node in SERVERS if node != passive]
-    assert {node: duo.processes(node)["heartbeat"] for node in untouched} == {node: beats[node] for node in untouched}
+    assert duo.processes(passive)["heartbeat"] == beats, "nothing was restarted for it"
 
 
 def test_ha_show_tells_the_state_also_when_module_xml_is_wrong(duo: Duo) -> None:
