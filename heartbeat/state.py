@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
 
 from heartbeat import speech
 from heartbeat.arpcheck import ArpCheck
@@ -58,17 +57,8 @@ STEP = 0.125
 _STEADY = {(Phase.ACTIVE, Phase.PASSIVE), (Phase.PASSIVE, Phase.ACTIVE)}
 
 
-class Level(NamedTuple):
-    """What makes one ``Want`` differ from another: all of it but its number and its reason."""
-
-    phase: Phase
-    epoch: Epoch
-    postgres: Database
-    names: Names = Names.RELAXED
-    stop: Stop = Stop.IMMEDIATE
-    prepare: bool = False
-    follow: Epoch = Epoch()
-    ask_stand_down: str = ""
+#: what makes one ``Want`` differ from another: phase, epoch, Postgres, names, stop, prepare, follow, ask_stand_down
+Level = tuple[Phase, Epoch, Database, Names, Stop, bool, Epoch, str]
 
 
 def _words(text: str) -> str:
@@ -142,7 +132,7 @@ class Server:
         self.facts_at = now
         self.manager_lost = "it has not reported yet"
         self.unhealthy_since = inf
-        self._level = Level(Phase.WAITING, record.epoch, Database.KEEP)
+        self._level: Level = (Phase.WAITING, record.epoch, Database.KEEP, Names.RELAXED, Stop.IMMEDIATE, False, Epoch(), "")
         self.want = Want(0, *self._level)
         # what is said
         self.seq = 0
@@ -322,7 +312,7 @@ class Server:
                 names = Names.ENFORCED if waits or self._proving_since < inf else Names.RELAXED
         prepare = self.phase is Phase.PREPARING
         stop = self._stop if postgres is Database.STOPPED else Stop.IMMEDIATE
-        return Level(self.phase, epoch, postgres, names, stop, prepare, follow, ask)
+        return self.phase, epoch, postgres, names, stop, prepare, follow, ask
 
     def _wanted_holds(self, postgres: Database) -> bool:
         return self.want.postgres is postgres and self.facts.serial >= self.want.serial > 0

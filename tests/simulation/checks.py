@@ -72,6 +72,7 @@ class Checks:
         now = self.world.engine.now
         self.world.note("check", f"FAILED {kind}: {text}")
         self.failures.append(f"{kind}: {text} (at {now:.3f} s)")
+        self.world.engine.stop = True
 
     @property
     def waived(self) -> bool:
@@ -79,7 +80,7 @@ class Checks:
         if self._given_up:
             return True
         setting = self.world.setting
-        backed = setting.arp_check or setting.fence or setting.witnesses
+        backed = (setting.arp_check and not self.undecidable.unasked) or setting.fence or setting.witnesses
         return self.undecidable.split and setting.solo == "silence" and not setting.strict and not backed
 
     @property

@@ -39,6 +39,9 @@ class Engine:
     def __init__(self, seed: int, middling: bool = False) -> None:
         self.now = 0.0
         self.random = Middling(seed) if middling else Random(seed)
+        #: nothing after this is of interest; ``stop``: nothing at all any more
+        self.until = 0.0
+        self.stop = False
         self._heap: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self._count = 0
 
@@ -49,16 +52,16 @@ class Engine:
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * self.random.random()
 
-    def run(self, until: float, stop: Callable[[], bool]) -> None:
-        """Run every call due before ``until``, or until ``stop`` says so after one of them."""
+    def run(self) -> None:
+        """Run every call due before ``until``, or until ``stop`` is set by one of them."""
         heap = self._heap
         at_once, last = 0, -1.0
-        while heap and heap[0][0] <= until and not stop():
+        while heap and heap[0][0] <= self.until and not self.stop:
             self.now, _, call, args = heappop(heap)
             at_once = at_once + 1 if self.now == last else 0
             last = self.now
             if at_once > 5000:
                 raise Spin(f"time stands still at {self.now:.3f} s in {call}")
             call(*args)
-        if not stop():
-            self.now = max(self.now, until)
+        if not self.stop:
+            self.now = max(self.now, self.until)

@@ -44,7 +44,7 @@ Schedule = tuple[Fault, ...]
 def begin(world: World, fault: Fault) -> None:
     """Make ``fault`` happen, and heal it after its length."""
     world.note_fault(fault)
-    world.faults_end = max(world.faults_end, world.engine.now + fault.length)
+    world.lasts_until(world.engine.now + fault.length)
     heal = KINDS[fault.kind](world, world.servers[fault.node], fault)
     world.engine.after(fault.length, _heal, world, fault, heal)
 

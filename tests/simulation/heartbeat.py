@@ -76,7 +76,7 @@ class Heartbeat:
         self._answers: deque[Persisted | PersistFailed] = deque()
         self._busy = False
         self._tick_at = inf
-        self._facts_at = 0.0
+        self._now = self._facts_at = 0.0
 
     @property
     def works(self) -> bool:
@@ -97,7 +97,7 @@ class Heartbeat:
         world = server.world
         self.core = world.make_core(world.sites[server.name], boot, server.disk.record, resume, now)
         server.trace(f"heartbeat starts, run {boot.generation}, disk {brief(server.disk.record)}, {brief(resume)}")
-        self._facts_at = now
+        self._now = self._facts_at = now
         self._tick_at = inf
         self._link_down = False
         self.feed(Tick())
@@ -187,7 +187,9 @@ class Heartbeat:
             core = self.core
             assert core is not None
             world = self.server.world
-            effects = core.handle(event, self.server.clock())
+            # as in the daemon: each event of a turn a little later than the one before
+            self._now = max(self.server.clock(), self._now + 1e-6)
+            effects = core.handle(event, self._now)
             if world.tracing:
                 world.note_step(self.server.name, event, effects)
             if world.aimed:
@@ -300,16 +302,11 @@ class Heartbeat:
 
     def _ping(self, seq: int) -> None:
         server = self.server
-        server.later(0.00005, self._ping_sent, self.life, seq)
         for node, members in server.world.ping_nodes.items():
+            self._inbox.append(PingSent(node, seq))
             for member in members:
                 if server.world.network.sees(server.name, member):
                     self.engine.after(self.engine.between(0.0003, 0.0015), server.packet, self.feed, PingReply(node, seq))
-
-    def _ping_sent(self, life: int, seq: int) -> None:
-        for node in self.server.world.ping_nodes:
-            if life == self.life:
-                self.feed(PingSent(node, seq))
 
     def _force_stop(self, because: str) -> None:
         server = self.server

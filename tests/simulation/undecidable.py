@@ -11,6 +11,8 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from heartbeat.rules import Rules
+
 from .network import NODES
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ class Undecidable:
         self.world = world
         #: a takeover happened that the other server could not know of; both decided by silence
         self.blind = self.split = False
+        #: the ping node's ARP table was not asked: of several ping nodes that one was off, and the check unusable (an alarm)
+        self.unasked = False
         self._taker: Server | None = None
         self._life = 0
         self._open = 0.0
@@ -59,6 +63,7 @@ class Undecidable:
 
     def took_over(self, server: Server) -> None:
         """``server`` takes over by silence."""
+        self._note_unasked(server)
         self.look(0.0)
         now, timing, peer = self.world.engine.now, self.world.timing, server.peer
         apart = now - self._apart_at <= timing.keepalive + SLACK
@@ -70,8 +75,13 @@ class Undecidable:
 
     def went_solo(self, server: Server) -> None:
         """``server`` goes on alone by silence."""
+        self._note_unasked(server)
         if self._taker is server.peer and self._life == server.heartbeat.life:
             self.split = True
+
+    def _note_unasked(self, server: Server) -> None:
+        setting, core = self.world.setting, server.heartbeat.core
+        self.unasked |= setting.arp_check and setting.ping_quorum > 1 and core is not None and bool(core.arp.unusable)
 
     def _unpinged(self, server: Server) -> float:
         """Seconds since enough ping nodes had been within reach of ``server``."""
@@ -84,11 +94,24 @@ class Undecidable:
         return server.alive and ran <= self.world.timing.isolation + SLACK
 
     def _tells(self, taker: Server) -> bool:
-        """What the one who took over says now would arrive: its heartbeat's word, or over the session its ha_manager's."""
+        """What the one who took over says now would arrive: its heartbeat's word, or over the session its ha_manager's.
+
+        Once both are active, it is the one to yield that must hear the other one (rule 8).
+        """
+        if self.split:
+            return self._yields(taker) or self._yields(taker.peer)
         if not taker.alive or taker.paused:
             return False
         heard = taker.heartbeat.works and self.world.network.hears(taker.name, taker.peer.name)
         return heard or (self._talk() and (taker.heartbeat.works or taker.manager.want is not None))
+
+    def _yields(self, server: Server) -> bool:
+        core, peer = server.heartbeat.core, server.peer
+        if core is None or not (server.heartbeat.works and peer.heartbeat.works and peer.alive) or server.paused or peer.paused:
+            return False
+        if core.members.peer is None or not self.world.network.hears(peer.name, server.name):
+            return False
+        return not core.rules.rival() or Rules.rival_wins(core.rules)
 
     def _talk(self) -> bool:
         a, b = self.world.servers.values()

@@ -128,7 +128,8 @@ class World:
         self.servers = {"A": Server(self, "A", 1 + drift), "B": Server(self, "B", 1 - drift)}
         for name, server in self.servers.items():
             server.peer = self.servers[other(name)]
-        self.faults_end = max((fault.at + fault.length for fault in schedule if not fault.when), default=0.0)
+        self.faults_end = 0.0
+        self.lasts_until(max((fault.at + fault.length for fault in schedule if not fault.when), default=0.0))
         #: aimed faults whose moment has not come
         self.aimed = [fault for fault in schedule if fault.when]
         if setting.cold:
@@ -141,6 +142,11 @@ class World:
             if not fault.when:
                 self.engine.after(fault.at, begin, self, fault)
         self.engine.after(LOOK, self._look)
+
+    def lasts_until(self, end: float) -> None:
+        """A fault is over then; the pair has its time to recover from the last one."""
+        self.faults_end = max(self.faults_end, end)
+        self.engine.until = self.faults_end + RECOVERY
 
     def make_core(self, site: Site, boot: Boot, record: Record, resume: Resume, now: float) -> Core:
         return self.setting.core(site, self.timing, boot, record, resume, now, self.setting.rules)
@@ -198,7 +204,7 @@ class World:
             for fault in [fault for fault in self.aimed if all(word in text for word in fault.when.split())]:
                 self.aimed.remove(fault)
                 self.engine.after(fault.at, begin, self, fault)
-                self.faults_end = max(self.faults_end, self.engine.now + fault.at + fault.length)
+                self.lasts_until(self.engine.now + fault.at + fault.length)
 
     # --- running --------------------------------------------------------------------------------------------------------
 
@@ -207,11 +213,12 @@ class World:
         self.checks.look(LOOK)
         if self.engine.now > self.faults_end and self.checks.settled(LOOK):
             self.checks.settled_at = self.engine.now
+            self.engine.stop = True
 
     def run(self) -> None:
         checks = self.checks
         try:
-            self.engine.run(self.faults_end + RECOVERY, lambda: checks.settled_at is not None or bool(checks.failures))
+            self.engine.run()
         except Spin as spin:
             checks.fail("spin", str(spin))
         if not checks.failures:
