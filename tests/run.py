@@ -45,7 +45,7 @@ def main() -> int:
     counts: Counter[str] = Counter()
     unsteady = 0
     if not options.fast and not paths:
-        os.environ.setdefault("SIMULATED_SEEDS", "3000")
+        os.environ.setdefault("SIMULATED_SEEDS", "10000")
     beside = []
     if options.fast and not paths:
         beside.append(Beside("simulation, properties, scenarios", [f"tests/{name}" for name in COMPUTING], rest))

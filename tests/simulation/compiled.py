@@ -18,25 +18,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 TREE = Path(__file__).parent.parent.parent
-#: stay as they are: they choose what is played, which takes no time, or override a class, which a compiled one doesn't permit
-PLAIN = (
-    "__",
-    "backed_scenarios",
-    "campaign",
-    "compiled",
-    "mutants",
-    "scenarios",
-    "schedules",
-    "shrink",
-    "test_",
-    "transcripts",
-)
+#: stay as they are: what chooses schedules takes no time, and a compiled class permits no mutant
+PLAIN = ("__", "backed_scenarios", "campaign", "compiled", "mutants", "scenarios", "schedules", "shrink", "transcripts")
+
+LOADED = """
+import sys, tests.simulation.__main__
+packages = ("heartbeat", "runtime", "tests")
+print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] in packages and module.__file__))
+"""
 
 
 def missing(which: Callable[[str], str | None] = shutil.which, include: str = sysconfig.get_path("include")) -> str:
     """What this machine lacks, with the remedy; "" if nothing."""
-    if find_spec("mypyc") is None:
-        return "mypyc is missing; it comes with mypy: pip install -r requirements-dev.txt"
+    if find_spec("mypyc") is None or find_spec("setuptools") is None:
+        return "mypyc, which comes with mypy, or setuptools is missing: pip install -r requirements.txt -r requirements-dev.txt"
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     if which(compiler) is None:
         return f"the C compiler {compiler} is missing: apt-get install gcc"
@@ -50,20 +45,19 @@ def restart(arguments: list[str]) -> None:
     lacks = missing()
     if lacks:
         raise SystemExit(f"--compiled: {lacks}")
-    folder = _built()
+    folder = built()
     os.chdir(folder)
     os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *arguments])
 
 
 def _sources() -> list[Path]:
     """What is imported for a run, below the tree."""
-    packages = ("heartbeat", "runtime", "tests")
-    loaded = [module for name, module in sys.modules.items() if name.split(".")[0] in packages]
-    files = {Path(module.__file__) for module in loaded if module.__file__}
-    return sorted({file.relative_to(TREE) for file in files} | {Path("tests/simulation/__main__.py")})
+    listing = subprocess.run([sys.executable, "-c", LOADED], cwd=TREE, capture_output=True, text=True, check=True)
+    return sorted({Path(line).relative_to(TREE) for line in listing.stdout.split()})
 
 
-def _built() -> Path:
+def built() -> Path:
+    """The folder with what is compiled; made if it isn't there. SystemExit says why it can't be."""
     sources = _sources()
     made_of = hashlib.sha256(sys.version.encode())
     for source in sources:

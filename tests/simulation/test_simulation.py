@@ -2,15 +2,18 @@
 
 Promise: the seeds are the same each time; ``python -m tests.simulation --runs N`` searches further, ``--seed N`` shows one.
 How many are drawn in all four ways is in ``SIMULATED_SEEDS`` of the environment; ``./run-tests`` without ``--fast`` asks for
-thousands.
+thousands, which are played compiled where that is possible; else there are fewer of them.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
+from . import compiled
 from .campaign import Tally, Variant, results
 
 #: seeds that found something once (a fault of the core, or of the world's model)
@@ -18,7 +21,10 @@ FOUND = (44, 83, 88, 133, 161, 831, 968, 980, 2840, 3025, 3485, 3719, 4355, 1340
 
 #: seeds in one test
 PART = 100
-PARTS = max(1, int(os.environ.get("SIMULATED_SEEDS", "200")) // PART)
+SEEDS = int(os.environ.get("SIMULATED_SEEDS", "200"))
+#: compiling takes as long as some thousand seeds do
+COMPILED = SEEDS > 2000 and not compiled.missing()
+PARTS = 2 if COMPILED else max(1, min(SEEDS, 3000) // PART)
 
 
 def _search(variant: Variant, seeds: range | tuple[int, ...]) -> Tally:
@@ -70,3 +76,14 @@ def test_a_seed_plays_the_same_twice() -> None:
     variant = Variant()
     first, second = (variant.play(5, tracing=True) for _ in range(2))
     assert first.trace == second.trace
+
+
+@pytest.mark.skipif(not COMPILED, reason="fewer seeds than are worth compiling for, or no compiler")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("more", "share"), [((), 10), (("--asynchronous",), 1), (("--switching",), 1)])
+def test_thousands_of_schedules_compiled(more: tuple[str, ...], share: int) -> None:
+    seeds = ("--first", str(PARTS * PART), "--runs", str(SEEDS * share // 12 - PARTS * PART))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *more, *seeds], cwd=compiled.built(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
