@@ -11,6 +11,7 @@ from math import inf
 
 from heartbeat.backing import FENCE_AGAIN, Backed
 from heartbeat.model import (
+    SERVING,
     Database,
     Epoch,
     ForceStop,
@@ -170,7 +171,8 @@ class Active(Backed):
             self.opening = Epoch()
             self.refused = ""
             self._reset_reign()
-            self._tell(f"solo: {because}")
+            if self.phase in SERVING:  # it may have heard of a successor meanwhile
+                self._tell(f"solo: {because}")
 
         self._save(record, then)
 

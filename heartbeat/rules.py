@@ -281,7 +281,8 @@ class Rules(LaxRules):
     def outranked(self) -> str:
         """The peer has data of a higher epoch: whoever it is, this node is not active any more."""
         c, p = self.core, self.members.peer
-        own = max(c.disk.epoch.number, c.opening.number)
+        # the epoch of going solo doesn't count before it is on the disk: nothing has been acknowledged in it
+        own = max(c.disk.epoch.number, c.opening.number if c.phase is Phase.OPENING else 0)
         if p and p.epoch.number > own:
             return f"the peer ({p.phase}) is at epoch {p.epoch}, above {c.disk.epoch}"
         if c.facts.peer_epoch.number > own:

@@ -280,6 +280,7 @@ HOLES: tuple[Scenario, ...] = (
         F(0.004, "cut", "B", 1.3, "hb:both", "A RoleChanged in sync again"),
         cold=True,
     ),
+    _s("going solo on a slow disk when the cut heals", F(2.5, "cut", "B", 3.5, "*:both"), F(2.7, "slow", "A", 4.6, "2.5")),
     _s("no link for the virtual IP on both servers", F(1.5, "carrier", "A", 12), F(1.6, "carrier", "B", 11), activations=1),
     _s("silent for a moment", F(1.5, "cut", "A", 0.6, "*:out"), activations=0),
     _s("isolated with its VIP", F(1.5, "port", "A", 8.0), F(1.5, "cut", "A", 8.0, "ic:both"), outage=3),
