@@ -199,9 +199,7 @@ def test_one_of_two_ping_nodes_that_are_both_needed_is_lost_on_the_active() -> N
 def test_both_lose_the_switch_and_get_it_back(pair: Pair, links: tuple[int, ...]) -> None:
     """Without the LAN nobody can do better: the active stays. Without anything it stands down; then the two elect one again."""
     active, passive = pair.settle()
-    for node in (active, passive):
-        for link in links:
-            pair.cut(node.name, link)
+    pair.cut_switches(links)
     if len(links) == 1:
         wait_for("the alarm", lambda: "not-connected" in active.status()["alarms"])
         stays(pair, active, 2.0)

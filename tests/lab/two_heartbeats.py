@@ -116,11 +116,12 @@ class Pair:
 
     def up(self, ha_cf: str = "", links: str = LINKS) -> None:
         sh(f"ip netns add {self.gateway}")
-        for bridge, address, address6 in (
-            ("br0", "192.168.120.1/24", "fd00:120::1/64"),
-            ("br1", "10.77.0.1/24", "fd00:77::1/64"),
+        for bridge, mac, address, address6 in (
+            ("br0", "02:00:00:00:00:01", "192.168.120.1/24", "fd00:120::1/64"),
+            ("br1", "02:00:00:00:00:02", "10.77.0.1/24", "fd00:77::1/64"),
         ):
-            sh(f"ip -n {self.gateway} link add {bridge} type bridge && ip -n {self.gateway} link set {bridge} up")
+            # without a MAC of its own it takes that of a cable, and another one when that is removed: a new gateway
+            sh(f"ip -n {self.gateway} link add {bridge} address {mac} type bridge && ip -n {self.gateway} link set {bridge} up")
             sh(f"ip -n {self.gateway} addr add {address} dev {bridge}")
             sh(f"ip -n {self.gateway} addr add {address6} dev {bridge} nodad")
         sh(f"ip -n {self.gateway} link set lo up")
@@ -140,6 +141,11 @@ class Pair:
 
     def cut(self, name: str, link: int, up: bool = False) -> None:
         sh(f"ip -n {self.gateway} link set p{link}x{NODES[name]} {'up' if up else 'down'}")
+
+    def cut_switches(self, links: tuple[int, ...]) -> None:
+        """All cables of these networks at once: nobody gets to hand over in between."""
+        lines = "\\n".join(f"link set p{link}x{number} down" for link in links for number in NODES.values())
+        sh(f"printf '{lines}\\n' | ip -n {self.gateway} -batch -")
 
     def deafen(self, name: str, what: str) -> None:
         """One-way: this server hears no more of what ``what`` (an nftables match on what arrives) says."""
