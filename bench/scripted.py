@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from heartbeat.priority import hurry
 from runtime.control import LoopClient
 from runtime.errors import HaError
 from runtime.timing import Timing
@@ -39,6 +40,7 @@ class ScriptedManager(threading.Thread):
         }  # fmt: skip
 
     def run(self) -> None:
+        hurry(inherited=False)  # this thread: it is never why heartbeat hears nothing, whatever else the machine does
         while not self.stopping:
             with contextlib.suppress(HaError, OSError):
                 self._session()
