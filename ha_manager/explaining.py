@@ -1,7 +1,8 @@
 """``ha explain``: what heartbeat knows of the servers and what Postgres knows of the databases, joined; the same as data.
 
 Promise: pure; true of the moment in which the daemons were asked; what nobody said is said to be unknown. "Lost" means
-acknowledged to a client and not on the server that serves afterwards. Source: issue 4 ("Explain"); ``heartbeat.explain`` has
+acknowledged to a client and not on the server that serves afterwards.
+Source: issue "Postgres: no acknowledged write lost" ("Explain"); ``heartbeat.explain`` has
 the sentences on who would take over.
 """
 

@@ -1,7 +1,7 @@
 """Why this server is what it is, what would happen if one of the two died now, and what would be lost: for people.
 
 Promise: reads, never changes; complete sentences, each true of this moment and taken from the very rules that would decide.
-Source: issue 3, "explain"; design §4.
+Source: issue "heartbeat: right in every schedule of faults" ("explain"); design §4.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Promise: as in ``rules``, of which this is a part. Commits don't wait only where
 have it on their disks (``Record.lax``). The passive may take over as long as it streamed and lacked no more than the maximum
 lag when the active was last heard; what may be lost is that, and what was acknowledged since. Where both servers live nothing
 is: a planned failover makes commits wait first, an active that yields stops cleanly, and of two passives the longer log wins.
-Source: Trustwave §2.4.1; issue 4 ("Modes").
+Source: Trustwave §2.4.1; issue "Postgres: no acknowledged write lost" ("Modes").
 """
 
 from __future__ import annotations

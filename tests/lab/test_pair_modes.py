@@ -1,7 +1,8 @@
 """Synchronous or not, solo by silence or by release only: switched by SIGHUP on two real servers, and what a crash then loses.
 
 Promise: clients write all the time; while commits wait nothing acknowledged is ever missing (the fixture), and where they
-don't, what is missing was announced by the takeover and kept by the server that had it. Source: issue 4 ("Modes", "Explain").
+don't, what is missing was announced by the takeover and kept by the server that had it.
+Source: issue "Postgres: no acknowledged write lost" ("Modes", "Explain").
 """
 
 from __future__ import annotations

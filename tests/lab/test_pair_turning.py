@@ -2,7 +2,7 @@
 
 Promise: the active is left with a plain Postgres that takes writes and keeps no slot, the passive with a stopped one that is
 read-only when somebody starts it; Debian starts them again as before; whatever was written meanwhile is served after the next
-`ha start`, or kept and reported. Source: issue 4 ("Turning HA off"); Trustwave §2.2.2, §4.
+`ha start`, or kept and reported. Source: issue "Postgres: no acknowledged write lost" ("Turning HA off"); Trustwave §2.2.2, §4.
 """
 
 from __future__ import annotations
