@@ -100,8 +100,6 @@ def one_round(drill: Drill, screen: Screen, events: Sequence[str]) -> None:
     calls: dict[str, Callable[[], Result]] = {event: getattr(drill, event) for event in events}
     for event, call in calls.items():
         screen.result(result := call())
-        for text in result.complaints:
-            screen.error(f"  a client was told: {text}")
         if event in ("crash", "passive_cut", "passive_stop"):
             screen.result(drill.rejoin(result.node))
 

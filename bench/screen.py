@@ -71,7 +71,7 @@ class Screen:
     # --- one event --------------------------------------------------------------------------------------------------------
 
     def result(self, result: Result) -> None:
-        """Timeline, outages, what was lost."""
+        """Timeline, outages, what was lost, what a client was told besides a dropped connection."""
         self.heading(result.title[0].upper() + result.title[1:])
         if result.moments:
             self._timeline(result.moments, result.at)
@@ -87,6 +87,8 @@ class Screen:
         for verdict in result.verdicts:
             line = f"  {in_words(verdict)}"
             self.plain(line, 4) if verdict.holds else self.error(line)
+        for text in result.complaints:
+            self.error(f"  a client was told: {text}")
 
     def settings(self, clients: dict[str, str]) -> None:
         self.heading("The clients: every 5 ms one insert through the virtual IP; each acknowledgement is recorded")
