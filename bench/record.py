@@ -108,6 +108,7 @@ def _parse(line: str) -> Entry | None:
 _DROPPED = re.compile(
     r"""connection\ (to\ server|refused|reset|timed\ out|failed|not\ open)|(closed|lost|terminating|no)\ (the\ )?connection
     |could\ not\ create\ connection|session\ is\ read-only
+    |SSL\ (SYSCALL\ )?error|SSL\ connection\ has\ been\ closed
     |no\ answer\ within|could\ not\ be\ sent|could\ not\ (send|receive)\ data|timeout\ expired|no\ route
     |the\ database\ system\ is\ (shutting\ down|starting\ up|not\ yet\ accepting|not\ accepting|in\ recovery\ mode)
     |the\ backend\ died|Run\ was\ aborted""",

@@ -131,6 +131,8 @@ TOLD = [
     ("no connection within its time limit", True),
     ("FATAL: terminating connection due to administrator command", True),
     ("FATAL: the database system is not yet accepting connections", True),
+    ("SSL connection has been closed unexpectedly", True),
+    ("SSL SYSCALL error: EOF detected", True),
     ("pgbench: error: could not create connection for setup", True),
     ("pgbench: error: client 2 aborted in command 4 (SQL) of script 0; perhaps the backend died while processing", True),
     ("ERROR: cannot execute INSERT in a read-only transaction", False),
