@@ -69,15 +69,19 @@ class Active(Backed):
             self.arp.test()
 
     def _rival(self) -> bool:
-        """Rule 8, equal numbers. The winner sends GARP at once; the loser lets go when the winner has heard of it, or can't."""
+        """Rule 8, equal numbers. The winner sends GARP at once; the loser lets go when the winner has heard of it, or can't.
+
+        While the rival hears nothing from here, only this server can end it: once behind is behind, however both write on.
+        """
         if not self.rules.rival():
-            self.rival_seq = 0
+            self.rival_seq, self.outdone = 0, False
             return False
         if not self.rival_seq:
             self.rival_seq, self.rival_run = self.seq + 1, self.members.run
             self._out.append(Garp())
             self._send()
-        return self.rules.rival_wins() and self.rules.rival_knows()
+        self.outdone = self.rules.rival_wins() or (self.outdone and not self.rules.rival_hears())
+        return self.outdone and self.rules.rival_knows()
 
     def _promoting(self) -> None:
         if self._wanted_holds(Database.PRIMARY) and self.facts.postgres is Database.PRIMARY and self.disk.active:

@@ -14,7 +14,7 @@ The rules that decide are predicates in ``rules.Rules`` (one each; a mutant of t
 silent, sign_of_service, peer_stood_down, word_given, word_stands, higher_epoch_known, fitness_fresh, unfit, offers_itself,
 may_take_over, wants_to_yield, cannot_serve, peer_confirms, comes_back, may_return, peer_may_be_fit, isolated, lost_by_pause,
 may_resume, wants_release, pinged_since_stall, released, solo_by_silence, standby_ready, holds_all, outranked, rival_wins,
-rival_knows, elect, peer_pledged, may_boot_alone.
+rival_hears, rival_knows, lag_known, elect, peer_pledged, may_boot_alone.
 Source: design §4; facts/safety-model.md.
 """
 

@@ -40,6 +40,11 @@ class LaxRules(Silence):
         """Active: the passive streams, and lacks no more than it may to take over."""
         return 0 <= self.core.facts.behind <= self.core.site.maximum_lag
 
+    def lag_known(self) -> bool:
+        """Active: its Postgres may acknowledge unseen, from the death of its ha_manager until its keeper acts. A passive that
+        was away meanwhile must not be called fit for what was known before."""
+        return not self.core.manager_lost
+
     def may_lack(self) -> bool:
         """Passive: commits of its epoch didn't wait for it, as far as it knows; so it may lack some that were acknowledged."""
         c, p = self.core, self.members.peer

@@ -303,6 +303,10 @@ class Rules(LaxRules):
         theirs = (p.beyond, p.vip, p.node == c.site.default_active)
         return theirs > mine
 
+    def rival_hears(self) -> bool:
+        """The rival hears this server, so that it compares as well, and whoever is behind at last lets go."""
+        return self.members.in_contact()
+
     def rival_knows(self) -> bool:
         """The rival has heard of this server, so that its GARP is out; or it evidently hears nothing from here."""
         c = self.core

@@ -73,12 +73,12 @@ def word(core: Server) -> Word:
 
 
 def _held(core: Server) -> int:
-    """Up to where this server's log is known. One that let go may have written more than the last report of a primary says:
-    whoever follows it must not take that for the end."""
+    """Up to where this server's log is known. One that let go, or whose ha_manager is gone, may have written more than the last
+    report of a primary says: whoever follows it must not take that for the end."""
     facts = core.facts
     if facts.postgres is Database.STOPPED:
         return facts.shutdown_lsn
-    return -1 if facts.postgres is Database.PRIMARY and core.phase in LET_GO else facts.lsn
+    return -1 if facts.postgres is Database.PRIMARY and (core.manager_lost or core.phase in LET_GO) else facts.lsn
 
 
 def _lax(records: list[Record]) -> bool:
@@ -95,7 +95,8 @@ def calls_in_sync(core: Server) -> int:
         return -1
     if want.names is Names.ENFORCED and (facts.serial >= want.serial or facts.names is Names.ENFORCED) and facts.proven >= 0:
         return facts.proven
-    return max(0, facts.lsn - core.site.maximum_lag) if core.disk.lax and core.rules.within_lag() else -1
+    lax = core.disk.lax and core.rules.lag_known() and core.rules.within_lag()
+    return max(0, facts.lsn - core.site.maximum_lag) if lax else -1
 
 
 def message(core: Server, said: Word) -> Message:

@@ -185,6 +185,8 @@ class Server:
         self._proof_wait = -inf
         #: the first message that a rival could hear, and (running clock) since when it is one; 0: there is none
         self.rival_seq, self.rival_run = 0, -inf
+        #: it was ahead of this server, and has not been heard to know of it since
+        self.outdone = False
         self._heard_reigning_at = -inf
         self._leave_since = inf
         self._gone = False

@@ -29,6 +29,8 @@ LAX: tuple[Scenario, ...] = (
     _lax("A6 the active stands still, and goes on", F(1.5, "pause", "A", 4.5), outage=2),
     _lax("A8 heartbeat ends its Postgres, nobody knows where that was", F(1.58, "pause", "A", 0.13),
          F(1.75, "ha_manager-hang", "A", 1.73), F(2.11, "postgres-broken", "B", 0.0), outage=5),
+    _lax("A9 its ha_manager dies, then the passive, which is back before it", F(1.55, "ha_manager-kill", "A", 4.8),
+         F(2.05, "power", "B", 2.1)),
     _lax("A7 the passive is gone for long", F(1.5, "power", "B", 15), outage=1, activations=0),
     _s("M1 only one server is changed", F(1.5, "mode", "A", 0, "off"), F(2.5, "cut", "B", 2.2, "repl:both"),
        F(3.0, "power", "A", 5)),

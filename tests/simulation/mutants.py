@@ -39,6 +39,13 @@ class AnyStandDown(Rules):
         return (p is not None and p.stood_down) or self.core.facts.peer_stood_down != Epoch()
 
 
+class LagForgotten(Rules):
+    """Rule 6, asynchronous: a passive is called fit for what an active knew before its ha_manager died."""
+
+    def lag_known(self) -> bool:
+        return True
+
+
 class AnyLag(Rules):
     """Rule 6, asynchronous: the passive may lack any amount."""
 
@@ -282,6 +289,13 @@ class RivalsWait(Rules):
 
     def rival_knows(self) -> bool:
         return self.members.echoes(self.core.rival_seq)
+
+
+class RivalsWaver(Rules):
+    """Rule 8: who is to yield to a rival that can't hear it stays if it writes more meanwhile."""
+
+    def rival_hears(self) -> bool:
+        return True
 
 
 class RivalsStay(Rules):

@@ -262,6 +262,12 @@ HOLES: tuple[Scenario, ...] = (
     _s(
         "both active after a cut, and one does not hear yet", F(1.7, "cut", "A", 8, "*:out"), F(1.78, "cut", "A", 4.3, "*:both")
     ),
+    _s(
+        "both active after a cut, and the one that hears writes more meanwhile",
+        F(1.7, "cut", "A", 8, "*:out"),
+        F(1.76, "cut", "A", 4.3, "*:both"),
+        F(0.01, "port", "B", 3.13, "", "B RoleChanged after=promoting"),
+    ),
     _s("restarts within its lease in a cut", F(1.5, "cut", "A", 8, "*:both"), F(2.35, "heartbeat-kill", "A", 0.0), strict=True),
     _s(
         "an epoch that nobody could write",

@@ -111,7 +111,7 @@ class Undecidable:
             return False
         if core.members.peer is None or not self.world.network.hears(peer.name, server.name):
             return False
-        return not core.rules.rival() or Rules.rival_wins(core.rules)
+        return not core.rules.rival() or core.outdone or Rules.rival_wins(core.rules)
 
     def _talk(self) -> bool:
         a, b = self.world.servers.values()
