@@ -25,7 +25,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from heartbeat.model import Epoch, Phase, RoleChanged
+from heartbeat.model import Epoch, Phase, Record, RoleChanged
 
 from .network import other
 from .postgres import PRIMARY
@@ -44,6 +44,9 @@ STEADY = 1.0
 LOOKS = 0.15
 
 
+Takeover = tuple[float, bool, str]
+
+
 class Checks:
     def __init__(self, world: World) -> None:
         self.world = world
@@ -60,9 +63,13 @@ class Checks:
         #: acknowledged without having waited for the passive: entry → when; lost, as it may be, by takeovers
         self.unawaited: dict[int, float] = {}
         self.forgone = 0
-        self._opened_at, self._reign_at, self._let_go = -inf, -inf, False
-        self._because = ""
-        self._reign = 0
+        self._reign_at = -inf
+        #: when a takeover began; whether the other server had let go; what it said of what may be lost
+        self._begun: Takeover = (-inf, False, "")
+        #: the first one since anybody acknowledged, and what all said: one that dies at once leaves its losses to the next
+        self._taken: Takeover | None = None
+        #: the run of a Postgres that acknowledges, and the number of its server's epoch when it began to
+        self._reign = self._number = 0
         self._closed: set[int] = set()
         self._overlap = self._settled = 0.0
 
@@ -92,13 +99,15 @@ class Checks:
 
     def acknowledged(self, server: Server, entry: int, by_vip: bool) -> None:
         reign = server.postgres.reign
+        number = server.disk.record.epoch.number
         if reign != self._reign:
-            if reign in self._closed and not self.waived:
+            if (reign in self._closed or number < self._number) and not self.waived:
                 self._late(server, entry, by_vip)
                 return
             self._closed.add(self._reign)
-            self._reign, self._reign_at = reign, self.world.engine.now
+            self._reign, self._number, self._reign_at = reign, number, self.world.engine.now
             self._holds_all(server, "acknowledges")
+            self._taken = None
         self.acked.append(entry)
         if server.postgres.names_applied is None:
             self.unawaited[entry] = self.world.engine.now
@@ -135,8 +144,9 @@ class Checks:
     def _holds_all(self, server: Server, does: str) -> None:
         missing = set(self.acked).difference(server.postgres.log)
         if missing and self._may_lack(missing):
-            if "asynchronous" not in self._because:
-                self.fail("untold", f"{server.name} lacks {len(missing)} acknowledged writes; it says {self._because!r}")
+            said = (self._taken or self._begun)[2]
+            if "asynchronous" not in said:
+                self.fail("untold", f"{server.name} lacks {len(missing)} acknowledged writes; it says {said!r}")
             self.forgone += len(missing)
             self.acked = [entry for entry in self.acked if entry not in missing]
         elif missing:
@@ -144,9 +154,10 @@ class Checks:
 
     def _may_lack(self, missing: set[int]) -> bool:
         """Commits didn't wait: what was acknowledged after the passive was last called fit may go, and the maximum lag."""
-        if self._let_go or any(entry not in self.unawaited for entry in missing):
+        opened_at, let_go, _ = self._taken or self._begun
+        if let_go or any(entry not in self.unawaited for entry in missing):
             return False
-        called = self._opened_at - self.world.timing.stale - 2 * LOOKS
+        called = opened_at - self.world.timing.stale - 2 * LOOKS
         old = sum(self.unawaited[entry] < called for entry in missing)
         return old <= self.world.sites["A"].maximum_lag and self.world.off_on_both
 
@@ -161,20 +172,25 @@ class Checks:
         self.acked = [entry for entry in self.acked if entry in held]
         self._given_up = self._given_up or server.peer.postgres.mode == PRIMARY
 
+    def persists(self, server: Server, record: Record) -> None:
+        """An active that goes solo; if it was released, the other one has not taken over."""
+        core = server.heartbeat.core
+        if core is not None and core.phase is Phase.ACTIVE and record.solo and not core.disk.solo:
+            self.undecidable.went_solo(server)
+
     def role_changed(self, server: Server, change: RoleChanged) -> None:
         core = server.heartbeat.core
         if change.after is Phase.OPENING and core is not None and core.takeover.by_silence:
             # one that let go and comes back goes on alone; anybody else takes over
             (self.undecidable.went_solo if core.disk.stood_down else self.undecidable.took_over)(server)
-        if change.before is change.after and change.because.startswith("solo: the passive has been silent"):
-            self.undecidable.went_solo(server)
         if change.after is Phase.OPENING:
-            self._opened_at = self.world.engine.now
             record = server.peer.disk.record
             own = core.disk.epoch if core is not None else Epoch()
-            self._because = change.because
             let_go = record.stood_down and not record.lax and record.epoch == own
-            self._let_go = let_go or "the active stood down" in change.because
+            self._begun = (self.world.engine.now, let_go or "the active stood down" in change.because, change.because)
+        if change.after is Phase.PROMOTING:
+            at, let_go, said = self._taken or self._begun
+            self._taken = (at, let_go, f"{said}; {self._begun[2]}")
         if change.after is Phase.OPENING and "forced by" in change.because:
             self._forced(server)
         if change.after is Phase.ACTIVE and change.before is Phase.PROMOTING:

@@ -212,6 +212,7 @@ class HaManager:
         if pg.mode == STOPPED and not self.server.copying:
             self._start(names)
         elif pg.mode in (STANDBY, PRIMARY) and pg.names_set != names:
+            self.proven, self._proven_in = -1, (0, 0)
             pg.set_names(names)
         elif pg.mode == STANDBY and pg.names_applied == names and not pg.hung:
             pg.promote()

@@ -256,6 +256,7 @@ class Heartbeat:
                 server.refresh_lease(self._epoch())
             case Persist(serial, record):
                 life = self.life
+                server.world.checks.persists(server, record)
                 server.disk.write(record, lambda ok: self._written(life, serial, ok))
             case Want():
                 server.later(0.001, server.manager.take, effect, self.life)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from heartbeat.model import SERVING
 from heartbeat.rules import Rules
 
 from .network import NODES
@@ -111,7 +112,12 @@ class Undecidable:
             return False
         if core.members.peer is None or not self.world.network.hears(peer.name, server.name):
             return False
-        return not core.rules.rival() or core.outdone or Rules.rival_wins(core.rules)
+        if not core.rules.rival():
+            # it is about to hear of the other one, if that serves just now, not in a lower epoch, and nothing delays its words
+            told = peer.heartbeat.core
+            serves = told is not None and told.phase in SERVING and told.disk.epoch.number >= core.disk.epoch.number
+            return serves and not self.world.network.delay
+        return core.outdone or Rules.rival_wins(core.rules)
 
     def _talk(self) -> bool:
         a, b = self.world.servers.values()
