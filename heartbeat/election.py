@@ -12,9 +12,9 @@ the disk is what is on the disk; no message promises anything that is not persis
 
 The rules that decide are predicates in ``rules.Rules`` (one each; a mutant of the simulator overrides one):
 silent, sign_of_service, peer_stood_down, word_given, word_stands, higher_epoch_known, fitness_fresh, unfit, offers_itself,
-may_take_over, wants_to_yield, cannot_serve, peer_confirms, comes_back, may_return, peer_may_be_fit, isolated, lost_by_pause,
-may_resume, wants_release, pinged_since_stall, released, solo_by_silence, standby_ready, holds_all, outranked, rival_wins,
-rival_hears, rival_knows, lag_known, elect, peer_pledged, may_boot_alone.
+may_take_over, wants_to_yield, cannot_serve, peer_confirms, successor_seen, comes_back, may_return, peer_may_be_fit, isolated,
+lost_by_pause, may_resume, wants_release, pinged_since_stall, released, solo_by_silence, standby_ready, holds_all, outranked,
+rival_wins, rival_hears, rival_knows, lag_known, word_is_new, their_end, elect, peer_pledged, may_boot_alone.
 Source: design §4; facts/safety-model.md.
 """
 
@@ -119,6 +119,7 @@ class Core(Passive):
                 return not self._was_calm
             case Sign():
                 self.signs.take(event)
+                self.returns = self.returns and not self.rules.successor_seen()
             case ArpAnswer(seq):
                 self.arp.answer(seq)
             case ArpUnusable(because):
@@ -185,6 +186,9 @@ class Core(Passive):
             self.peer_was_in_sync = True
         if (m.phase in REIGNING or m.stood_down) and m.epoch == self.disk.epoch and m.lsn >= 0:
             self.active_lsn, self.active_heard_run = m.lsn, self.members.run
+        let_go = m.stood_down and m.epoch == self.disk.epoch
+        if m.lsn >= 0 or not let_go or before is None or before.boot != m.boot:
+            self.let_go_lsn = m.lsn if let_go else -1
         if silent >= self.timing.deadtime and self.phase is Phase.ACTIVE:
             self._out.append(Garp())  # what was cut may not have heard who holds the VIP
         if m.phase in SERVING or m.leaving:

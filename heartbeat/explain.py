@@ -261,6 +261,8 @@ def _nobody_active(core: Server) -> list[str]:
     if outcome == "theirs":
         return [f"Neither server is active: {peer} is to serve, its database is the one that holds everything."]
     why = f"{peer} is {p.phase}, its database is {p.data} and of epoch {p.epoch}, the one here is {core.rules.data()}"
+    if outcome == "nobody" and core.disk.lax and core.rules.their_end() < 0:
+        why += f"; commits didn't wait, and where the log of {peer} ends is not known"
     if outcome == "":
         return [f"Neither server is active, and it is not decided yet who is to be: {why}."]
     return [f"Neither server is active: {why}. An operator has to decide: {report.what_activation_risks(core)}."]

@@ -16,6 +16,8 @@ from heartbeat.silence import Silence
 IDLE = frozenset({Phase.WAITING, Phase.PASSIVE, Phase.LEFT})
 #: a passive that can't take over for so long is released: the active then knows that nobody else can (seconds)
 LAG_LIMIT = 10.0
+#: until ha_manager's report shows here what a clean stop over there has sent (seconds)
+ARRIVAL = 0.3
 
 
 class LaxRules(Silence):
@@ -58,11 +60,23 @@ class LaxRules(Silence):
 
     def gave_way(self) -> bool:
         """The active stood down for this passive. One whose commits didn't wait only if all of its log is held here; else the
-        two elect, and the longer log wins."""
+        two elect, and the longer log wins. Said once it holds: while it starts as a standby, it says nothing of its log."""
         p = self.members.peer
         if not self.peer_stood_down() or not self.may_lack():
             return self.peer_stood_down()
-        return p is not None and p.stood_down and p.lsn >= 0 and not self.lag()
+        return p is not None and p.stood_down and self.core.let_go_lsn >= 0 and not self.lag()
+
+    def word_is_new(self) -> bool:
+        """The active let go for this passive, and what its clean stop sent may have arrived without having been reported yet:
+        an election now would compare its end with a position from before."""
+        c, p = self.core, self.members.peer
+        reported = self.members.run - (c.now - c.facts_at)
+        return p is not None and p.stood_down and c.disk.in_sync and reported < c.stood_down_run + ARRIVAL
+
+    def their_end(self) -> int:
+        """Where the other one's log ends, as it says, or said when it let go; -1: nobody knows what it acknowledged alone."""
+        p = self.members.peer
+        return max(p.lsn if p is not None else -1, self.core.let_go_lsn)
 
     def lagged_for(self) -> float:
         """Seconds for which the passive has lacked more than it may, where commits don't wait for it."""

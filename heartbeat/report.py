@@ -86,7 +86,7 @@ def may_be_lost(core: Server) -> str:
     if core.active_lsn < 0:
         return f"replication is asynchronous, and what {peer} acknowledged last may be lost"
     lag, ago = core.rules.lag(), core.members.run - core.active_heard_run
-    if p is not None and p.stood_down and p.epoch == core.disk.epoch and p.lsn == core.active_lsn and not lag:
+    if p is not None and p.stood_down and p.epoch == core.disk.epoch and core.let_go_lsn == core.active_lsn >= 0 and not lag:
         return "nothing is lost: this server holds all log up to its clean stop"
     held = f"lacks {size(lag)} of log that {peer} had" if lag else f"holds all log that {peer} had"
     return (

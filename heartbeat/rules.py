@@ -10,6 +10,7 @@ from math import inf
 
 from heartbeat.laxrules import IDLE, LAG_LIMIT, LaxRules
 from heartbeat.model import SERVING, Database, Message, Phase
+from heartbeat.signs import VIP
 from runtime.sizes import size
 
 #: the sender reigns, or did a moment ago and is about to again
@@ -135,6 +136,10 @@ class Rules(LaxRules):
             and self.members.echoes(asked_seq)
             and (p.ping_after >= asked_seq > 0 or not self.core.site.ping_nodes)
         )
+
+    def successor_seen(self) -> bool:
+        """The other one has answered for the virtual IP since this server let go: it may have gone on, although unheard."""
+        return self.core.signs.at(VIP) > self.core.stands_down_run
 
     def comes_back(self) -> bool:
         """This server let go for a passive that was not heard to go on: if that one died, it may take up again. Whoever
@@ -337,11 +342,13 @@ class Rules(LaxRules):
         }  # fmt: skip
         same = c.disk.epoch == p.epoch
         lax = same and c.disk.lax and p.mode.lax
-        longest = max(c.facts.lsn, p.lsn)
+        if lax and self.word_is_new():
+            return ""
+        longest = max(c.facts.lsn, self.their_end())
         ranked = []
         for side, (epoch, in_sync, stood_down, node, beyond, lsn, ready, connected) in sides.items():
             complete = epoch.number == newest and (newest == 0 or epoch.node == node or in_sync)
-            if lax and longest - lsn > c.site.maximum_lag:
+            if lax and (longest - lsn > c.site.maximum_lag or (side == "mine" and self.their_end() < 0)):
                 continue
             if complete and ready:
                 # who stood down did so because the other one is to take over: what it has in addition was never acknowledged

@@ -158,6 +158,8 @@ class Server:
         self.stood_down_run = inf
         #: this run let go for a passive that answered, and nothing has shown since that that one goes on (``may_return``)
         self.returns = False
+        #: running clock: when this run began to stand down last
+        self.stands_down_run = inf
         self.pledged_to = Boot()
         #: the first message without a pledge that was taken back; 0: none was
         self._withdrawn_seq = 0
@@ -174,6 +176,8 @@ class Server:
         self._announced_at = -inf
         #: where the active of the epoch of this server's data was when last heard (-1: not yet), on the running clock
         self.active_lsn, self.active_heard_run = -1, -inf
+        #: where its log ends, as it said since it stood down; -1: not yet, or it doesn't say so any more
+        self.let_go_lsn = -1
         #: boottime: since when the passive lacks more than it may, where commits don't wait for it; inf: it doesn't
         self.lagging_since = inf
         #: boottime: when rule 6 was configured anew
@@ -275,7 +279,7 @@ class Server:
 
     def _stand_down(self, because: str, stop: Stop = Stop.IMMEDIATE, returns: bool = False) -> None:
         """Rules 3, 4, 5, 8: VIP, client port, Postgres, disk, and only then the word; ``returns``: to one that answered."""
-        self._stop, self.returns = stop, returns
+        self._stop, self.returns, self.stands_down_run = stop, returns, self.members.run
         self.forced = ""
         self.opening = Epoch()
         self.ask_release_seq = self.ask_ping_seq = 0

@@ -39,6 +39,28 @@ class AnyStandDown(Rules):
         return (p is not None and p.stood_down) or self.core.facts.peer_stood_down != Epoch()
 
 
+class WordForgotten(Rules):
+    """Rule 2, asynchronous: the word "stood down" is void while its sender says nothing of its log."""
+
+    def gave_way(self) -> bool:
+        p = self.members.peer
+        return super().gave_way() and (not self.may_lack() or (p is not None and p.lsn >= 0))
+
+
+class ElectsAtOnce(Rules):
+    """Rule 9, asynchronous: what a clean stop has just sent doesn't count, as it was not reported yet."""
+
+    def word_is_new(self) -> bool:
+        return False
+
+
+class EndUnknown(Rules):
+    """Rule 9, asynchronous: a log whose end nobody knows counts as the shorter one."""
+
+    def their_end(self) -> int:
+        return max(0, super().their_end())
+
+
 class LagForgotten(Rules):
     """Rule 6, asynchronous: a passive is called fit for what an active knew before its ha_manager died."""
 
@@ -282,6 +304,13 @@ class SessionUnheard(Rules):
 
 class FitForEver(StaleFitness, HigherEpochForgotten, NeverOutranked):
     """Rules 2 and 8, H9: all three at once (each covers for the others)."""
+
+
+class SuccessorUnseen(Rules):
+    """Rule 2: who let go comes back, although the other one answered for the virtual IP since."""
+
+    def successor_seen(self) -> bool:
+        return False
 
 
 class RivalsWait(Rules):

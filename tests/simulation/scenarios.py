@@ -230,6 +230,13 @@ HOLES: tuple[Scenario, ...] = (
         F(2.0, "power", "B", 12, "", WORD),
     ),
     _s(
+        "its successor takes over unheard, answers for the virtual IP, and dies",
+        F(2.4, "failover", "A"),
+        F(0.0, "cut", "B", 5.0, "hb:both", WORD),
+        F(0.0, "cut", "B", 5.0, "session:both", WORD),
+        F(6.5, "power", "B", 5.0),
+    ),
+    _s(
         "called in sync, its ha_manager hangs, and it is asked to take over",
         F(1.5, "power", "B", 5.5),
         F(0.0, "ha_manager-hang", "B", 0.4, "unwatched", "A RoleChanged in sync again"),
