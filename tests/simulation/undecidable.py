@@ -59,7 +59,9 @@ class Undecidable:
         taker = self._taker
         if taker is not None:
             self._open += period if self._tells(taker) else 0.0
-            if self._open > TOLD * self.world.timing.deadtime or not self._runs(taker.peer):
+            # a solo one keeps its role over a pause, and takes it up again after a boot
+            gone = not self.split and not self._runs(taker.peer)
+            if self._open > TOLD * self.world.timing.deadtime or gone:
                 self._taker = None
 
     def took_over(self, server: Server) -> None:
