@@ -96,6 +96,8 @@ class Patroni:
 
     def power_on(self, node: str) -> None:
         self._lab.power_on(node)
+        # after a boot of a lab node the number in it is often that of a process of Patroni: then its Postgres never starts
+        (self._of(node) / "data" / "postmaster.pid").unlink(missing_ok=True)
         self._start_etcd(node)
         self._start_patroni(node)
 
