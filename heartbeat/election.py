@@ -371,6 +371,8 @@ class Core(Passive):
         self._reply(True, f"leaving ({event.kind}), asked by {event.by}")
         if event.kind == "handover" and self.phase in SERVING | {Phase.RESUMING}:
             self._stand_down(f"heartbeat is being stopped by {event.by}", Stop.FAST)
+        elif event.kind == "off" and self.phase is Phase.PREPARING:
+            self._end_preparing("high availability is being turned off here")
 
     def _go_on_leaving(self) -> None:
         """Leave when the peer knows what it must: a passive once it is released, an active once it is solo or has let go."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from heartbeat.model import SERVING
+from heartbeat.model import SERVING, Phase
 from heartbeat.rules import Rules
 
 from .network import NODES
@@ -114,6 +114,8 @@ class Undecidable:
             return False
         if core.members.peer is None or not self.world.network.hears(peer.name, server.name):
             return False
+        if core.phase is Phase.OPENING and core.saving:
+            return False  # what may reach the disk can't be taken back: it yields, if it must, when it has
         if not core.rules.rival():
             # it is about to hear of the other one, if that serves just now, not in a lower epoch, and nothing delays its words
             told = peer.heartbeat.core
