@@ -171,11 +171,14 @@ class Care:
             yield "lag", f"{self._peer} lacks {missing} MiB of the log of changes: it can't take over before it has them", None
 
     def _is_in_the_way(self, want: Want, slot: Slot, seen: Observation) -> bool:
-        """An absent passive must not stop the active: it can be copied afresh."""
+        """An absent passive must not stop the active: it can be copied afresh. What is given up makes room at the end of a
+        checkpoint only, and until then as much is written as between any two.
+        """
+        meanwhile = seen.vitals.between_checkpoints if seen.vitals is not None else 0
         kept = seen.lsn - slot.restart
         away = want.names is Names.RELAXED and not slot.active and slot.restart >= 0 and kept > WORTH_RELEASING
         disk = next((disk for use in (LOG, DATABASE) for disk in seen.disks if disk.use == use), None)
-        return away and disk is not None and disk.free < 2 * needed(disk, self._needed)
+        return away and disk is not None and disk.free < 2 * needed(disk, self._needed) + meanwhile
 
     def _slot(self, want: Want, slot: Slot | None, seen: Observation, now: float) -> Found:
         role = seen.vitals is None or seen.vitals.role
@@ -187,7 +190,8 @@ class Care:
             yield "slot", f"{what}; it is made again", Remedy.SETTLE
         elif slot is not None and self._is_in_the_way(want, slot, seen):
             words = (
-                f"the disk is nearly full, and {roughly(seen.lsn - slot.restart)} MiB of the log of changes are kept back for"
+                f"the disk is nearly full, with what is written between two checkpoints (max_wal_size), and"
+                f" {roughly(seen.lsn - slot.restart)} MiB of the log of changes are kept back for"
             )
             yield (
                 "slot",

@@ -187,6 +187,8 @@ class Vitals:
     replay_waits: str = ""
     #: the oldest transaction of a client, in words
     oldest: str = ""
+    #: max_wal_size: bytes that may be written to the log before a checkpoint gives any back
+    between_checkpoints: int = 0
 
 
 @dataclass(frozen=True)

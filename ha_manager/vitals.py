@@ -24,6 +24,7 @@ SELECT
      'busiest', (SELECT format('%s from %s', usename, coalesce(host(client_addr), 'this server'))
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
         GROUP BY usename, client_addr ORDER BY count(*) DESC LIMIT 1),
+     'between', pg_size_bytes(current_setting('max_wal_size')),
      'role', (SELECT rolreplication AND rolcanlogin AND coalesce(rolvaliduntil > now(), true) AND rolconnlimit = -1
         FROM pg_authid WHERE rolname = '{REPLICATION_ROLE}'),
      'replay', (SELECT wait_event_type || ' ' || wait_event FROM pg_stat_activity WHERE backend_type = 'startup'),
@@ -47,4 +48,5 @@ def read(row: Row) -> Vitals:
         role=bool(found["role"]),
         replay_waits=found["replay"] or "",
         oldest=found["oldest"] or "",
+        between_checkpoints=int(found["between"]),
     )

@@ -138,6 +138,8 @@ def test_log_is_kept_back_for_a_passive_that_is_there_or_that_commits_wait_for_o
     slot = Slot("ha_vs_28", False, "extended", 1, 9 * GIB)
     full = replace(ACTIVE, lsn=4 * GIB, slots=(slot,), disks=(Disk(DATABASE, "/d", 100 * MIB, GIB),))
     assert Remedy.RELEASE_LOG in look(full, SOLO).remedies
+    soon = replace(full, disks=(Disk(DATABASE, "/d", 200 * MIB, GIB),), vitals=Vitals(between_checkpoints=100 * MIB))
+    assert Remedy.RELEASE_LOG in look(soon, SOLO).remedies
     for seen, want in (
         (full, REIGN),
         (replace(full, slots=(replace(slot, active=True),)), SOLO),
