@@ -246,13 +246,6 @@ def remove_slots(config: PostgresConfig) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def leave_read_only(config: PostgresConfig) -> None:
-    """Stopped: whoever starts it (Debian at boot, say) gets a standby of nobody, and no second database that takes writes."""
-    if (config.data_dir / "PG_VERSION").exists():
-        entry = pwd.getpwnam(config.user)
-        durable.write_durably(config.data_dir / "standby.signal", "", mode=0o600, owner=(entry.pw_uid, entry.pw_gid))
-
-
 def _write_start_conf(config: PostgresConfig, text: str) -> None:
     assert config.start_conf is not None
     entry = pwd.getpwnam(config.user)
@@ -285,6 +278,19 @@ def stop_foreign(config: PostgresConfig, keepers: int, limit: float) -> bool:
             raise ReplicationError(f"the Postgres that runs on {config.data_dir} (pid {head.pid}) can't be stopped")
         postmaster.wake_stopped(postmaster.processes_of(config.data_dir))
         time.sleep(_POLL)
+    return True
+
+
+def end_foreign(config: PostgresConfig, keepers: int, limit: float) -> bool:
+    """While HA is on: kill a Postgres that isn't the keeper's. It is a standby of nobody (``startfence``), so nothing is lost
+    by it; what one that was promoted by hand has acknowledged is in its log. True if there was one.
+    """
+    head = postmaster.postmaster_of(config.data_dir)
+    if head is None or (keepers and head.parent == keepers):
+        return False
+    if not postmaster.kill_all(config.data_dir, limit):
+        raise ReplicationError(f"the Postgres that somebody started on {config.data_dir} (pid {head.pid}) can't be ended")
+    _stop_systemd_unit(config)
     return True
 
 

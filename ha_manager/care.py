@@ -109,8 +109,8 @@ class Care:
     def _found(self, want: Want, proven: int, seen: Observation, now: float) -> Found:
         yield from self._disks(seen)
         if seen.foreign and want.postgres is not Postgres.KEEP:
-            words = f"somebody started a Postgres on this server's data by hand (process {seen.foreign}): nothing there need"
-            yield "foreign", f"{words} wait for {self._peer}, so it is stopped; only ha_manager starts it", Remedy.END_FOREIGN
+            words = f"somebody started a Postgres on this server's data by hand (process {seen.foreign}): it follows"
+            yield "foreign", f"{words} nobody, and is ended; only ha_manager starts one here", Remedy.END_FOREIGN
         if not seen.answers:
             return
         if seen.overridden:

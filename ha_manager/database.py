@@ -32,6 +32,7 @@ from ha_manager import (
     reports,
     rewinding,
     seeding,
+    startfence,
     stock,
     tablespaces,
 )
@@ -115,6 +116,8 @@ class Database:
             changed = self._write_files()
             if adoption.stop_foreign(self.config, keeper.living(self.config.run_dir), limit):
                 self._note("stopped the Postgres that ran here; from now on ha_manager's keeper runs it")
+            if receiving.has_data(self.config.data_dir) and not postmaster.processes_of(self.config.data_dir):
+                startfence.up(self.config.data_dir, self.config.user)
             if changed and postmaster.postmaster_of(self.config.data_dir) is not None:
                 self._server.reload()
 
@@ -131,13 +134,18 @@ class Database:
                 # Not the keeper's: plain already, as after a second `ha stop`.
                 self._give_back()
                 return True
+            if writable is None:
+                writable = self._was_primary()
             if writable:
                 self._bring_up(clock)
             self._release_slots(clock)
             self.make_stopped(immediate=False, limit=clock.need("stopping Postgres"))
             adoption.remove_slots(self.config)
-            if writable is False:
-                adoption.leave_read_only(self.config)
+            if receiving.has_data(self.config.data_dir):
+                if writable:
+                    startfence.down(self.config.data_dir)
+                else:
+                    startfence.up(self.config.data_dir, self.config.user)
             self._give_back()
             if start and adoption.may_start(self.config):
                 adoption.start_plain(self.config, clock.left + 10)
@@ -152,7 +160,7 @@ class Database:
 
     def _bring_up(self, clock: Clock) -> None:
         """Only while it runs can its slots be dropped, and a standby get a timeline that can't pass for the active's later."""
-        must = (self.config.data_dir / "standby.signal").exists()
+        must = not self._was_primary()
         try:
             self.attach(min(5.0, clock.left))
             self.renew(clock.left + 5, 2.0)
@@ -247,12 +255,12 @@ class Database:
                 if self._write_files(standby=True) and self._must_restart(clock):
                     self._note("restarting the standby: the active has settings that it must have as well")
                     self._stop("fast", min(10.0, clock.left))
-                    self._start("standby", clock)
+                    self._start(clock)
             else:
                 self._recover_copy()
                 self._write_files(standby=True)
                 self._follow(follow, reload=False)
-                self._start("standby", clock)
+                self._start(clock)
             with self._session_when_ready(clock) as session:
                 if not _in_recovery(session, clock):
                     raise ReplicationError("Postgres was started as a standby and is none")
@@ -293,9 +301,9 @@ class Database:
             self._server.stand_by(limit)
 
     def make_primary(self, epoch: int, limit: float = 30.0, *, hold: bool = False) -> int:
-        """Takes writes. In recovery: names cleared, promoted. Died in the same epoch: restarted in place, names as they were.
-        ``hold``: started or promoted with the peer's name of this epoch set: what waited before goes on waiting.
-        Returns the timeline. Call ``settle_primary`` next, when nobody waits any more.
+        """Takes writes. One that is down is started as a standby (``startfence``); in recovery it is promoted, names cleared;
+        ``hold``: with the peer's name of this epoch set, so that what waited before goes on waiting. Returns the timeline; call
+        ``settle_primary`` next, when nobody waits any more.
         """
         with self._changing:
             clock = Clock(limit)
@@ -304,31 +312,33 @@ class Database:
                 self._proven = None
                 self._recover_copy()
                 self._write_files()
-                if self._may_restart_in_place(epoch):
-                    held = {"names": names} if hold else {}
-                    self._server.change(reload=False, conninfo="", slot="", read_only=False, **held)
-                    self._start("primary", clock)
-                else:
-                    self._follow(None, reload=False)
-                    self._start("standby", clock)
+                self._follow(None, reload=False)
+                self._start(clock)
             with self._session_when_ready(clock) as session:
                 before = receiving.before_promotion(session, clock.need("asking Postgres for its role"))
-                if before is None:
-                    return receiving.primary_timeline(session, clock.left)
-                self._proven = None
-                mending.let_replay_go_on(self._server, session, clock.left)
-                book = self._book.read().promotion_begins(epoch, self._node, before.timeline, before.counter)
-                self._server.change(names=names, conninfo="", slot="", hurry=True, read_only=False, lineage=book.text())
-                self._book.write(book)
-                receiving.begin_promotion(session, clock.left)
-                return receiving.await_promotion(self._server, session, clock.need("the promotion"))
+                timeline = (
+                    self._promote(epoch, names, before, session, clock)
+                    if before is not None
+                    else receiving.primary_timeline(session, clock.left)
+                )
+            # Fsynced when nobody waits for it any more (``settle_primary``).
+            startfence.up(self.config.data_dir, self.config.user, fsync=False)
+            return timeline
 
-    def _may_restart_in_place(self, epoch: int) -> bool:
-        """It was the primary of this very epoch when it ended, and nothing else has been done with it since."""
-        book, control = self._book.read(), self._control()
-        if control is None or not control.was_primary or (self.config.data_dir / "standby.signal").exists():
-            return False
-        return book.epoch == epoch and bool(book.primary_timeline or book.promoting)
+    def _promote(self, epoch: int, names: str, before: receiving.Before, session: Session, clock: Clock) -> int:
+        self._proven = None
+        mending.let_replay_go_on(self._server, session, clock.left)
+        book = self._book.read().promotion_begins(epoch, self._node, before.timeline, before.counter)
+        self._server.change(names=names, conninfo="", slot="", hurry=True, read_only=False, lineage=book.text())
+        self._book.write(book)
+        startfence.bar(self.config.data_dir)
+        receiving.begin_promotion(session, clock.left)
+        return receiving.await_promotion(self._server, session, clock.need("the promotion"))
+
+    def _was_primary(self) -> bool:
+        """It was a primary when it ended, of whatever epoch, and nothing else has been done with it since."""
+        control = self._control()
+        return control is not None and control.was_primary and self._book.read().must_compare
 
     def settle_primary(self, epoch: int, limit: float = 10.0) -> None:
         """After a promotion, and after going solo: notes which epoch opened the timeline, makes role and slot of the peer."""
@@ -341,6 +351,7 @@ class Database:
                 book = self._book.read().promoted(timeline).opened(epoch, counter)
                 self._book.write(replace(book, system_identifier=system))
                 self._server.change(read_only=False, lineage=book.text())
+                startfence.sync(self.config.data_dir)
                 replication.ensure_role(session, self._password, clock.left)
                 rewinding.grant(session, clock.left)
                 rewinding.grant(session, clock.left, differences.functions(self.config.version))
@@ -574,9 +585,17 @@ class Database:
             state = self._orders.wait(("stopped",), clock.left)["state"]
         return bool(state != "stopped")
 
-    def _start(self, mode: str, clock: Clock) -> None:
+    def _start(self, clock: Clock) -> None:
+        if receiving.has_data(self.config.data_dir):
+            # Theirs, started again and again, would always be quicker than ours. A keeper from before an upgrade lifts no bar.
+            if self._orders.status(1.0).get("bars"):
+                startfence.bar(self.config.data_dir)
+            else:
+                startfence.up(self.config.data_dir, self.config.user)
+        if adoption.end_foreign(self.config, keeper.living(self.config.run_dir), clock.left):
+            self._note(mending.FOREIGN)
         self._log_began = mending.size(self.config.log_file)
-        self._orders.start(mode, min(2.0, clock.need("starting Postgres")))
+        self._orders.start(min(2.0, clock.need("starting Postgres")))
 
     @contextlib.contextmanager
     def _session_when_ready(self, clock: Clock) -> Iterator[Session]:
@@ -596,7 +615,12 @@ class Database:
                 refused = str(wrong)
             status = self._orders.status(1.0)
             if status["state"] in ("stopped", "stopping"):
-                raise mending.did_not_start(self.config, str(status["because"]), self._log_began)
+                wrong_start = mending.did_not_start(self.config, str(status["because"]), self._log_began)
+                if "postmaster.pid" not in wrong_start.last_words:
+                    raise wrong_start
+                # Somebody's own was quicker; the keeper has ended it.
+                self._orders.wait(("stopped",), clock.left)
+                self._start(clock)
             now = time.monotonic()
             refusing = -1.0 if not final or status["state"] != "running" else now if refusing < 0 else refusing
             if refusing >= 0 and now - refusing > _REFUSES:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ha_manager import postmaster
+from ha_manager import postmaster, startfence
 from ha_manager.postgres_child import Launch, adopt_orphans, prepare_launch, spawn
 from runtime import durable, oom, syslog
 from runtime.clock import boottime
@@ -74,9 +74,6 @@ class Keeper:
         return {"state": self.state}
 
     def start(self, request: Request) -> Mapping[str, Any]:
-        mode = request.fields.get("mode")
-        if mode not in ("standby", "primary"):
-            raise HaError(f"start needs mode standby or primary, not {mode!r}")
         if self.state == "stopping":
             raise HaError("Postgres is being stopped; start it when it is stopped")
         if self.state in ("starting", "running"):
@@ -84,10 +81,10 @@ class Keeper:
         if boottime() >= self.lease_until:
             raise HaError("no valid lease: renew it before starting Postgres")
         self._refuse_others()
-        prepare_launch(self.launch, mode)
+        prepare_launch(self.launch)
         self.pid = spawn(self.launch)
         self.exit, self.clean, self._stop, self._escalated = None, False, "", False
-        self._enter("starting", f"started as {mode}")
+        self._enter("starting", "started")
         return self.status(request)
 
     def stop(self, request: Request) -> Mapping[str, Any]:
@@ -103,6 +100,7 @@ class Keeper:
         return {
             "state": self.state, "pid": self.pid, "since": self.since, "exit": self.exit, "clean": self.clean,
             "because": self.because, "lease": max(0.0, self.lease_until - boottime()), "config": self.launch.digest,
+            "bars": True,
         }  # fmt: skip
 
     def wait(self, request: Request) -> Mapping[str, Any] | None:
@@ -210,6 +208,7 @@ class Keeper:
                 break
             if pid == self.pid:
                 self.exit, self.pid = os.waitstatus_to_exitcode(status), 0
+                self._fence()
                 if self.state != "stopping":
                     self._stop, self._stricter = "kill", 0.0
                     self._enter("stopping", f"Postgres ended by itself with status {self.exit}")
@@ -217,6 +216,14 @@ class Keeper:
             self.clean = self._stop == "fast" and not self._escalated and self.exit == 0
             self._stop = ""
             self._enter("stopped", self.because)
+
+    def _fence(self) -> None:
+        """The data is anybody's now. Where ha_manager did not live to raise the fence after a promotion, it is raised here."""
+        try:
+            if not startfence.is_up(self.launch.data_dir):
+                startfence.up(self.launch.data_dir, self.launch.user)
+        except (OSError, KeyError) as wrong:
+            log.warning("%s is not fenced against a Postgres started by hand: %s", self.launch.data_dir, wrong)
 
     # --- others ----------------------------------------------------------------------------------------------------------
 

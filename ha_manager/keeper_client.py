@@ -78,8 +78,9 @@ class KeeperClient:
         """Postgres may run for ``ttl`` more seconds; returns its state."""
         return str(self._ask("lease", {"ttl": ttl, "until": boottime() + ttl}, limit)["state"])
 
-    def start(self, mode: str, limit: float) -> None:
-        self._ask("start", {"mode": mode}, limit)
+    def start(self, limit: float) -> None:
+        """As a standby, always. (A keeper from before an upgrade wants to be told.)"""
+        self._ask("start", {"mode": "standby"}, limit)
 
     def stop(self, mode: str, stricter: float, limit: float) -> dict[str, Any]:
         """Ask for a stop; it gets stricter after ``stricter`` seconds. ``wait`` for it, unless it is stopped already."""

@@ -24,13 +24,17 @@ _PATIENCE = 0.5
 _POLL = 0.01
 
 
+#: what an operator reads of a Postgres that was started by hand
+FOREIGN = "a Postgres that somebody started on this server's data by hand was ended; ha_manager runs it again"
+
+
 def apply(server: Server, remedy: Remedy) -> str:
     """What was done in words, if an operator should read them. Raises ReplicationError and its like."""
     data_dir = server.config.data_dir
     match remedy:
         case Remedy.END_FOREIGN:
-            if adoption.stop_foreign(server.config, keeper.living(server.config.run_dir), _LIMIT):
-                return "a Postgres that somebody started on this server's data by hand was stopped; ha_manager runs it again"
+            if adoption.end_foreign(server.config, keeper.living(server.config.run_dir), _LIMIT):
+                return FOREIGN
         case Remedy.RESET:
             return _reset(server)
         case Remedy.RELEASE_LOG:

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ha_manager import postmaster
-from runtime import durable
+from ha_manager import postmaster, startfence
 from runtime.errors import HaError
 from runtime.proctree import process
 
@@ -76,8 +75,8 @@ def digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def prepare_launch(launch: Launch, mode: str) -> None:
-    """Everything that must be so before the fork; raises HaError with the reason."""
+def prepare_launch(launch: Launch) -> None:
+    """Everything that must be so before the fork, the start fence among it; raises HaError with the reason."""
     entry = _user(launch.user)
     if not (launch.data_dir / "PG_VERSION").is_file():
         raise HaError(f"{launch.data_dir} holds no database")
@@ -85,15 +84,11 @@ def prepare_launch(launch: Launch, mode: str) -> None:
         raise HaError(f"{launch.data_dir}/recovery.signal asks for a point-in-time recovery: finish it, or remove the file")
     for name, bits in launch.folders:
         _make_folder(Path(name), bits, entry)
-    signal_file = launch.data_dir / "standby.signal"
-    if mode == "standby":
-        if not signal_file.exists():
-            durable.write_durably(signal_file, b"", mode=0o600, owner=(entry.pw_uid, entry.pw_gid))
-    else:
-        durable.remove_durably(signal_file)
     if not postmaster.processes_of(launch.data_dir):
         for lock in (launch.data_dir / "postmaster.pid", *launch.locks):
             _clear_stale(lock)
+    # Last: from here on whoever is quicker has the data.
+    startfence.up(launch.data_dir, launch.user)
 
 
 def _user(name: str) -> pwd.struct_passwd:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ha_manager import cluster, controldata, seeding, space, tablespaces, transfer
+from ha_manager import cluster, controldata, seeding, space, startfence, tablespaces, transfer
 from ha_manager.adoption import REPLICATION_ROLE
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.observation import Identity, Progress, Upstream
@@ -76,6 +76,7 @@ def begin(config: PostgresConfig) -> None:
     """From here on the data is not to be started; this server's own configuration files are kept aside."""
     making = _leaving(config)
     tidy(config)
+    startfence.bar(config.data_dir)
     making.mkdir(mode=0o700)
     seeding.keep_own_files(config, making)
     durable.sync_folder(making)
@@ -98,6 +99,7 @@ def complete(config: PostgresConfig) -> None:
     """The data is whole: rewound, or replaced by a fresh copy."""
     aside = _aside(config)
     tidy(config)
+    startfence.up(config.data_dir, config.user)
     if aside.exists():
         aside.rename(_leaving(config))
         durable.sync_folder(aside.parent)
@@ -148,13 +150,19 @@ def _recover_from_crash(config: PostgresConfig, progress: OnProgress, clock: Clo
         return
     # As a standby it would wait for an active; alone it replays its log to the end, makes a checkpoint and ends.
     launch = Launch.of(cluster.launch_of(config))
-    prepare_launch(launch, "primary")
+    prepare_launch(launch)
     argv = [
         *transfer.as_user(config.user), str(config.bin_dir / "postgres"), "--single", "-D", str(config.data_dir),
         "-c", f"config_file={Paths(config.state_dir).settings}", "-c", "synchronous_standby_names=", "template1",
     ]  # fmt: skip
     watch = Watch(disks=[config.data_dir], before=300.0, doing="recovering from its crash")
-    transfer.run(argv, config.user, progress, clock.need("crash recovery"), watch, env=launch.environment)
+    # A database alone knows no standbys: for the length of this the start fence is down. What somebody starts by hand in
+    # between would find a diverged database, whose log is kept; this fails then, and it is copied and kept whole.
+    startfence.down(config.data_dir)
+    try:
+        transfer.run(argv, config.user, progress, clock.need("crash recovery"), watch, env=launch.environment)
+    finally:
+        startfence.up(config.data_dir, config.user)
     control = controldata.read(config.bin_dir, config.data_dir)
     if control is None or control.state not in _CLEAN:
         raise ReplicationError(f"crash recovery left it {control.state if control is not None else 'unreadable'}")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ha_manager import basebackup, cluster, differences, space, tablespaces, transfer
+from ha_manager import basebackup, cluster, differences, space, startfence, tablespaces, transfer
 from ha_manager.cluster import PostgresConfig
 from ha_manager.observation import Identity, Upstream
 from ha_manager.transfer import Cancelled, OnProgress
@@ -89,6 +89,7 @@ def copy(
         else:
             basebackup.run(config, node, upstream, active, new / "data", label, progress, limit, note)
         keep_own_files(config, new / "data")
+        startfence.up(new / "data", config.user, fsync=False)
         transfer.sync([new, *sides], progress, limit)
         _flatten(new, sides)
     except Cancelled:

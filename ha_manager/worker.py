@@ -109,6 +109,8 @@ class Worker:
         # only the worker's thread touches what follows
         self._names: tuple[Names, int] | None = None
         self._settled = -1
+        self._timeline = 0
+        self._checkpoint_due = False
         self._primary_epoch: Epoch | None = None
         self._deaths = Deaths()
         self._ran = False
@@ -358,6 +360,8 @@ class Worker:
             self._count_death(want)
         timeline = self._db.make_primary(want.epoch.number, hold=want.names is Names.ENFORCED)
         self._is_now("running")
+        if timeline != self._timeline:  # promoted, maybe again in its epoch: what a promotion owes is due
+            self._timeline, self._settled, self._checkpoint_due = timeline, -1, True
         self._ran, self._primary_epoch = True, want.epoch
         self._publish(detached=False, follow=Epoch(), shutdown_lsn=-1)
         wanted = (want.names, want.epoch.number)
@@ -396,9 +400,9 @@ class Worker:
         try:
             self._db.settle_primary(want.epoch.number)
             self._settled = want.epoch.number
-            if self.carried.checkpointed == want.epoch.number:
-                return
-            self._start_checkpoint(want)
+            if self._checkpoint_due or self.carried.checkpointed != want.epoch.number:
+                self._checkpoint_due = False
+                self._start_checkpoint(want)
         except HaError as wrong:
             log.warning("after the promotion: %s", wrong)
             with self._condition:

@@ -101,8 +101,8 @@ def test_debians_cluster_is_taken_over_and_given_back() -> None:
         f"several Postgres clusters here: {version}/first, {version}/second (name one as cluster = VERSION/NAME)"
         in said["several"]
     )
-    assert said["stopped"] == "down" and "Cluster is disabled" in said["refused"]
-    assert said["runs"] == ["online", "0", "/var/lib/ha_manager/postgres/pg_hba.conf"]
+    assert said["stopped"] == "down,recovery" and "Cluster is disabled" in said["refused"]
+    assert said["runs"] == ["online,recovery", "0", "/var/lib/ha_manager/postgres/pg_hba.conf"]
     assert said["root"] == "postgres"
     assert said["log"].split()[0] == "postgres" and said["log"].split()[2] == "640"
     assert said["untouched"]

@@ -184,8 +184,10 @@ def test_a_paused_keeper_believes_only_leases_that_are_still_good(one: Node) -> 
 def test_a_stopped_server_does_not_hang_who_looks(one: Node, whom: str) -> None:
     assert one.facts().answers
     pids = [each.pid for each in postmaster.processes_of(one.config.data_dir)]
-    for pid in [one.postmaster()] if whom == "postmaster" else pids:
+    stopped = [one.postmaster()] if whom == "postmaster" else pids
+    for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
+    until(lambda: all(found is None or found.state == "T" for found in map(process, stopped)), 5.0, "stopped")
     began = time.monotonic()
     seen = one.facts()
     assert time.monotonic() - began < 5
@@ -232,7 +234,7 @@ def test_a_postgres_of_somebody_else_is_stopped_by_configure_and_refused_by_the_
     one.database._write_files()
     one.database.renew(5.0)
     with pytest.raises(Refused, match="another Postgres runs"):
-        one.database.make_primary(1)
+        one.database._orders.start(1.0)
     assert one.processes(), "refused, not killed"
     one.database.configure()
     assert one.processes() == []

@@ -213,7 +213,7 @@ def test_a_primary_that_died_is_restarted_in_place_with_its_names(clusters: Pair
     timeline = one.facts().timeline
     os.kill(one.postmaster(), signal.SIGKILL)
     until(lambda: one.facts().state == "stopped", 5.0)
-    assert one.database.make_primary(1) == timeline
+    assert one.database.make_primary(1, hold=True) == timeline + 1
     assert one.facts().names == f'"{standby_name(two.name, 1)}"'
     until(lambda: two.facts().following == 1, 10.0, every=0.02)
     assert not hangs(one, 1, 2.0)

@@ -154,19 +154,33 @@ def test_a_postgres_that_is_stopped_by_hand_is_started_again(duo: Duo) -> None:
 
 
 def test_a_postgres_that_is_started_by_hand_is_ended(duo: Duo) -> None:
-    """As pg_ctlcluster would, with the administrator's own files: nothing in it waits for the passive. Tried so often that it
+    """As pg_ctlcluster would, with the administrator's own files: nothing in it waits for the passive, so it must take no
+    writes (the clients on the server itself try; what they are acknowledged the fixture looks for). Tried so often that it
     gets in between now and then.
     """
     active = duo.settle()
     node, at = duo.pair.node(active), boottime()
     config = "/etc/postgresql/15/main/postgresql.conf"
-    start = f"/usr/lib/postgresql/15/bin/postgres -D {_DATA} -c config_file={config} 2>/dev/null"
-    script = (
-        f"for i in $(seq 40); do {start}; done & sleep 0.3; /usr/lib/postgresql/15/bin/pg_ctl -D {_DATA} -m fast -W stop; wait"
-    )
+    start = f"/usr/lib/postgresql/15/bin/postgres -D {_DATA} -c config_file={config} 2>>/tmp/by-hand"
+    stop = f"/usr/lib/postgresql/15/bin/pg_ctl -D {_DATA} -m fast -W stop"
+    script = f"(for i in $(seq 60); do {start}; done) & for i in 1 2 3; do sleep 0.7; {stop}; done; wait"
     node.run(["runuser", "-u", "postgres", "--", "sh", "-c", script], check=False, timeout=60.0)
+    said = node.path("/tmp/by-hand").read_text()
+    print(f"started by hand: {said.count('lock file')} refused, {said.count('entering standby mode')} as a standby")
+    assert "database system is ready to accept connections" not in said, "as a primary"
     duo.until_whole()
     serves(duo, at)
+
+
+def test_a_backend_of_the_active_that_crashes(duo: Duo) -> None:
+    """Postgres starts anew by itself, finds the fence against starts by hand, and is promoted: same server, same epoch."""
+    active = duo.settle()
+    node, at = duo.pair.node(active), boottime()
+    epoch = duo.pair.status(active)["epoch"]
+    os.kill(process(node, "walwriter"), signal.SIGKILL)
+    serves(duo, at)
+    assert duo.settle() == active and duo.pair.status(active)["epoch"] == epoch
+    assert node.path(f"{_DATA}/standby.signal").exists()
 
 
 def test_clients_that_take_every_connection(duo: Duo) -> None:

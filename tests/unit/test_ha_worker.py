@@ -38,6 +38,7 @@ class Recording:
         self.answers.set()
         self.cancelled = False
         self.held = False
+        self.timeline = 2
         #: called once bytes have come
         self.moved: Callable[[], None] = lambda: None
         #: how often connections for a promotion were opened
@@ -65,7 +66,7 @@ class Recording:
     def make_primary(self, epoch: int, limit: float = 30.0, *, hold: bool = False) -> int:
         self._note(f"primary {epoch}")
         self.held = hold
-        return 2
+        return self.timeline
 
     def settle_primary(self, epoch: int, limit: float = 10.0) -> None:
         self._note(f"settle {epoch}")
@@ -462,6 +463,18 @@ def test_a_standby_that_does_not_come_up_for_another_reason_is_not_copied(bench:
     bench.db.fail["standby"] = DidNotStart("Postgres did not come up", "FATAL: configuration file contains errors")
     for number in range(ATTEMPTS + 2):
         assert "copy copy" not in bench.do(want(Postgres.STANDBY, number + 1, follow=THEIRS), STOPPED)
+
+
+def test_a_promotion_in_the_same_epoch_owes_what_every_promotion_owes(bench: Bench) -> None:
+    """A primary that died was promoted again: the peer's slot and a checkpoint on the new timeline."""
+    reign = want(Postgres.PRIMARY, names=Names.ENFORCED)
+    bench.do(reign)
+    assert bench.db.checkpointed.wait(5)
+    bench.db.checkpointed.clear()
+    assert bench.do(reign) == ["primary 5"]
+    bench.db.timeline = 3
+    assert bench.do(reign, replace(RUNNING, in_recovery=True)) == ["primary 5", "settle 5"]
+    assert bench.db.checkpointed.wait(5)
 
 
 def test_a_want_that_comes_before_the_next_look_is_not_carried_out_on_what_was_seen_before(bench: Bench) -> None:
