@@ -180,6 +180,8 @@ class Checks:
 
     def role_changed(self, server: Server, change: RoleChanged) -> None:
         core = server.heartbeat.core
+        if change.before is change.after:
+            return  # something else is told
         if change.after is Phase.OPENING and core is not None and core.takeover.by_silence:
             # one that let go and comes back goes on alone; anybody else takes over
             (self.undecidable.went_solo if core.disk.stood_down else self.undecidable.took_over)(server)
