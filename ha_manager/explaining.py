@@ -116,7 +116,8 @@ def _standby(found: Found) -> list[str]:
     if receiver.get("status") != "streaming":
         return [f"This database does not stream from {peer}: whatever is written there since is not here."]
     fence = found["heartbeat"].get("replication", {})
-    unapplied = max(0, int(database.get("lsn", -1)) - int(database.get("replayed", -1))) if database.get("lsn") else 0
+    replayed = int(database.get("replayed", -1))
+    unapplied = max(0, int(database.get("lsn", -1)) - replayed) if replayed >= 0 else 0
     held = "holds every commit that was acknowledged there"
     if not found["heartbeat"].get("in_sync"):
         held = "is not in sync"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ha_manager.observation import is_plain, standby_name
+from ha_manager.observation import Observation, is_plain, standby_name
 from ha_manager.orders import Epoch, Postgres, epoch_from, facts_to
 from ha_manager.outlook import observed_state
 from runtime.clock import boottime
@@ -115,15 +115,7 @@ class Requests:
             "virtual_ip": daemon.config.site.virtual_ip,
             "want": {"postgres": want.postgres, "names": want.names, "because": want.because} if want else {},
             "facts": facts_to(daemon.facts()),
-            "database": {
-                "state": seen.state, "answers": seen.answers, "timeline": seen.timeline, "lsn": seen.lsn, "names": seen.names,
-                "standbys": [asdict(row) for row in seen.standbys],
-                "receiver": asdict(seen.receiver) if seen.receiver else None,
-                "slots": [asdict(slot) for slot in seen.slots], "waiting": seen.waiting,
-                "disk_free": seen.disk_free, "disk_total": seen.disk_total, "disks": [asdict(disk) for disk in seen.disks],
-                "vitals": asdict(seen.vitals) if seen.vitals else None,
-                "plain": is_plain(seen.primary_conninfo) if seen.in_recovery else seen.tls is False,
-            },
+            "database": database(seen),
             "behind": self._behind(),
             "plan": {"role": plan_role, "epoch": plan_epoch, "steps": {n: list(s) for n, s in steps.items()}},
             "session": {"connected": daemon.peer.connected, "why": daemon.peer.why, "listening": daemon.peer.listening,
@@ -173,3 +165,16 @@ class Requests:
             "peer_connected": daemon.peer.connected,
             "trouble": daemon.worker.carried.trouble,
         }
+
+
+def database(seen: Observation) -> dict[str, Any]:
+    """What ``ha show`` and ``ha explain`` are told of this server's Postgres."""
+    return {
+        "state": seen.state, "answers": seen.answers, "timeline": seen.timeline, "lsn": seen.lsn, "names": seen.names,
+        "replayed": seen.replayed, "standbys": [asdict(row) for row in seen.standbys],
+        "receiver": asdict(seen.receiver) if seen.receiver else None,
+        "slots": [asdict(slot) for slot in seen.slots], "waiting": seen.waiting,
+        "disk_free": seen.disk_free, "disk_total": seen.disk_total, "disks": [asdict(disk) for disk in seen.disks],
+        "vitals": asdict(seen.vitals) if seen.vitals else None,
+        "plain": is_plain(seen.primary_conninfo) if seen.in_recovery else seen.tls is False,
+    }  # fmt: skip

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from ha_manager.explaining import data, lines
+from ha_manager.observation import Observation, Receiver
+from ha_manager.requests import database
 from ha_manager.trail import NOTHING_BEHIND, Behind, Trail
 
 MIB = 2**20
@@ -36,6 +38,13 @@ def test_what_is_older_than_the_trail_is_not_known() -> None:
     assert trail.behind(5000) == Behind(29_999, None, None) and len(trail._at) < 15_000
 
 
+def streaming(lsn: int, replayed: int) -> dict[str, Any]:
+    """As ha_manager answers."""
+    return database(
+        Observation(in_recovery=True, lsn=lsn, replayed=replayed, receiver=Receiver("streaming", "ha_vs-166_4", "", lsn, 0.0))
+    )
+
+
 def found(role: str, mode: str, **more: Any) -> dict[str, Any]:
     active = role == "active"
     heartbeat = {
@@ -46,8 +55,8 @@ def found(role: str, mode: str, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
     manager: dict[str, Any] = {"postgres": "primary" if active else "standby", "behind": None, "facts": {"beyond": 7}}
     if not active:
-        manager["database"] = {"receiver": {"status": "streaming"}, "lsn": 5000, "replayed": 5000}
-    page = {"node": "vs-166", "peer": "vs-28", "role": role, "explain": ["vs-166 is so.", "Alarm: x."],
+        manager["database"] = streaming(80 * MIB, 80 * MIB)
+    page: dict[str, Any] = {"node": "vs-166", "peer": "vs-28", "role": role, "explain": ["vs-166 is so.", "Alarm: x."],
             "heartbeat": heartbeat, "ha_manager": manager}  # fmt: skip
     page["ha_manager"] |= more
     return page
@@ -69,7 +78,7 @@ SAID = [
     (found("passive", "synchronous"), "This database streams from vs-28 and holds every commit that was acknowledged there."),
     (found("passive", "asynchronous"), "streams from vs-28 and holds all of the log that vs-28 had when last heard."),
     (found("passive", "synchronous", database={"receiver": None}), "This database does not stream from vs-28"),
-    (found("passive", "synchronous", database={"receiver": {"status": "streaming"}, "lsn": 9 * MIB, "replayed": MIB}),
+    (found("passive", "synchronous", database=streaming(9 * MIB, MIB)),
      "; 8 MiB of it are not applied yet"),
 ]  # fmt: skip
 
