@@ -236,6 +236,8 @@ class Daemon:
         if now >= self._look_at:  # a turn that something else brings about is early enough
             self._look_at = now + _ROOM_PERIOD
             self._writer.look()
+        self._writer.tick(now)
+        self._trouble("state-disk", self._writer.hangs)
         if now >= self._stop_at:
             self._stop_at = inf
             self._give_up_stopping()

@@ -3,13 +3,15 @@
 Promise: heartbeat never waits for the disk. Records are written one after the other in the order of ``persist``; each is
 answered, ``Persisted`` only after the fsync of file and folder. A full disk takes one too (``reserve``). A writer that dies is
 replaced and given what it left undone; one that dies over the same record again and again is answered for with
-``PersistFailed``. It ends when heartbeat has ended, a write under way and the history included, and holds the store's lock
-until then.
+``PersistFailed``. One that somebody stopped (SIGSTOP) is woken within seconds, also when heartbeat has died; one that waits for
+the disk is told (``hangs``). It ends when heartbeat has ended, a write under way and the history included, and holds the
+store's lock until then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -22,12 +24,17 @@ from typing import Any, NoReturn
 from heartbeat.model import Persisted, PersistFailed, Record
 from heartbeat.store import HISTORY, Store, record_to_json
 from runtime import child
+from runtime.clock import boottime
 from runtime.durable import write_durably
 
 #: deaths over one and the same record before it is given up
 _TRIES = 3
 _HISTORY_BYTES = 64 * 1024
 _MESSAGE = 65536
+#: without an answer for so long it is woken, in case somebody stopped it, and then told (seconds)
+_WAKE, _TELL = 0.5, 3.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Writer:
@@ -42,6 +49,10 @@ class Writer:
         #: not yet taken by the socket
         self._queue: deque[bytes] = deque()
         self._deaths = 0
+        #: sent and not yet answered; since when nothing has been
+        self._unanswered, self._silent_since = 0, 0.0
+        #: in words, while it has not answered for long; "" if it does
+        self.hangs = ""
         #: why there is no room kept for the next record; "" if there is
         self.no_room = ""
         self._looking = False
@@ -94,6 +105,7 @@ class Writer:
             if not data:
                 events += self._replace()
                 return events
+            self._unanswered, self._silent_since = max(0, self._unanswered - 1), boottime()
             self._flush()
             answer = json.loads(data)
             self.no_room, self._looking = answer.get("no_room", self.no_room), False
@@ -105,6 +117,15 @@ class Writer:
             error = answer.get("error")
             serial = answer["serial"]
             events.append(Persisted(serial) if error is None else PersistFailed(serial, error))
+
+    def tick(self, now: float) -> None:
+        """Wake a writer that doesn't answer: to one that waits for the disk it does nothing."""
+        silent = now - self._silent_since if self._unanswered else 0.0
+        if silent > _WAKE:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGCONT)
+        folder = self._store.folder
+        self.hangs = f"the state of the pair can't be written: the disk of {folder} does not answer" if silent > _TELL else ""
 
     def close(self) -> None:
         if self._socket is not None:
@@ -132,7 +153,7 @@ class Writer:
             self._deaths = 0
             failed.append(PersistFailed(serial, f"the writer died {_TRIES} times over it"))
         self._queue.clear()
-        self._looking = False
+        self._looking, self._unanswered = False, 0
         self._start()
         # The number of the descriptor stays the same, so that whoever watches it need not know.
         assert old is not None and self._socket is not None
@@ -151,6 +172,9 @@ class Writer:
             os.waitpid(self._pid, os.WNOHANG)
 
     def _send(self, message: bytes) -> None:
+        if not self._unanswered:
+            self._silent_since = boottime()
+        self._unanswered += 1
         self._queue.append(message)
         self._flush()
 
@@ -172,6 +196,8 @@ def _serve(connection: int, store: Store) -> NoReturn:
     """Body of the writer process; ends with the connection."""
     code = 1
     try:
+        # Stopped while heartbeat dies, it would keep the lock, and no other heartbeat could start.
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0)
         _detach({connection, store.lock})
         with socket.socket(fileno=connection) as channel:
             try:

@@ -16,6 +16,7 @@ import pytest
 from heartbeat.model import Epoch, Persisted, PersistFailed, Record
 from heartbeat.store import HISTORY, Store, record_from_json, record_to_json
 from heartbeat.writer import Writer
+from runtime.clock import boottime
 from runtime.errors import ConfigError
 
 FULL = Record(
@@ -159,6 +160,48 @@ def test_a_hung_writer_delays_nobody(store: Store, writer: Writer) -> None:
     assert writer.answers() == [] and time.monotonic() - began < 2
     os.kill(writer.pid, signal.SIGCONT)
     assert answers(writer, 500) == [Persisted(serial) for serial in range(1, 501)]
+
+
+def test_a_stopped_writer_is_woken(writer: Writer) -> None:
+    """Nobody else would: a hand-over waits for the record, and nobody serves meanwhile."""
+    os.kill(writer.pid, signal.SIGSTOP)
+    writer.persist(1, FULL)
+    writer.tick(boottime())
+    assert not select.select([writer], [], [], 0.2)[0] and not writer.hangs
+    writer.tick(boottime() + 1.0)
+    assert answers(writer, 1) == [Persisted(1)]
+    writer.tick(boottime() + 100.0)
+    assert not writer.hangs, "nothing is asked"
+
+
+def test_a_writer_that_waits_for_the_disk_is_told(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.kill(writer.pid, signal.SIGSTOP)
+    monkeypatch.setattr("heartbeat.writer.os.kill", lambda pid, number: None)
+    writer.look()
+    writer.tick(boottime() + 4.0)
+    assert "does not answer" in writer.hangs
+    monkeypatch.undo()
+    os.kill(writer.pid, signal.SIGCONT)
+    select.select([writer], [], [], 30.0)
+    writer.answers()
+    writer.tick(boottime() + 4.0)
+    assert not writer.hangs
+
+
+def test_a_stopped_writer_does_not_keep_the_lock_of_a_heartbeat_that_died(store: Store) -> None:
+    """No other heartbeat could start."""
+    heartbeat = os.fork()
+    if heartbeat == 0:
+        writer = Writer(store)
+        writer.persist(1, FULL)
+        answers(writer, 1)
+        os.kill(writer.pid, signal.SIGSTOP)
+        writer.persist(2, Record(timeline=2))
+        os._exit(0)
+    os.waitpid(heartbeat, 0)
+    os.close(store.lock)
+    store.hold(limit=10)
+    assert store.read_record() == Record(timeline=2)
 
 
 def test_a_dead_writer_is_replaced_and_finishes_the_work(store: Store, writer: Writer) -> None:
