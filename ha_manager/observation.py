@@ -219,6 +219,8 @@ class Observation:
     #: commits that wait for the standby, and for how long the oldest of them has been seen waiting
     waiting: int = 0
     stalled: float = 0.0
+    #: seconds for which somebody has waited for this server's own disk to take the log, and it took nothing
+    unwritten: float = 0.0
     disks: tuple[Disk, ...] = ()
     system_identifier: str = ""
     #: settings of ours that ALTER SYSTEM overrides
@@ -287,7 +289,7 @@ def promoted(seen: Observation, at: float, timeline: int) -> Observation:
     """It takes writes, and no commit waits."""
     return replace(
         _answering(seen, at), in_recovery=False, timeline=timeline, primary_conninfo="", receiver=None, names="",
-        standbys=seen.standbys if not seen.in_recovery else (), waiting=0, stalled=0.0,
+        standbys=seen.standbys if not seen.in_recovery else (), waiting=0, stalled=0.0, unwritten=0.0,
     )  # fmt: skip
 
 

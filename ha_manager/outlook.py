@@ -16,6 +16,8 @@ from ha_manager.orders import Epoch, Facts, Names, Phase, Postgres, Want
 #: an observation older than this is one of a Postgres, or a monitor, that hangs (seconds)
 STALE = 1.0
 MIB = 1024 * 1024
+#: the disk takes nothing of the log for so long, and commits wait for it: it hangs, or who writes there (seconds)
+UNWRITTEN = 4.0
 #: names that were proven are set again and proven within this time, or they count as loose (seconds)
 LOOSE = 1.0
 
@@ -180,6 +182,8 @@ class Outlook:
             return f"Postgres is {seen.state}" + (f": {seen.because}" if seen.because else "")
         if not seen.answers:
             return f"Postgres does not answer: {seen.because}"
+        if seen.unwritten > UNWRITTEN:
+            return "nothing of the log of changes gets to the disk: it does not answer, or a process of Postgres hangs"
         if want.postgres is not Postgres.PRIMARY and not seen.in_recovery:
             return promoted_by_hand(self.peer)
         return ""

@@ -161,7 +161,10 @@ SELECT pg_is_in_recovery()::text,
   (SELECT json_agg(t)::text FROM (SELECT slot_name, active, wal_status, restart_lsn::text, safe_wal_size
      FROM pg_replication_slots) t),
   (SELECT json_agg(w)::text FROM (SELECT pid, query_start::text FROM pg_stat_activity WHERE wait_event = 'SyncRep') w),
-  current_setting('ssl'), pg_conf_load_time()::text
+  current_setting('ssl'), pg_conf_load_time()::text,
+  CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn()::text END,
+  (SELECT count(*) FROM pg_stat_activity
+     WHERE lower(wait_event) IN ('walsync', 'walwrite', 'walinsert', 'walinitwrite', 'walinitsync'))::text
 """
 
 
@@ -294,7 +297,7 @@ class Observer:
 
     def _read(self, row: sql.Row, now: float) -> tuple[Observation, int]:
         (recovering, insert, walfile, received, replayed, paused, counter, names, info, system, control_tli,
-         receiver, standbys, slots, waiting, ssl, loaded) = row  # fmt: skip
+         receiver, standbys, slots, waiting, ssl, loaded, flushed, writing) = row  # fmt: skip
         in_recovery = recovering == "true"
         got = self._receiver(_list(receiver), now)
         timeline = int(walfile, 16) if walfile else int(control_tli or 0)
@@ -316,10 +319,16 @@ class Observer:
             slots=tuple(_slot(each) for each in _list(slots)),
             waiting=len(waits),
             stalled=max(waits, default=0.0),
+            unwritten=self._unwritten(flushed, int(writing or 0) > 0, now),
             system_identifier=system or "",
             tls=ssl == "on",
             loaded=loaded or "",
         ), int(counter or -1)
+
+    def _unwritten(self, flushed: str | None, waited_for: bool, now: float) -> float:
+        """A look at an idle moment, and every byte that gets to the disk, begin it anew."""
+        age = self._changes.age(("flushed",), (flushed, waited_for), now)
+        return age if waited_for and flushed is not None else 0.0
 
     def _receiver(self, found: list[dict[str, Any]], now: float) -> tuple[Receiver, int] | None:
         if not found:

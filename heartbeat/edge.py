@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from heartbeat.manager_link import ManagerLink
@@ -50,6 +51,9 @@ log = logging.getLogger(__name__)
 
 #: changes of role kept in memory
 _CHANGES = 200
+_SILENT = (
+    "this server can't finish letting go, or use its disk: it sends no heartbeats, so that the other one goes on without it"
+)
 #: between two heartbeats the role file is written again when less than this part of its time is left
 _TELL_AGAIN = 0.6
 
@@ -92,6 +96,8 @@ class Pings(Protocol):
 class Disk(Protocol):
     """``writer.Writer``."""
 
+    @property
+    def lost(self) -> bool: ...
     def persist(self, serial: int, record: Record) -> None: ...
     def remember(self, change: Mapping[str, Any]) -> None: ...
 
@@ -146,10 +152,14 @@ class Hands:
 
 
 class Edge:
-    def __init__(self, core: Decider, hands: Hands, role_expiry: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, core: Decider, hands: Hands, role_expiry: float, clock: Callable[[], float], let_go: float = inf
+    ) -> None:
+        """``let_go``: a server that stands down for longer than this (seconds) is not heard any more."""
         self.core = core
         self._hands = hands
         self._role_expiry = role_expiry
+        self._let_go = let_go
         self._clock = clock
         self._events: deque[tuple[Event, Asked | None]] = deque()
         self._unanswered: deque[Asked] = deque()
@@ -157,6 +167,7 @@ class Edge:
         self._role_good_until = 0.0
         self._told_until = 0.0
         self._role_trouble = ""
+        self._phase_at = -inf
         self.changes: deque[Mapping[str, Any]] = deque(maxlen=_CHANGES)
         #: alarms of the edge itself; the core has its own
         self.alarms: dict[str, str] = {}
@@ -212,7 +223,8 @@ class Edge:
         hands = self._hands
         match effect:
             case Send(message):
-                hands.voice.say(message)
+                if not self._lost(message, now):
+                    hands.voice.say(message)
                 self._tell_role(now)
                 hands.manager.beat(now)
             case Ping(seq):
@@ -256,6 +268,18 @@ class Edge:
             case Reply():
                 raise AssertionError("replies are given by _reply")
 
+    def _lost(self, message: Message, now: float) -> bool:
+        """This server has let go, but can't say so, because a disk hangs, and with it what writes to it. To the other one it is
+        as good as dead, which must show while that one is still fit: what is heard holds up what silence brings about. To the
+        rules it is a link that carries in one direction only. Where commits don't wait, a clean stop may still send the rest.
+        """
+        phase = self.core.phase
+        stuck = phase is Phase.STANDING_DOWN and now - self._phase_at > self._let_go
+        stuck = stuck and not message.leaving and not message.mode.lax
+        silent = stuck or (self._hands.disk.lost and phase not in SERVING)
+        self.trouble("silent", _SILENT if silent else "")
+        return silent
+
     def _tell_role(self, now: float) -> None:
         """Write the role file. A serving role is good as long as its lease; a predecessor's stays while it may be resumed."""
         core = self.core
@@ -280,6 +304,7 @@ class Edge:
             "epoch": list(change.epoch), "because": change.because,
         }  # fmt: skip
         self.changes.append(told)
+        self._phase_at = now
         self._tell_role(now)
         self._hands.push("role", {**told, "role": self.core.role, "phase": self.core.phase})
         self._hands.disk.remember(told)

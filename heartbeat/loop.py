@@ -131,7 +131,9 @@ class Daemon:
         return Radio(self._links, config.keyring, config.site.node, config.timing, nodes, boottime)
 
     def _act(self, hands: Hands) -> Edge:
-        return Edge(self.core, hands, self._config.timing.role_expiry, boottime)
+        timing = self._config.timing
+        # Silent for deadtime from then on, the passive is still fit: less than stale time after it was last called in sync.
+        return Edge(self.core, hands, timing.role_expiry, boottime, (timing.stale - timing.deadtime) * 2 / 3)
 
     def _listen(self) -> Sequence[Heard | HeardFrame]:
         return self._radio.heard()

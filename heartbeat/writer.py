@@ -33,6 +33,8 @@ _HISTORY_BYTES = 64 * 1024
 _MESSAGE = 65536
 #: without an answer for so long it is woken, in case somebody stopped it, and then told (seconds)
 _WAKE, _TELL = 0.5, 3.0
+#: a server whose disk does not answer for so long can do nothing for the pair (seconds)
+_LOST = 10.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -53,6 +55,7 @@ class Writer:
         self._unanswered, self._silent_since = 0, 0.0
         #: in words, while it has not answered for long; "" if it does
         self.hangs = ""
+        self.lost = False
         #: why there is no room kept for the next record; "" if there is
         self.no_room = ""
         self._looking = False
@@ -126,6 +129,7 @@ class Writer:
                 os.kill(self._pid, signal.SIGCONT)
         folder = self._store.folder
         self.hangs = f"the state of the pair can't be written: the disk of {folder} does not answer" if silent > _TELL else ""
+        self.lost = silent > _LOST
 
     def close(self) -> None:
         if self._socket is not None:

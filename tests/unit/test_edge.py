@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from heartbeat.edge import Edge, Hands
@@ -22,6 +23,7 @@ from heartbeat.model import (
     Garp,
     Gate,
     Message,
+    Mode,
     Persist,
     Phase,
     Ping,
@@ -73,6 +75,7 @@ class Recorder:
         self.lines: list[RoleLine] = []
         self.held = False
         self.disk_full = False
+        self.lost = False
 
     def say(self, message: Message) -> None:
         self.done.append(("say", message.seq))
@@ -146,7 +149,7 @@ class Bench:
         self.now = 100.0
         manager = ManagerLink(0.2, 0.45)
         h = self.hands
-        self.edge = Edge(self.core, Hands(h, h, h, h, h, manager, h, h, h.push), 0.5, lambda: self.now)
+        self.edge = Edge(self.core, Hands(h, h, h, h, h, manager, h, h, h.push), 0.5, lambda: self.now, 1.0)
 
     def play(self, *effects: Effect, event: Event = Tick(), asked: Asker | None = None) -> list[Any]:  # noqa: B008
         self.core.script[event] = list(effects)
@@ -275,3 +278,27 @@ def test_a_role_file_that_can_not_be_written_is_an_alarm_not_the_end() -> None:
 def test_what_is_asked_of_the_surroundings_goes_to_the_lookout() -> None:
     done = Bench().play(Probe(), PingFromVip(3), Fence("silent"), AskGrant(Epoch(3, "a"), Epoch(4, "a")))
     assert done == ["probe", ("vip ping", 3), ("fence", "silent"), ("ask", Epoch(4, "a"))]
+
+
+def test_a_server_that_cannot_finish_letting_go_falls_silent() -> None:
+    """Its disk hangs, and with it Postgres's processes, which nothing can end: heard, it would keep the other one waiting."""
+    bench = Bench()
+    bench.core.phase = Phase.STANDING_DOWN
+    bench.play(RoleChanged(Phase.ACTIVE, Phase.STANDING_DOWN, Epoch(3, "a"), "its Postgres hangs"))
+    bench.now += 0.9
+    assert ("say", 1) in bench.play(Send(message(1))) and not bench.edge.alarms
+    bench.now += 0.2
+    for more in (replace(message(2), leaving="off"), replace(message(2), mode=Mode(lax=True))):
+        assert ("say", 2) in bench.play(Send(more)), "told to go, or sends what the other one lacks"
+    assert ("say", 2) not in bench.play(Send(message(2))) and "sends no heartbeats" in bench.edge.alarms["silent"]
+    bench.core.phase = Phase.PASSIVE
+    assert ("say", 3) in bench.play(Send(message(3))) and not bench.edge.alarms
+
+
+def test_a_server_whose_disk_hangs_is_silent_unless_it_serves() -> None:
+    """A passive can't release the active then, whose commits may wait for it; silence does."""
+    bench = Bench()
+    bench.hands.lost = True
+    assert ("say", 1) not in bench.play(Send(message(1))) and "silent" in bench.edge.alarms
+    bench.core.phase = Phase.ACTIVE
+    assert ("say", 2) in bench.play(Send(message(2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from math import inf
+from typing import cast
 
 import pytest
 
@@ -11,6 +12,7 @@ from ha_manager import orders
 from ha_manager.observation import DATABASE, LOG, Disk, Observation, Receiver, StandbyRow
 from ha_manager.orders import Epoch, Facts, Names, Phase, Postgres, Want, facts_to, want_from
 from ha_manager.outlook import MIB, Carried, Look, Outlook, PeerSigns, is_calm
+from ha_manager.postgres import Observer, Server
 from heartbeat import model
 from heartbeat.wants import facts_from_json, want_to_json
 
@@ -198,3 +200,21 @@ def test_the_vocabulary_is_heartbeats() -> None:
 def test_nonsense_is_no_want(line: dict) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError):
         want_from(line)
+
+
+def test_a_disk_that_takes_nothing_of_the_log_is_unhealthy() -> None:
+    """Everything can still be read, so nothing else would tell."""
+    assert told(replace(PRIMARY, unwritten=3.0), Postgres.PRIMARY).healthy
+    facts = told(replace(PRIMARY, unwritten=5.0), Postgres.PRIMARY)
+    assert not facts.healthy and "gets to the disk" in facts.because
+
+
+def test_how_long_the_disk_has_taken_nothing() -> None:
+    observer = Observer(cast(Server, None))
+    unwritten = observer._unwritten
+    assert unwritten("0/10", False, 100.0) == 0.0
+    assert unwritten("0/10", True, 200.0) == 0.0, "idle for long, and somebody just began to wait"
+    assert unwritten("0/10", True, 203.0) == 3.0
+    assert unwritten("0/20", True, 204.0) == 0.0, "slow, but it moves"
+    assert unwritten("0/20", True, 206.0) == 2.0 and unwritten("0/20", False, 207.0) == 0.0
+    assert unwritten(None, True, 300.0) == unwritten(None, True, 310.0) == 0.0, "a standby"
