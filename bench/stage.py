@@ -32,9 +32,11 @@ class Ended(SystemExit):
 
 @contextlib.contextmanager
 def stage(
-    screen: Screen, name: str, *, profile: str, local: bool = False, keep: bool = False, segment: int = 16
+    screen: Screen, name: str, *, profile: str, local: bool = False, keep: bool = False, segment: int = 16, every: float = 0.005
 ) -> Iterator[Drill]:
-    """A pair in sync with both clients being acknowledged. Raises HaError, explained on the screen already."""
+    """A pair in sync with both clients being acknowledged, which write every so many seconds. Raises HaError, explained on the
+    screen already.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     folder = Path(tempfile.mkdtemp(prefix="ha-ledger-"))
@@ -46,7 +48,7 @@ def stage(
         lab.up(ephemeral=not keep)
         pair = Pair(lab, screen.say)
         pair.segment = segment
-        drill = Drill(pair, Writers(lab, folder), local)
+        drill = Drill(pair, Writers(lab, folder, every=every), local)
         with _explained(screen, drill):
             _set_up(screen, drill, profile, local)
             yield drill

@@ -1,9 +1,10 @@
 """What high availability costs while nothing happens: processor time on a steady active under pgbench -c4.
 
-    sudo .venv/bin/python -m bench.steady --seconds 30 --json FILE
+    sudo .venv/bin/python -m bench.steady --repeats 3 --seconds 30 --json FILE
 
 Promise: the scheduler's own count of nanoseconds, of every thread of every process of ours on each server; nobody's but ours
-(Postgres's own processes, which answer the questions that it is asked, are not in it). Source: issue "Postgres: no acknowledged
+(Postgres's own processes, which answer the questions that it is asked, are not in it). JSON: percent of a core by role and
+part, the median; every value under ``all``. Source: issue "Postgres: no acknowledged
 write lost …" ("Held to": ha_manager at most 1 % of a core).
 """
 
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -53,9 +55,10 @@ def measure(pair: Pair, seconds: float) -> dict[str, dict[str, float]]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seconds", default=30.0, show_default=True)
+@click.option("--repeats", default=1, show_default=True)
+@click.option("--seconds", default=30.0, show_default=True, help="Of each repeat.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to FILE.", metavar="FILE")
-def main(seconds: float, json_file: Path | None) -> None:
+def main(repeats: int, seconds: float, json_file: Path | None) -> None:
     """Measure processor time of heartbeat and ha_manager on both servers of a pair that is written to."""
     need_root()
     figures: dict[str, Any] = {}
@@ -67,14 +70,20 @@ def main(seconds: float, json_file: Path | None) -> None:
                 drill.pair.settle(30.0)
                 time.sleep(3.0)  # the looks that a change brings about are over
                 active = drill.pair.active()
-                screen.say(f"pgbench -c{pgbench.CLIENTS} writes; measuring for {seconds:g} s")
-                cost = measure(drill.pair, seconds)
+                screen.say(f"pgbench -c{pgbench.CLIENTS} writes; measuring {repeats} times {seconds:g} s")
+                costs = [measure(drill.pair, seconds) for _ in range(repeats)]
                 load.stop()
-                figures = {"active": cost[active], "passive": cost[other(active)]}
-                for role, parts in figures.items():
-                    for part, percent in parts.items():
+                values = {
+                    role: {part: [cost[node][part] for cost in costs] for part in PARTS}
+                    for role, node in (("active", active), ("passive", other(active)))
+                }
+                figures = {role: {part: median(all_) for part, all_ in parts.items()} for role, parts in values.items()}
+                for role, parts in values.items():
+                    for part, all_ in parts.items():
                         goal = f"; held to {GOAL:g} %" if (role, part) == ("active", "ha_manager") else ""
-                        screen.plain(f"{part} on the {role}: {percent:.2f} % of a core{goal}")
+                        spread = f"{median(all_):.2f} ({min(all_):.2f} to {max(all_):.2f})"
+                        screen.plain(f"{part} on the {role}: {spread} % of a core{goal}")
+                figures["all"] = values
         except KeyboardInterrupt:
             sys.exit(130)
         except HaError as wrong:

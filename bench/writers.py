@@ -40,11 +40,15 @@ class Silent(HaError):
 
 class Writers:
     def __init__(
-        self, lab: Lab, folder: Path, seconds: float = 3600.0, host: str = VIP, names: Sequence[str] = tuple(TABLES)
-    ) -> None:
-        """``host``: what the clients connect to, as ``bench.ledger`` takes it. ``names``: which of the two there are."""
+        self, lab: Lab, folder: Path, seconds: float = 3600.0, host: str = VIP, names: Sequence[str] = tuple(TABLES),
+        every: float = 0.005,
+    ) -> None:  # fmt: skip
+        """``host``: what the clients connect to, as ``bench.ledger`` takes it. ``names``: which of the two there are.
+        ``every``: seconds between two inserts of each.
+        """
         self._lab = lab
         self._host = host
+        self._every = every
         self.names = tuple(names)
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +63,7 @@ class Writers:
         for name in self.names:
             table = TABLES[name]
             plain = ["--plain"] if name == PLAIN else []
-            self._run(node, name, self._ledger(name, self._host, table, *plain))
+            self._run(node, name, self._ledger(name, self._host, table, "--every", f"{self._every:g}", *plain))
         if self._host != VIP:
             return
         arp = ["bench.arpwatch", "--address", VIP, "--file", str(self._folder / "arp"), "--seconds", f"{self._seconds:g}"]
