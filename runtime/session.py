@@ -65,7 +65,7 @@ class Limits:
     """Times in seconds."""
 
     #: a ping goes at least so often
-    keepalive: float = 0.5
+    keepalive: float = 1.0
     #: without a word for so long, the session is over
     silence: float = 3.0
     #: from the TCP connection to the open subsystem

@@ -20,6 +20,7 @@ import paramiko
 from runtime.clock import boottime
 from runtime.errors import PeerError
 from runtime.session import Limits, SessionClosed
+from runtime.session_socket import end, rest
 
 LINE_LIMIT = 1 << 20
 _BACKLOG = 64
@@ -46,7 +47,7 @@ class SessionLines:
         self._heard = boottime()
         #: why it ended; None while it lives
         self.ended: str | None = None
-        channel.settimeout(min(0.25, limits.silence / 4))
+        rest(transport)
 
     def start(self, name: str) -> None:
         for work in (self._read, self._write):
@@ -72,7 +73,7 @@ class SessionLines:
             self.ended = because
         with contextlib.suppress(queue.Full):
             self._output.put_nowait(None)
-        self._transport.close()  # not the channel's own close: that would write
+        end(self._transport)  # not the channel's own close: that would write
         self._on_end(because)
 
     def _read(self) -> None:
@@ -86,10 +87,12 @@ class SessionLines:
             self.end(f"{type(e).__name__}: {e}")
 
     def _some(self) -> bytes:
+        # What came while this process was stopped is read first. A writer for whom the window is full has this limit, too.
+        self._channel.settimeout(max(0.01, self._heard + self._limits.silence - boottime()))
         try:
             data = self._channel.recv(65536)
         except TimeoutError:
-            if boottime() - self._heard > self._limits.silence:
+            if boottime() - self._heard >= self._limits.silence:
                 raise _End(f"no word for {self._limits.silence:g} s") from None
             return b""
         if not data:

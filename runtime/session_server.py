@@ -26,14 +26,15 @@ from runtime.errors import ConfigError, HaError
 from runtime.keys import Keys
 from runtime.session import Caller, Handler, Limits, SessionClosed
 from runtime.session_lines import SessionLines
-from runtime.session_socket import quiet, tune
+from runtime.session_socket import end, quiet, tune
 
 log = logging.getLogger(__name__)
 
 #: Serves one channel of a logged-in peer (SFTP, later); called in paramiko's thread: starts one of its own and returns.
 Subsystem = Callable[[paramiko.Channel], None]
 
-_TICK = 0.25
+#: so often is looked for strangers whose time is up, while there are any; and for sessions that have ended (seconds)
+_TICK, _CALM = 0.25, 5.0
 _CHANNELS = 8
 
 
@@ -109,7 +110,8 @@ class SessionServer:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            for key, _ in self._selector.select(_TICK):
+            strangers = any(c.session is None for c in self._snapshot())
+            for key, _ in self._selector.select(_TICK if strangers else _CALM):
                 if key.fileobj is self._woken:
                     continue
                 try:
@@ -267,6 +269,4 @@ class _Served:
 def _end(connection: _Connection, because: str) -> None:
     if connection.session is not None:
         connection.session.lines.end(because)
-    with contextlib.suppress(OSError):
-        connection.transport.sock.shutdown(socket.SHUT_RDWR)  # its thread wakes up at once
-    connection.transport.close()
+    end(connection.transport)

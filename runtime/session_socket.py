@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
+
+import paramiko
+
+#: paramiko wakes up so often while nothing comes (seconds); it asks for 0.1, which counts while it logs in
+_IDLE = 2.0
 
 
 def tune(sock: socket.socket, silence: float) -> None:
@@ -17,6 +23,18 @@ def tune(sock: socket.socket, silence: float) -> None:
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
     ):
         sock.setsockopt(level, option, value)
+
+
+def rest(transport: paramiko.Transport) -> None:
+    """The session is open: wait for what comes, and don't look ten times a second whether it does. ``end`` doesn't wait."""
+    transport.sock.settimeout(_IDLE)
+
+
+def end(transport: paramiko.Transport) -> None:
+    """Close; its thread, and whoever writes, wakes up at once."""
+    with contextlib.suppress(OSError):
+        transport.sock.shutdown(socket.SHUT_RDWR)
+    transport.close()
 
 
 def quiet() -> None:
