@@ -193,12 +193,12 @@ class Checks:
         if change.after is Phase.PROMOTING:
             at, let_go, said = self._taken or self._begun
             self._taken = (at, let_go, f"{said}; {self._begun[2]}")
+            if "running solo when it stopped" in self._begun[2] and change.epoch.number <= self._forced_epoch:
+                # it never heard of the operator's decision, and its own disk says that nobody else could be active
+                self._given_up = True
         if change.after is Phase.OPENING and "forced by" in change.because:
             self._forced(server)
         if change.after is Phase.ACTIVE and change.before is Phase.PROMOTING:
-            if "running solo when it stopped" in change.because and change.epoch.number <= self._forced_epoch:
-                # it never heard of the operator's decision, and its own disk says that nobody else could be active
-                self._given_up = True
             self.activations += 1
             if self.activations > 2 * len(self.world.schedule) + 4:
                 self.fail("flap", f"{self.activations} activations for {len(self.world.schedule)} faults")
