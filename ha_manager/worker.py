@@ -109,7 +109,8 @@ class Worker:
         # only the worker's thread touches what follows
         self._names: tuple[Names, int] | None = None
         self._settled = -1
-        self._timeline = 0
+        #: timeline of the primary, the one on which it has made a checkpoint, and whether its promotion still owes one
+        self._timeline = self._checkpointed = 0
         self._checkpoint_due = False
         self._primary_epoch: Epoch | None = None
         self._deaths = Deaths()
@@ -400,24 +401,29 @@ class Worker:
         try:
             self._db.settle_primary(want.epoch.number)
             self._settled = want.epoch.number
-            if self._checkpoint_due or self.carried.checkpointed != want.epoch.number:
+            if self._checkpoint_due or self._checkpointed != self._timeline:
                 self._checkpoint_due = False
                 self._start_checkpoint(want)
+            elif self.carried.checkpointed != want.epoch.number:
+                # Solo without a promotion. Another checkpoint would recycle the log from before the fork, if this becomes one.
+                self._publish(checkpointed=want.epoch.number)
         except HaError as wrong:
             log.warning("after the promotion: %s", wrong)
             with self._condition:
                 self._retry_at = self._clock() + RETRY_MOST
 
     def _start_checkpoint(self, want: Want) -> None:
-        threading.Thread(target=self._checkpoint, args=(want.epoch.number,), name="checkpoint", daemon=True).start()
+        args = (want.epoch.number, self._timeline)
+        threading.Thread(target=self._checkpoint, args=args, name="checkpoint", daemon=True).start()
 
-    def _checkpoint(self, epoch: int) -> None:
+    def _checkpoint(self, epoch: int, timeline: int) -> None:
         """In a thread of its own: it may take a minute, and the next want must not wait for it (facts/postgres.md 6)."""
         try:
             self._db.prepare()
         except HaError as wrong:
             log.warning("the checkpoint after the promotion: %s", wrong)
         else:
+            self._checkpointed = timeline
             self._publish(checkpointed=epoch)
 
     # --- following ------------------------------------------------------------------------------------------------------

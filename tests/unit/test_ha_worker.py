@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -426,6 +427,18 @@ def test_what_ailed_a_standby_is_not_mended_when_it_is_to_be_the_primary(bench: 
     bench.db.calls.clear()
     bench.worker.step(want(Postgres.PRIMARY, 2))
     assert bench.db.calls[0] == "primary 5", "a look that had begun before"
+
+
+def test_going_solo_needs_no_checkpoint(bench: Bench) -> None:
+    """It would recycle the log from before the fork, if the peer takes over: what a rewind reads."""
+    bench.do(want(Postgres.PRIMARY))
+    end = time.monotonic() + 5
+    while bench.worker.carried.checkpointed != 5 and time.monotonic() < end:
+        time.sleep(0.01)
+    bench.db.checkpointed.clear()
+    bench.do(replace(want(Postgres.PRIMARY, 2), epoch=Epoch(6, "vs-166")))
+    assert bench.db.calls[-1] == "settle 6" and bench.worker.carried.checkpointed == 6
+    assert not bench.db.checkpointed.is_set()
 
 
 def test_log_that_is_given_up_is_removed_before_a_new_slot_keeps_any(bench: Bench) -> None:
