@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RETRY_FIRST, RETRY_MOST = 0.2, 3.0
+RETRY_FIRST, RETRY_MOST = 0.2, 1.0
 LISTEN_AGAIN = 2.0
 #: while heartbeat hears nothing, the peer is asked so often for its state (seconds)
 ASK_PERIOD, ASK_LIMIT = 0.1, 0.3

@@ -482,6 +482,7 @@ class Daemon:
     def reachable(self, why: str) -> None:
         if not why:
             self.stock.nudge()
+            self.worker.try_again()
         if self.role is Role.ACTIVE:
             self.mail.post(lambda: self.messages.passive_unreachable(why))
 

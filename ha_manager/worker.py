@@ -167,6 +167,13 @@ class Worker:
             self._settled, self._again = -1, True
             self._condition.notify()
 
+    def try_again(self) -> None:
+        """The peer's ha_manager can be asked again: what failed for want of that doesn't wait any longer."""
+        with self._condition:
+            if self._retry_at != inf and not self._copies_failed:
+                self._retry_at = self._clock()
+                self._condition.notify()
+
     def end(self) -> None:
         with self._condition:
             self._ended = True

@@ -22,6 +22,10 @@ from runtime.session import Epoch, KeyChanged, Limits, PeerRefused, PeerTimeout,
 from runtime.session_lines import SessionLines
 from runtime.session_socket import quiet, tune
 
+#: A connection is tried no longer than this (seconds). TCP repeats its first packet after 1, 3 and 7 s: after a cut that has
+#: just ended, the next try is answered before the third packet would be sent.
+CONNECT = 1.5
+
 
 class Session:
     """A session that is open, or has ended. Any thread may ask."""
@@ -106,7 +110,7 @@ def open_session(host: str, keys: Keys, epoch: Callable[[], Epoch], *, port: int
     until = boottime() + timeout
     where = f"{peer.node} ({host}:{port})"
     try:
-        sock = socket.create_connection((host, port), timeout)
+        sock = socket.create_connection((host, port), min(timeout, CONNECT))
     except OSError as e:
         raise PeerError(f"{where} can't be reached: {e.strerror or e}") from e
     tune(sock, limits.silence)
