@@ -118,8 +118,8 @@ def _rewound(task: Replacement, control: Control) -> bool:
     because = "it is damaged" if task.verdict.damaged else rejoin.why_not_rewind(control, task.verdict, task.active)
     if not because:
         try:
-            rewinding.rewind(task.config, task.node, task.follow, task.active, task.progress, task.limit)
-            task.note(f"the database was rewound to {lsn_text(task.verdict.fork)} by pg_rewind")
+            took = rewinding.rewind(task.config, task.node, task.follow, task.active, task.progress, task.limit)
+            task.note(f"the database was rewound to {lsn_text(task.verdict.fork)} by pg_rewind ({took})")
             return True
         except (Cancelled, rewinding.NotYet):
             raise

@@ -31,6 +31,8 @@ FUNCTIONS = (
     "pg_read_binary_file(text, bigint, bigint, boolean)",
 )  # fmt: skip
 _POLL = 0.1
+#: MB: all log there is. The checkpoint that ends crash recovery would remove what pg_rewind reads: from before the fork on.
+_ALL = 2**31 - 1
 _CLEAN = ("shut down", "shut down in recovery")
 
 
@@ -47,12 +49,16 @@ class NotYet(ReplicationError):
     """The active can't be asked now. Nothing was begun."""
 
 
-def rewind(config: PostgresConfig, node: str, upstream: Upstream, active: Identity, progress: OnProgress, limit: float) -> None:
-    """Postgres stopped, its log kept. Raises NotYet, Cancelled; ReplicationError or CommandFailed where only a copy helps."""
-    clock = Clock(limit)
+def rewind(config: PostgresConfig, node: str, upstream: Upstream, active: Identity, progress: OnProgress, limit: float) -> str:
+    """Postgres stopped, its log kept. Returns what took how long, in words. Raises NotYet, Cancelled; ReplicationError or
+    CommandFailed where only a copy helps.
+    """
+    clock, times = Clock(limit), Times()
     info = upstream_conninfo(upstream, f"ha_rewind_{node}", Paths(config.state_dir).passfile) + unlimited(config.version)
     await_checkpoint(info, active.timeline, progress, clock)
+    times.end("the active's checkpoint")
     _recover_from_crash(config, progress, clock)
+    times.end("crash recovery")
     # All of the active's log comes along. One that breaks off amid a rewind would have spoilt the database for nothing.
     space.check_for(config.data_dir, active.wal, "what pg_rewind fetches")
     begin(config)
@@ -65,11 +71,31 @@ def rewind(config: PostgresConfig, node: str, upstream: Upstream, active: Identi
     disks = [config.data_dir, *tablespaces.outside(config.data_dir)]
     watch = Watch(disks=disks, later=300.0, doing="comparing with the active")
     transfer.run(argv, config.user, progress, clock.need("pg_rewind"), watch)
+    times.end("pg_rewind")
     if not (config.data_dir / "backup_label").exists():
         raise ReplicationError("pg_rewind saw no difference, although the databases diverged")
     restore_own_files(config)
     transfer.sync(disks, progress, clock.need("writing to the disk"))
     complete(config)
+    times.end("writing to the disk")
+    return str(times)
+
+
+class Times:
+    """What took how long."""
+
+    def __init__(self) -> None:
+        self._last = boottime()
+        self._said: list[str] = []
+
+    def end(self, what: str) -> None:
+        """``what`` has just ended."""
+        now = boottime()
+        self._said.append(f"{what} {now - self._last:.1f} s")
+        self._last = now
+
+    def __str__(self) -> str:
+        return ", ".join(self._said)
 
 
 def begin(config: PostgresConfig) -> None:
@@ -153,7 +179,8 @@ def _recover_from_crash(config: PostgresConfig, progress: OnProgress, clock: Clo
     prepare_launch(launch)
     argv = [
         *transfer.as_user(config.user), str(config.bin_dir / "postgres"), "--single", "-D", str(config.data_dir),
-        "-c", f"config_file={Paths(config.state_dir).settings}", "-c", "synchronous_standby_names=", "template1",
+        "-c", f"config_file={Paths(config.state_dir).settings}", "-c", "synchronous_standby_names=",
+        "-c", f"wal_keep_size={_ALL}", "template1",
     ]  # fmt: skip
     watch = Watch(disks=[config.data_dir], before=300.0, doing="recovering from its crash")
     # A database alone knows no standbys: for the length of this the start fence is down. What somebody starts by hand in
