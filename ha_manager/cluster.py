@@ -45,6 +45,8 @@ class PostgresConfig:
     compression: str = "auto"
     #: how a database is copied here: whole | differences
     copy: str = "whole"
+    #: what a database that diverged comes back by: quickest (a rewind or a whole copy) | rewind
+    rejoin: str = "quickest"
 
 
 @dataclass(frozen=True)

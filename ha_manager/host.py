@@ -41,6 +41,8 @@ class PostgresHost:
     compression: str = "auto"
     #: how a database comes here: whole (pg_basebackup), or only the differences to a stale one (slow links)
     copy: str = "whole"
+    #: how one that diverged comes back: quickest (rewound, or copied where that takes less time), or rewound where possible
+    rejoin: str = "quickest"
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ _SECTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
         "cluster": _cluster, "bin_dir": _path_text, "data_dir": _path_text, "config_file": _path_text,
         "port": _number(1, 65535), "socket_dir": _path_text, "user": _word, "log_file": _path_text,
         "slot_keep": _number(0, 10**7), "free": _number(0, 10**6),
-        "copy": _one_of("whole", "differences"),
+        "copy": _one_of("whole", "differences"), "rejoin": _one_of("quickest", "rewind"),
         "compression": _one_of("auto", "none", "lz4", "zstd", "gzip"),
     },
     "commands": {f.name: _number(1, 86400) if f.name == "limit" else _command for f in fields(Commands)},

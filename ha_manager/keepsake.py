@@ -105,6 +105,13 @@ def _reported(folder: Path, label: str, control: Control, verdict: Verdict, ackn
     return kept
 
 
+def beyond(data_dir: Path, control: Control, fork: int) -> int:
+    """Bytes of log here from the segment of the fork on."""
+    first = controldata.segment_name(control.last_timeline, fork, control.segment)
+    names = [name for name in controldata.segments(data_dir) if name[8:] >= first[8:]]
+    return sum(control.segment for name in names if _written(data_dir / "pg_wal" / name, control.segment))
+
+
 def _to_keep(data_dir: Path, control: Control, verdict: Verdict) -> list[Path]:
     """Segments that hold log, not those set aside for later use, from the checkpoint before the fork on; and the histories.
     Where it made a checkpoint since, nobody knows where the one before the fork was: so much as that is likely to be in.

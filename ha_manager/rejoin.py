@@ -17,6 +17,9 @@ from enum import StrEnum
 
 from ha_manager.observation import Identity, lsn, lsn_text
 
+#: a byte of log takes a rewind so many times as long as a byte of the database takes a copy (docs/lab.md)
+_REWOUND = 3
+
 
 class Way(StrEnum):
     START = "start"  # nothing to replace
@@ -150,6 +153,13 @@ def why_not_rewind(mine: Control, verdict: Verdict, active: Identity) -> str:
     if not mine.hints_logged:
         return "neither page checksums nor wal_log_hints were on, so nobody knows which pages changed"
     return ""
+
+
+def sooner_copied(active: Identity, beyond: int) -> bool:
+    """Is a whole copy here before a rewind would be done? ``beyond``: bytes of log here from the fork on. pg_rewind fetches all
+    of the active's log, and every page that the log here names; both logs are replayed.
+    """
+    return 0 < active.size <= _REWOUND * (active.wal + beyond)
 
 
 def _same_timeline(control: Control, active: Identity) -> Verdict | Question:

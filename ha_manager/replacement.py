@@ -116,6 +116,8 @@ def acknowledged(task: Replacement) -> str:
 def _rewound(task: Replacement, control: Control) -> bool:
     """Made to follow in place; False: a fresh copy is needed, and it was said why."""
     because = "it is damaged" if task.verdict.damaged else rejoin.why_not_rewind(control, task.verdict, task.active)
+    if not because and _sooner_copied(task, control):
+        because = "that is done sooner than a rewind would be"
     if not because:
         try:
             took = rewinding.rewind(task.config, task.node, task.follow, task.active, task.progress, task.limit)
@@ -127,6 +129,14 @@ def _rewound(task: Replacement, control: Control) -> bool:
             because = f"pg_rewind failed ({wrong})"
     task.note(f"copying the whole database: {because}")
     return False
+
+
+def _sooner_copied(task: Replacement, control: Control) -> bool:
+    """Only where the disk holds both: what is here stays whole beside the copy."""
+    config = task.config
+    if config.rejoin != "quickest" or config.copy != "whole" or not space.fits(config, task.active):
+        return False
+    return rejoin.sooner_copied(task.active, keepsake.beyond(config.data_dir, control, task.verdict.fork))
 
 
 def _copied(task: Replacement, name: str) -> str:

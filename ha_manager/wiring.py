@@ -30,7 +30,7 @@ def cluster_of(config: Reachable) -> PostgresConfig:
     )  # fmt: skip
     return replace(
         find(hints), state_dir=paths.state / "postgres", diverged_dir=paths.state / "diverged", run_dir=paths.run,
-        slot_keep_mb=host.slot_keep, compression=host.compression, copy=host.copy,
+        slot_keep_mb=host.slot_keep, compression=host.compression, copy=host.copy, rejoin=host.rejoin,
     )  # fmt: skip
 
 

@@ -111,6 +111,7 @@ class Node:
             state_dir=self.root / "state" / "postgres",
             diverged_dir=self.root / "state" / "diverged",
             run_dir=self.root / "run",
+            rejoin="rewind",  # so small a database would be copied
         )
         self.host, self.tls = "127.0.0.1", False
         self.notes: list[str] = []

@@ -150,6 +150,35 @@ def test_a_rewound_database_keeps_its_own_configuration_and_serves_again(cluster
     assert one.sql("SELECT string_agg(id::text, ' ' ORDER BY id) FROM t") == "1 3 4"
 
 
+def test_the_checkpoint_that_ends_crash_recovery_leaves_the_log_that_a_rewind_reads(clusters: Pair) -> None:
+    """Alone it wrote more than Postgres keeps by itself, without a checkpoint. Where a copy takes less time, it is copied."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.database.make_detached()
+    one.database.set_names_relaxed()
+    for _ in range(18):
+        one.sql("SELECT pg_logical_emit_message(true, 'test', 'alone'); SELECT pg_switch_wal()")
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    one.crash()
+    one.up()
+    follow(one, two, 2)
+    assert any("rewound to" in note for note in one.notes), one.notes
+    two.database.set_names_enforced(2)
+    one.config = replace(one.config, rejoin="quickest")
+    one.database = one.new_database()
+    one.database.make_detached()
+    two.database.set_names_relaxed()
+    two.sql("SELECT pg_logical_emit_message(true, 'test', 'alone')")
+    one.database.make_primary(3)
+    one.database.settle_primary(3)
+    one.database.make_stopped(immediate=False)
+    two.database.settle_primary(4)
+    follow(one, two, 4)
+    assert any("sooner than a rewind" in note for note in one.notes), one.notes
+    assert len(list(one.root.glob("data.diverged-4-*"))) == 1
+
+
 def test_an_interrupted_rewind_is_never_started_and_ends_in_a_copy(clusters: Pair) -> None:
     one, two = _diverge(clusters)
     identity = two.database.identity()

@@ -28,7 +28,19 @@ from ha_manager.observation import (
 from ha_manager.postgres import Changes
 from ha_manager.postgres_child import Launch
 from ha_manager.receiving import here_at
-from ha_manager.rejoin import Control, Mine, Question, Verdict, Way, answered, common_end, judge, parse_history, why_not_rewind
+from ha_manager.rejoin import (
+    Control,
+    Mine,
+    Question,
+    Verdict,
+    Way,
+    answered,
+    common_end,
+    judge,
+    parse_history,
+    sooner_copied,
+    why_not_rewind,
+)
 from ha_manager.replication import upstream_conninfo, verifies
 from ha_manager.settings import Dynamic, Setting
 from ha_manager.sql import conninfo, forget_environment
@@ -411,6 +423,14 @@ REWINDS: list[tuple[str, Control, Verdict, str]] = [
 def test_may_it_be_rewound(control: Control, verdict: Verdict, words: str) -> None:
     found = why_not_rewind(control, verdict, ACTIVE)
     assert (found == "") if not words else (words in found)
+
+
+@pytest.mark.parametrize(
+    "size, wal, beyond, copied",
+    [(1500, 300, 100, False), (1500, 400, 100, True), (30, 300, 16, True), (0, 300, 16, False), (10**6, 900, 900, False)],
+)
+def test_which_is_quicker(size: int, wal: int, beyond: int, copied: bool) -> None:
+    assert sooner_copied(replace(ACTIVE, size=size, wal=wal), beyond) is copied
 
 
 def test_two_promotions_of_one_number_are_twins() -> None:
