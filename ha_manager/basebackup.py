@@ -8,15 +8,15 @@ Source: manual, pg_basebackup; facts/postgres.md, "Floors"; the figures in docs/
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from ha_manager import tablespaces, transfer
 from ha_manager.cluster import Paths, PostgresConfig
-from ha_manager.observation import Identity, Upstream, slot_name
+from ha_manager.copying import Copy
+from ha_manager.observation import Identity, slot_name
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.sql import Session
-from ha_manager.transfer import OnProgress, Watch
+from ha_manager.transfer import Watch
 from runtime.errors import CommandFailed, ReplicationError
 
 #: The active compresses from this version on.
@@ -65,36 +65,27 @@ def measure(info: str, limit: float = 3.0) -> float:
     return rate
 
 
-def run(
-    config: PostgresConfig,
-    node: str,
-    upstream: Upstream,
-    active: Identity,
-    target: Path,
-    label: str,
-    progress: OnProgress,
-    limit: float,
-    note: Callable[[str], None],
-) -> None:
-    """Into ``target``, which is not there yet; tablespaces and log folder into the sides of that label. Not synced."""
-    info = upstream_conninfo(upstream, f"ha_copy_{node}", Paths(config.state_dir).passfile)
+def run(copy: Copy, target: Path) -> None:
+    """Into ``target``, which is not there yet; tablespaces and log folder into the sides of its label. Not synced."""
+    config = copy.config
+    info = upstream_conninfo(copy.upstream, f"ha_copy_{copy.node}", Paths(config.state_dir).passfile)
     rate = measure(info) if config.compression == _AUTO and config.version >= _SINCE else 0.0
     method = choose(config.compression, config.version, rate)
-    sides = side_folders(config, active, label)
+    sides = side_folders(config, copy.active, copy.label)
     for each in sides:
         tablespaces.make_side(config, each)
-    argv = [*command(config, info, node, target), *mapping(config, active, label)]
+    argv = [*command(config, info, copy.node, target), *mapping(config, copy.active, copy.label)]
     watch = Watch(disks=[target.parent, *sides])
     flag = [] if method == "none" else [f"--compress=server-{method}"]
     measured = f"; the link was measured at {rate:.0f} MiB/s" if rate else ""
-    note(f"copying with pg_basebackup {' '.join(flag) or 'without compression'}{measured}")
+    copy.note(f"copying with pg_basebackup {' '.join(flag) or 'without compression'}{measured}")
     try:
-        transfer.run([*argv, *flag], config.user, progress, limit, watch)
+        transfer.run([*argv, *flag], config.user, copy.progress, copy.limit, watch)
     except CommandFailed as failed:
         if not flag or not any(word in failed.stderr for word in _UNSUPPORTED):
             raise
-        note(f"one of the two Postgres can't compress with {method}: copying without")
-        transfer.run(argv, config.user, progress, limit, watch)
+        copy.note(f"one of the two Postgres can't compress with {method}: copying without")
+        transfer.run(argv, config.user, copy.progress, copy.limit, watch)
 
 
 def command(config: PostgresConfig, info: str, node: str, target: Path) -> list[str]:

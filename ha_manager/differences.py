@@ -18,13 +18,14 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ha_manager import basebackup, tablespaces
 from ha_manager.cluster import Paths, PostgresConfig
-from ha_manager.observation import Identity, Progress, Upstream
+from ha_manager.copying import Copy
+from ha_manager.observation import Progress
 from ha_manager.progress import Speed
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.sql import Session, unlimited
@@ -208,34 +209,25 @@ def _runs(offsets: list[int], most: int) -> Iterator[tuple[int, int]]:
         yield begin, length
 
 
-def run(
-    config: PostgresConfig,
-    node: str,
-    upstream: Upstream,
-    active: Identity,
-    target: Path,
-    label: str,
-    progress: OnProgress,
-    limit: float,
-    note: Callable[[str], None],
-) -> None:
+def run(copy: Copy, target: Path) -> None:
     """Into ``target``, which is not there yet, from the active and from the database that is here. Not synced."""
-    clock = Clock(limit)
-    info = upstream_conninfo(upstream, f"ha_copy_{node}", Paths(config.state_dir).passfile) + unlimited(config.version)
+    config, clock = copy.config, Clock(copy.limit)
+    info = upstream_conninfo(copy.upstream, f"ha_copy_{copy.node}", Paths(config.state_dir).passfile)
+    info += unlimited(config.version)
     with contextlib.closing(Session(f"{info} dbname=postgres", min(5.0, clock.left))) as session:
-        progress(Progress(0, 0, 0.0, doing="waiting for the active's checkpoint"))
+        copy.progress(Progress(0, 0, 0.0, doing="waiting for the active's checkpoint"))
         _start(session, config.version, clock)
-        _make(config, session, target, active, label, clock)
+        _make(copy, session, target, clock)
         rows = session.rows(_LIST, min(_ANSWER, clock.left))
         found = wanted([Remote(path or "", int(size or 0), folder == "true") for path, size, folder in rows])
-        copying = Copying(config, session, target, progress, clock)
+        copying = Copying(config, session, target, copy.progress, clock)
         copying.all(found)
         text = _stop(session, config.version, clock)
     place = target / "backup_label"
     place.write_text(text)
     shutil.chown(place, config.user, commands.identity(config.user)["group"])
     place.chmod(0o600)
-    note(f"{copying.fetched >> 20} of {copying.total >> 20} MiB differed from the database here and were fetched")
+    copy.note(f"{copying.fetched >> 20} of {copying.total >> 20} MiB differed from the database here and were fetched")
 
 
 def _start(session: Session, version: int, clock: Clock) -> None:
@@ -250,10 +242,11 @@ def _stop(session: Session, version: int, clock: Clock) -> str:
     return session.one(f"SELECT labelfile FROM {call}", min(_ANSWER, clock.need("ending the backup")))
 
 
-def _make(config: PostgresConfig, session: Session, target: Path, active: Identity, label: str, clock: Clock) -> None:
+def _make(copy: Copy, session: Session, target: Path, clock: Clock) -> None:
     """The data directory with the links that lead out of it."""
+    config, label = copy.config, copy.label
     owner = commands.identity(config.user)
-    for side in basebackup.side_folders(config, active, label):
+    for side in basebackup.side_folders(config, copy.active, label):
         tablespaces.make_side(config, side)
     target.mkdir(mode=0o700)
     os.chown(target, owner["user"], owner["group"])

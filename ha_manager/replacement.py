@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ha_manager import controldata, divergence, keepsake, postmaster, receiving, rejoin, rewinding, seeding, space
 from ha_manager.cluster import PostgresConfig
+from ha_manager.copying import Copy
 from ha_manager.lineage import Lineage
 from ha_manager.observation import Identity, Progress, Upstream, lsn_text
 from ha_manager.rejoin import Control, Mine, Question, Verdict, Way
@@ -148,7 +149,7 @@ def _copied(task: Replacement, name: str) -> str:
         space.check(config, task.active, reclaim=space.given_back(config))
         task.note(f"removing the database in {config.data_dir} before the copy: the disk does not hold both")
         seeding.empty(config)
-    seeding.copy(config, task.node, task.follow, task.active, name, task.progress, task.limit, task.note)
+    seeding.copy(Copy(config, task.node, task.follow, task.active, name, task.progress, task.limit, task.note))
     # Somebody may have started one on what is here meanwhile: it would run on in the directory that is kept.
     if not postmaster.kill_all(config.data_dir, 5.0):
         raise ReplicationError(f"a Postgres that somebody started on {config.data_dir} can't be ended")

@@ -13,14 +13,13 @@ import ctypes
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ha_manager import basebackup, cluster, differences, space, startfence, tablespaces, transfer
 from ha_manager.cluster import PostgresConfig
-from ha_manager.observation import Identity, Upstream
-from ha_manager.transfer import Cancelled, OnProgress
+from ha_manager.copying import Copy
+from ha_manager.transfer import Cancelled
 from runtime import commands, durable
 from runtime.errors import ReplicationError
 
@@ -64,33 +63,23 @@ def empty(config: PostgresConfig) -> None:
     durable.sync_folder(config.data_dir)
 
 
-def copy(
-    config: PostgresConfig,
-    node: str,
-    upstream: Upstream,
-    active: Identity,
-    label: str,
-    progress: OnProgress,
-    limit: float,
-    note: Callable[[str], None],
-) -> None:
+def copy(wanted: Copy) -> None:
     """The active's database in the side directory, complete and marked so. Raises Cancelled, CommandFailed or ReplicationError;
     what fails leaves nothing behind, what is cancelled is removed by whoever comes next.
     """
+    config = wanted.config
     places = Places(config.data_dir)
     transfer.end_leftovers(config.data_dir)
     _remove(places)
-    space.check(config, active)
-    new, sides = places.new, basebackup.side_folders(config, active, label)
+    space.check(config, wanted.active)
+    new, sides = places.new, basebackup.side_folders(config, wanted.active, wanted.label)
     _begin(config, places, sides)
+    differing = config.copy == "differences" and (config.data_dir / "PG_VERSION").exists()
     try:
-        if config.copy == "differences" and (config.data_dir / "PG_VERSION").exists():
-            differences.run(config, node, upstream, active, new / "data", label, progress, limit, note)
-        else:
-            basebackup.run(config, node, upstream, active, new / "data", label, progress, limit, note)
+        (differences.run if differing else basebackup.run)(wanted, new / "data")
         keep_own_files(config, new / "data")
         startfence.up(new / "data", config.user, fsync=False)
-        transfer.sync([new, *sides], progress, limit)
+        transfer.sync([new, *sides], wanted.progress, wanted.limit)
         _flatten(new, sides)
     except Cancelled:
         raise
