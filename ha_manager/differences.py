@@ -7,7 +7,10 @@ is quicker.
 
 How: the active is put into backup mode (a fast checkpoint); for each of its files it tells a digest of every part; parts
 that are the same here are taken from here, the others fetched. A page that changes meanwhile is in the log whole
-(full_page_writes), which is replayed from that checkpoint on. Source: Trustwave §2.4.1; manual, 26.3.3 (low-level backup);
+(full_page_writes), which is replayed from that checkpoint on. That log is not streamed beside the copy, as pg_basebackup does:
+the passive's slot on the active keeps it meanwhile, and a copy whose log is given up there ends at once.
+
+Source: Trustwave §2.4.1; manual, 26.3.3 (low-level backup);
 what is left out: as in pg_basebackup's own list (basebackup.c).
 """
 
@@ -18,14 +21,15 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from ha_manager import basebackup, tablespaces
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.copying import Copy
-from ha_manager.observation import Progress
+from ha_manager.observation import Progress, lsn, slot_name
 from ha_manager.progress import Speed
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.sql import Session, unlimited
@@ -40,6 +44,8 @@ _PART = 64 * 1024
 _FETCH, _COMPARE = 4 << 20, 64 << 20
 #: one question may take so long (seconds): a slow link
 _ANSWER = 120.0
+#: so often it is asked whether the log is still kept (seconds)
+_SLOT = 5.0
 _BACKUP = ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)")
 _BACKUP_BEFORE_15 = ("pg_start_backup(text, boolean, boolean)", "pg_stop_backup(boolean, boolean)")
 
@@ -117,11 +123,16 @@ class Copying:
         self._speed, self._began = Speed(), boottime()
         self._owner = commands.identity(config.user)
         self.done = self.fetched = self.total = 0
+        self._asked = -inf
 
-    def all(self, found: list[Remote]) -> None:
+    def all(self, found: list[Remote], held: Callable[[], None]) -> None:
+        """``held`` raises where the active no longer keeps the log from the beginning of the copy on."""
         self.total = sum(each.size for each in found if not each.folder)
         for each in found:
             place = self._target / each.path
+            if boottime() - self._asked >= _SLOT:
+                self._asked = boottime()
+                held()
             if each.folder:
                 if not place.exists():
                     place.mkdir(mode=0o700)
@@ -216,12 +227,13 @@ def run(copy: Copy, target: Path) -> None:
     info += unlimited(config.version)
     with contextlib.closing(Session(f"{info} dbname=postgres", min(5.0, clock.left))) as session:
         copy.progress(Progress(0, 0, 0.0, doing="waiting for the active's checkpoint"))
-        _start(session, config.version, clock)
+        began = _start(session, config.version, clock)
         _make(copy, session, target, clock)
         rows = session.rows(_LIST, min(_ANSWER, clock.left))
         found = wanted([Remote(path or "", int(size or 0), folder == "true") for path, size, folder in rows])
         copying = Copying(config, session, target, copy.progress, clock)
-        copying.all(found)
+        copying.all(found, lambda: _require_log(session, slot_name(copy.node), began, clock))
+        _require_log(session, slot_name(copy.node), began, clock)
         text = _stop(session, config.version, clock)
     place = target / "backup_label"
     place.write_text(text)
@@ -230,10 +242,19 @@ def run(copy: Copy, target: Path) -> None:
     copy.note(f"{copying.fetched >> 20} of {copying.total >> 20} MiB differed from the database here and were fetched")
 
 
-def _start(session: Session, version: int, clock: Clock) -> None:
-    """Raises ReplicationError. The backup ends with the session, however that ends."""
+def _start(session: Session, version: int, clock: Clock) -> int:
+    """Returns from where on the log is needed. Raises ReplicationError. The backup ends with the session, however that ends."""
     call = "pg_backup_start('ha_manager', true)" if version >= 15 else "pg_start_backup('ha_manager', true, false)"
-    session.rows(f"SELECT {call}", min(BEFORE, clock.need("the active's checkpoint")))
+    return lsn(session.one(f"SELECT {call}::text", min(BEFORE, clock.need("the active's checkpoint"))))
+
+
+def _require_log(session: Session, slot: str, began: int, clock: Clock) -> None:
+    """Raises ReplicationError unless the slot keeps all log from ``began`` on."""
+    asked = "SELECT wal_status, restart_lsn::text FROM pg_replication_slots WHERE slot_name = $1"
+    found = session.rows(asked, min(_ANSWER, clock.need("asking for the slot")), [slot])
+    status, kept = found[0] if found else ("", None)
+    if status == "lost" or not 0 <= lsn(kept) <= began:
+        raise ReplicationError(f"the active does not keep the log that this copy needs (slot {slot}: {status or 'none'})")
 
 
 def _stop(session: Session, version: int, clock: Clock) -> str:

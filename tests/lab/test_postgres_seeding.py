@@ -258,10 +258,14 @@ def test_only_what_differs_from_a_stale_database_is_fetched(clusters: Pair) -> N
     two = clusters.two
     two.database.make_stopped(immediate=False)
     one.sql("UPDATE big SET x = 'y' WHERE g % 1000 = 7; DELETE FROM t; CREATE TABLE new AS SELECT generate_series(1, 5) g")
-    writing = Writer(one)
     verdict = Verdict(Way.COPY, "the log that it needs is gone")
     two.config = replace(two.config, copy="differences")
     two.database = two.new_database()
+    one.sql("SELECT pg_drop_replication_slot('ha_vs_28')")
+    with pytest.raises(ReplicationError, match=r"does not keep the log that this copy needs \(slot ha_vs_28: none\)"):
+        two.database.rejoin(verdict, one.upstream(1), one.database.identity(), keep_going)
+    one.database.settle_primary(1)
+    writing = Writer(one)
     two.database.rejoin(verdict, one.upstream(1), one.database.identity(), keep_going)
     writing.stop()
     two.database.make_standby(one.upstream(1))
