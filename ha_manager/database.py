@@ -569,7 +569,7 @@ class Database:
 
     def _recover_copy(self, *, to_start: bool = True) -> None:
         switched = seeding.switching(self.config.data_dir)
-        done = seeding.recover(self.config.data_dir, f"diverged-{replacement.label(self._book.read().epoch)}")
+        done = seeding.recover(self.config.data_dir, f"diverged-{replacement.label(self.config, self._book.read().epoch)}")
         if done:
             self._note(done)
         if switched:

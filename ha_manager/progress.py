@@ -31,16 +31,21 @@ class Speed:
 
 
 class Pace:
-    """When to write a line: at the beginning, then every half minute, a tenth of the way at least having been covered or five
-    minutes gone.
+    """When to write a line: once bytes have moved for a few seconds, so that a rate is known; then every half minute, a tenth
+    of the way at least having been covered or five minutes gone.
     """
 
-    SOON, LATE = 30.0, 300.0
+    FIRST, SOON, LATE = 5.0, 30.0, 300.0
 
     def __init__(self) -> None:
-        self._at, self._share = 0.0, 0.0
+        self._at, self._share = -1.0, 0.0
 
     def due(self, progress: Progress) -> bool:
+        if self._at < 0:
+            if progress.seconds < self.FIRST or not progress.done:
+                return False
+            self._at, self._share = progress.seconds, progress.share
+            return True
         since = progress.seconds - self._at
         if since < self.SOON or (since < self.LATE and progress.share - self._share < 0.1):
             return False

@@ -7,11 +7,23 @@ log is kept, the old one goes before the copy, and that is said. Source: design 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ha_manager import controldata, divergence, keepsake, postmaster, receiving, rejoin, rewinding, seeding, space
+from ha_manager import (
+    controldata,
+    divergence,
+    keepsake,
+    postmaster,
+    receiving,
+    rejoin,
+    rewinding,
+    seeding,
+    space,
+    tablespaces,
+)
 from ha_manager.cluster import PostgresConfig
 from ha_manager.copying import Copy
 from ha_manager.lineage import Lineage
@@ -22,9 +34,23 @@ from ha_manager.transfer import Cancelled, OnProgress
 from runtime.errors import CommandFailed, ReplicationError
 
 
-def label(epoch: int) -> str:
-    """``<epoch>-<stamp>``: names what is kept."""
-    return f"{epoch}-{time.strftime('%Y%m%dT%H%M%S')}"
+def label(config: PostgresConfig, epoch: int) -> str:
+    """``<epoch>-<stamp>``: names what is kept, and the folders of a copy. Never one that the database here, or one kept beside
+    it, has already: two copies may begin within the same second.
+    """
+    for second in itertools.count(int(time.time())):
+        name = f"{epoch}-{time.strftime('%Y%m%dT%H%M%S', time.localtime(second))}"
+        if not _taken(config, name):
+            return name
+    raise AssertionError("seconds without end")
+
+
+def _taken(config: PostgresConfig, name: str) -> bool:
+    data = config.data_dir
+    databases = [data, *data.parent.glob(f"{data.name}.diverged-*")]
+    folders = {folder.name for each in databases for folder in tablespaces.outside(each)}
+    kept = data.with_name(f"{data.name}.diverged-{name}")
+    return f"{tablespaces.PREFIX}{name}" in folders or kept.exists() or (config.diverged_dir / name).exists()
 
 
 def judge(config: PostgresConfig, lineage: Lineage, active: Identity, limit: float) -> Verdict:
@@ -86,7 +112,7 @@ def replace(task: Replacement) -> str:
     config = task.config
     control = controldata.read(config.bin_dir, config.data_dir)
     if control is None or task.verdict.way not in (Way.DIVERGED, Way.FOREIGN):
-        return _copied(task, label(task.follow.epoch))
+        return _copied(task, label(config, task.follow.epoch))
     name = _keep(task, control)
     kept = "" if _rewound(task, control) else _copied(task, name)
     keepsake.finished(config.diverged_dir)
@@ -98,7 +124,7 @@ def replace(task: Replacement) -> str:
 def _keep(task: Replacement, control: Control) -> str:
     """The log, in a folder whose name is returned; told at once, counted later."""
     config = task.config
-    name = keepsake.label_for(config.diverged_dir, label(task.follow.epoch), control, task.verdict)
+    name = keepsake.label_for(config.diverged_dir, label(config, task.follow.epoch), control, task.verdict)
     if not task.progress(Progress(0, 0, 0.0, doing="keeping the log of the database here")):
         raise Cancelled("no longer wanted")
     kept = keepsake.keep_log(config.data_dir, config.diverged_dir, name, control, task.verdict, acknowledged(task))

@@ -87,7 +87,9 @@ def make_places(config: PostgresConfig, active: Identity) -> list[str]:
 
 
 def make_side(config: PostgresConfig, folder: Path) -> None:
-    """An empty folder for a copy."""
+    """An empty folder for a copy. Raises ReplicationError if the database that is here uses it."""
+    if os.path.realpath(folder) in {os.path.realpath(each) for each in outside(config.data_dir)}:
+        raise ReplicationError(f"{folder} is in use by the database in {config.data_dir}: no copy is put there")
     make_place(config, folder.parent)
     remove_folder(folder)
     _make(config, folder)

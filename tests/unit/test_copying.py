@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ha_manager import basebackup, differences, divergence, keepsake, seeding, space, tablespaces, transfer
+from ha_manager import basebackup, differences, divergence, keepsake, replacement, seeding, space, tablespaces, transfer
 from ha_manager.cluster import PostgresConfig
 from ha_manager.observation import Identity, Progress
 from ha_manager.progress import Pace, Speed, words
@@ -54,9 +54,10 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
 def test_a_log_is_not_flooded() -> None:
     pace = Pace()
     due = [at for at in range(2000) if pace.due(Progress(at, 20000, float(at)))]
-    assert due == [300, 600, 900, 1200, 1500, 1800]
+    assert due == [5, 305, 605, 905, 1205, 1505, 1805]
     pace = Pace()
-    assert [at for at in range(100) if pace.due(Progress(at, 100, float(at)))] == [30, 60, 90]
+    assert [at for at in range(100) if pace.due(Progress(at, 100, float(at)))] == [5, 35, 65, 95]
+    assert not Pace().due(Progress(0, 100, 60.0, doing="waiting for the active's checkpoint"))
 
 
 # --- compression --------------------------------------------------------------------------------------------------------------
@@ -134,6 +135,26 @@ def test_what_lies_outside_gets_folders_of_its_own_again_and_again(config: Postg
         assert not list(side.iterdir()) and side.stat().st_mode & 0o777 == 0o700
     with pytest.raises(ReplicationError, match="create /nowhere/at/all, owned by"):
         tablespaces.make_side(config, Path(f"/nowhere/at/all/ha-{LABEL}"))
+
+
+def test_two_copies_within_a_second_have_folders_of_their_own(config: PostgresConfig, tmp_path: Path) -> None:
+    """The second one once emptied the folder that the database in place was using."""
+    config = replace(config, diverged_dir=tmp_path / "diverged")
+    first = replacement.label(config, 7)
+    (tmp_path / "fast").mkdir()
+    side = tmp_path / "fast" / f"ha-{first}"
+    tablespaces.make_side(config, side)
+    (config.data_dir / "pg_tblspc").mkdir()
+    (config.data_dir / "pg_tblspc" / "16384").symlink_to(side)
+    (side / "row").write_text("x")
+    second = replacement.label(config, 7)
+    assert second != first and len(second) == len(first)
+    with pytest.raises(ReplicationError, match="is in use by the database"):
+        tablespaces.make_side(config, side)
+    assert (side / "row").exists()
+    config.data_dir.rename(tmp_path / f"main.diverged-{second}")
+    (tmp_path / "main").mkdir()
+    assert replacement.label(config, 7) not in (first, second)
 
 
 def test_a_tablespace_that_the_log_will_bring_has_a_place(config: PostgresConfig, tmp_path: Path) -> None:
