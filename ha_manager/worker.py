@@ -456,7 +456,8 @@ class Worker:
         follow = self._active.upstream(want.follow)
         answer = self._take_answer(want)
         if seen.state != "running":
-            self._make_fit(want, follow)
+            self._make_fit(want)
+            follow = self._active.upstream(want.follow)
         elif seen.following == want.follow.number:
             self._following_since = self._clock()  # it streams: whatever was found out before is no longer so
         elif answer is not None:
@@ -500,7 +501,7 @@ class Worker:
             if left > 0 and self._condition.wait_for(lambda: self._ended or not self._current(want), left):
                 raise Obsolete("no longer wanted")
 
-    def _make_fit(self, want: Want, follow: Upstream) -> None:
+    def _make_fit(self, want: Want) -> None:
         """Postgres is stopped: may its data follow that active? If the active can't be asked, data that is there may try."""
         active = self._active.identity(want.follow)
         if active is None:
@@ -512,7 +513,8 @@ class Worker:
             return
         verdict = self._db.judge(active)
         if verdict.way is not Way.START:
-            self._replace(want, verdict, follow, active)
+            # Asked anew: the session may have opened only now, and brought the port and whether TLS is on there.
+            self._replace(want, verdict, self._active.upstream(want.follow), active)
 
     def _ask_why(self, want: Want, follow: Upstream) -> None:
         """Told to follow, and not streaming. Asked in a thread of its own: an active that just lost its power answers only by
