@@ -125,7 +125,7 @@ def open_session(host: str, keys: Keys, epoch: Callable[[], Epoch], *, port: int
     except BaseException as e:
         transport.close()
         sock.close()
-        if late.is_set():
+        if late.is_set() or boottime() >= until:  # paramiko's own limit may be the first of the two to be noticed
             raise PeerTimeout(f"{where} did not open a session within {timeout:g} s") from e
         if isinstance(e, (paramiko.SSHException, OSError, EOFError)):
             raise PeerError(f"{where} ended the connection before the session was open: {e or type(e).__name__}") from e
