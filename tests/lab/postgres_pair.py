@@ -239,6 +239,20 @@ class Pair:
         self.join(epoch)
         return self.one.database.set_names_enforced(epoch)
 
+    def diverge(self) -> tuple[Node, Node]:
+        """``two`` was promoted; ``one``, which wrote on alone, has a transaction more, and has crashed."""
+        self.synchronous()
+        one, two = self.one, self.two
+        one.sql("INSERT INTO t VALUES (1)")
+        two.database.make_detached()
+        one.database.set_names_relaxed()
+        one.sql("INSERT INTO t VALUES (2)")
+        one.crash()
+        two.database.make_primary(2)
+        two.database.settle_primary(2)
+        two.sql("INSERT INTO t VALUES (3)")
+        return one, two
+
 
 def keep_going(_: Progress) -> bool:
     return True

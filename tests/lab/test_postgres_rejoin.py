@@ -120,24 +120,9 @@ def test_what_waited_for_the_peer_is_not_called_acknowledged(clusters: Pair) -> 
     two.database.set_names_enforced(2)
 
 
-def _diverge(clusters: Pair) -> tuple[Node, Node]:
-    """``two`` was promoted; ``one``, crashed, wrote on alone and is up again, its Postgres stopped."""
-    clusters.synchronous()
-    one, two = clusters.one, clusters.two
-    one.sql("INSERT INTO t VALUES (1)")
-    two.database.make_detached()
-    one.database.set_names_relaxed()
-    one.sql("INSERT INTO t VALUES (2)")
-    one.crash()
-    two.database.make_primary(2)
-    two.database.settle_primary(2)
-    two.sql("INSERT INTO t VALUES (3)")
-    one.up()
-    return one, two
-
-
 def test_a_rewound_database_keeps_its_own_configuration_and_serves_again(clusters: Pair) -> None:
-    one, two = _diverge(clusters)
+    one, two = clusters.diverge()
+    one.up()
     before = (one.config.data_dir / "postgresql.conf").read_text()
     assert before != (two.config.data_dir / "postgresql.conf").read_text()
     follow(one, two, 2)
@@ -180,7 +165,8 @@ def test_the_checkpoint_that_ends_crash_recovery_leaves_the_log_that_a_rewind_re
 
 
 def test_an_interrupted_rewind_is_never_started_and_ends_in_a_copy(clusters: Pair) -> None:
-    one, two = _diverge(clusters)
+    one, two = clusters.diverge()
+    one.up()
     identity = two.database.identity()
     verdict = one.database.judge(identity)
     with pytest.raises(transfer.Cancelled):
@@ -194,7 +180,8 @@ def test_an_interrupted_rewind_is_never_started_and_ends_in_a_copy(clusters: Pai
 
 
 def test_a_database_that_cannot_be_rewound_is_copied(clusters: Pair) -> None:
-    one, two = _diverge(clusters)
+    one, two = clusters.diverge()
+    one.up()
     two.sql("REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text) FROM ha_replication")
     two.sql("REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) FROM ha_replication")
     way, report = follow(one, two, 2)

@@ -42,22 +42,6 @@ def rows(node: Node) -> int:
     return int(node.sql("SELECT count(*)::text FROM t"))
 
 
-def diverged(clusters: Pair) -> tuple[Node, Node]:
-    """``two`` was promoted; ``one``, crashed, has two transactions more, and is stopped."""
-    clusters.synchronous()
-    one, two = clusters.one, clusters.two
-    one.sql("INSERT INTO t VALUES (1)")
-    two.database.make_detached()
-    one.database.set_names_relaxed()
-    one.sql("INSERT INTO t VALUES (2)")
-    one.crash()
-    two.database.make_primary(2)
-    two.database.settle_primary(2)
-    two.sql("INSERT INTO t VALUES (3)")
-    two.database.prepare()
-    return one, two
-
-
 def no_leftovers(node: Node) -> None:
     assert not [path for path in node.root.iterdir() if path.name.startswith(("data.new", "data.rewinding"))]
     assert not transfer._leftovers(node.config.data_dir)
@@ -73,7 +57,8 @@ def spoil_rewind(two: Node) -> None:
 
 @pytest.mark.parametrize("spoil", [lambda two: None, spoil_rewind], ids=["rewind", "copy"])
 def test_a_rejoin_killed_at_any_step_ends_well(clusters: Pair, spoil: Callable[[Node], None], tmp_path: Path) -> None:
-    one, two = diverged(clusters)
+    one, two = clusters.diverge()
+    two.database.prepare()
     spoil(two)
     task = Rejoin(one.config, one.name, one.peer, PASSWORD, two.database.identity(), two.upstream(2))
     (tmp_path / "task").write_bytes(pickle.dumps(task))
@@ -180,7 +165,8 @@ def stop_and_kill_active(clusters: Pair) -> None:
 
 
 def test_a_rewind_that_is_stopped_goes_on_and_so_does_its_crash_recovery(clusters: Pair) -> None:
-    one, two = diverged(clusters)
+    one, two = clusters.diverge()
+    two.database.prepare()
     one.up()
     identity = two.database.identity()
     striking, recovering = strike("pg_rewind", signal.SIGSTOP), 0

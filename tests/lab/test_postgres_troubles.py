@@ -306,26 +306,23 @@ def test_write_errors_of_the_active_end_in_place_or_with_a_hand_over(duo: Duo) -
 # --- disks ------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_of_the_database_hands_over(duo: Duo) -> None:
-    active = duo.settle()
-    node, at = duo.pair.node(active), boottime()
-    node.sh("dd if=/dev/zero of=/var/lib/postgresql/filler bs=1M count=900 2>/dev/null || true", check=False)
-    until_said(duo, active, "the disk of the database (/var/lib/postgresql/15/main) is full")
-    duo.pair.until(lambda seen: other(active) in seen.active, 30.0, f"{other(active)} to take over")
-    serves(duo, at)
-    node.sh("rm /var/lib/postgresql/filler")
-    duo.settle(120.0)
-
-
-def test_a_full_disk_of_the_log_of_changes_hands_over(duo: Duo) -> None:
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("/var/lib/postgresql", f"the disk of the database ({_DATA}) is full"),
+        ("/srv/wal", "the disk of the log of changes (/srv/wal/"),
+    ],
+    ids=["database", "log"],
+)
+def test_a_full_disk_hands_over(duo: Duo, place: str, words: str) -> None:
     active = duo.settle()
     node, at = duo.pair.node(active), boottime()
     assert node.sh(f"readlink {_DATA}/pg_wal").startswith("/srv/wal/"), "a copy keeps the log where it was"
-    node.sh("dd if=/dev/zero of=/srv/wal/filler bs=1M count=500 2>/dev/null || true", check=False)
-    until_said(duo, active, "the disk of the log of changes (/srv/wal/")
+    node.sh(f"dd if=/dev/zero of={place}/filler bs=1M 2>/dev/null || true", check=False)
+    until_said(duo, active, words)
     duo.pair.until(lambda seen: other(active) in seen.active, 30.0, f"{other(active)} to take over")
     serves(duo, at)
-    node.sh("rm /srv/wal/filler")
+    node.sh(f"rm {place}/filler")
     duo.settle(120.0)
 
 
