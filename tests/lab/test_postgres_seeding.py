@@ -170,18 +170,27 @@ def test_a_rewind_that_is_stopped_goes_on_and_so_does_its_crash_recovery(cluster
     one.up()
     identity = two.database.identity()
     striking, recovering = strike("pg_rewind", signal.SIGSTOP), 0
+    looking = two.session()
+    rewinds = "SELECT count(*)::text FROM pg_stat_activity WHERE application_name LIKE 'ha\\_rewind\\_%'"
+    struck = False
 
     def progress(done: Progress) -> bool:
-        nonlocal recovering
+        nonlocal recovering, struck
         if done.doing.startswith("recovering") and not recovering:
             until(lambda: postmaster.postmaster_of(one.config.data_dir), 5.0, "the crash recovery to begin", every=0.001)
             recovering = one.postmaster()
             os.kill(recovering, signal.SIGSTOP)
             assert not one.facts().foreign, "our own crash recovery is nobody else's Postgres"
-        return striking(done)
+        if done.doing.startswith("comparing") and not struck:
+            # Stopped while it connects it would give up, rightly.
+            struck = True
+            until(lambda: looking.one(rewinds, 2.0) != "0", 10.0, "pg_rewind to connect", every=0.001)
+            return striking(done)
+        return True
 
     one.database.rejoin(one.database.judge(identity), two.upstream(2), identity, progress)
-    assert recovering
+    looking.close()
+    assert recovering and struck
     assert any("rewound to" in note for note in one.notes), one.notes
     follow(one, two, 2)
     no_leftovers(one)
