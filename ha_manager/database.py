@@ -39,7 +39,7 @@ from ha_manager import (
 from ha_manager.care import Remedy
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.inventory import Inventory
-from ha_manager.keeper_client import KeeperClient
+from ha_manager.keeper_client import KeeperClient, Latest
 from ha_manager.lineage import Book
 from ha_manager.observation import NOTHING, Identity, Observation, Progress, Stopped, Upstream, is_plain, lsn, standby_name
 from ha_manager.postgres import Observer, Server
@@ -57,6 +57,8 @@ _POLL = 0.003
 COPY_LIMIT = 7 * 24 * 3600.0
 #: a Postgres that is up may refuse connections for so long, for another reason than that it is just starting (seconds)
 _REFUSES = 1.5
+#: What the keeper said so long ago still holds (seconds): its lease is renewed as often, and a change it tells at once
+TOLD = 0.35
 
 
 class Database:
@@ -83,10 +85,10 @@ class Database:
         self._changing = threading.RLock()
         self._looking = threading.Lock()
         self._observer = Observer(self._server)
-        self._orders = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
-        self._watch = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
-        self._lease = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
-        self._told = KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config))
+        self._keeper = Latest()
+        self._orders, self._watch, self._lease, self._told = (
+            KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config), self._keeper) for _ in range(4)
+        )
         self._proven: tuple[int, int, int, int] | None = None
         self._copying = False
         self._log_began = 0
@@ -393,12 +395,10 @@ class Database:
         if not self._looking.acquire(timeout=limit):
             return replace(NOTHING, at=boottime(), because="another look at Postgres has not ended yet")
         try:
-            try:
-                status = self._watch.status(limit / 3)
-                state, ended, own = str(status["state"]), str(status["because"]), int(status["pid"])
-            except ControlError as wrong:
-                state, ended, own = "unknown", str(wrong), -1
+            state, ended, own = self._keeper_says(limit / 3, TOLD)
             seen, counter = self._observer.look(limit, own)
+            if state != "running" or not seen.answers:
+                state, ended, _ = self._keeper_says(limit / 3)  # it may have changed in this very moment
         finally:
             self._looking.release()
         if self._copying:
@@ -407,6 +407,14 @@ class Database:
             seen = replace(seen, state=state, answers=False, because=seen.because or f"Postgres is {state}: {ended}")
         self._follow_reload(seen)
         return replace(seen, state=state, beyond=self._beyond(counter))
+
+    def _keeper_says(self, limit: float, within: float = 0.0) -> tuple[str, str, int]:
+        """Postgres's state, why, and its process id; asked for, unless the keeper said so ``within`` so many seconds."""
+        try:
+            status = self._keeper.within(within) or self._watch.status(limit)
+            return str(status["state"]), str(status["because"]), int(status["pid"])
+        except ControlError as wrong:
+            return "unknown", str(wrong), -1
 
     def _beyond(self, counter: int) -> int:
         try:

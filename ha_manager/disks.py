@@ -7,15 +7,34 @@ Source: facts/postgres.md ("Full disks … must be failover triggers of their ow
 from __future__ import annotations
 
 import os
+from math import inf
 from pathlib import Path
 
 from ha_manager.cluster import PostgresConfig
 from ha_manager.observation import DATABASE, LOG, MESSAGES, STATE, Disk
+from runtime.clock import boottime
+
+#: which of them are file systems of their own is found out so often (seconds)
+_AGAIN = 2.0
 
 
-def look(config: PostgresConfig) -> tuple[Disk, ...]:
-    """The disk of the database first, then those that are others than the ones before."""
-    found: list[Disk] = []
+class Disks:
+    """Looks often. What is mounted where changes seldom."""
+
+    def __init__(self) -> None:
+        self._places: tuple[tuple[str, str], ...] = ()
+        self._found_at = -inf
+
+    def look(self, config: PostgresConfig) -> tuple[Disk, ...]:
+        """The disk of the database first, then those that are others than the ones before."""
+        if boottime() - self._found_at >= _AGAIN:
+            self._found_at, self._places = boottime(), _distinct(config)
+        return tuple(disk for use, path in self._places if (disk := _disk(use, path)) is not None)
+
+
+def _distinct(config: PostgresConfig) -> tuple[tuple[str, str], ...]:
+    """(use, path), one for each file system."""
+    found: list[tuple[str, str]] = []
     devices: set[int] = set()
     places = (
         (DATABASE, config.data_dir),
@@ -25,14 +44,21 @@ def look(config: PostgresConfig) -> tuple[Disk, ...]:
     )
     for use, path in places:
         try:
-            device, disk = os.stat(path).st_dev, os.statvfs(path)
+            device = os.stat(path).st_dev
         except OSError:
             continue
         if device not in devices:
             devices.add(device)
-            size = disk.f_frsize
-            found.append(Disk(use, _real(path), disk.f_bavail * size, disk.f_blocks * size, bool(disk.f_flag & os.ST_RDONLY)))
+            found.append((use, _real(path)))
     return tuple(found)
+
+
+def _disk(use: str, path: str) -> Disk | None:
+    try:
+        disk = os.statvfs(path)
+    except OSError:
+        return None
+    return Disk(use, path, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, bool(disk.f_flag & os.ST_RDONLY))
 
 
 def _real(path: Path) -> str:

@@ -71,7 +71,7 @@ class Keeper:
         if "until" in request.fields:
             until = min(until, _number(request.fields, "until", 0.0, 1e12))
         self.lease_until = until
-        return {"state": self.state}
+        return self.status(request)
 
     def start(self, request: Request) -> Mapping[str, Any]:
         if self.state == "stopping":
@@ -100,7 +100,7 @@ class Keeper:
         return {
             "state": self.state, "pid": self.pid, "since": self.since, "exit": self.exit, "clean": self.clean,
             "because": self.because, "lease": max(0.0, self.lease_until - boottime()), "config": self.launch.digest,
-            "bars": True,
+            "bars": True, "at": boottime(),
         }  # fmt: skip
 
     def wait(self, request: Request) -> Mapping[str, Any] | None:

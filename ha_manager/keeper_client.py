@@ -30,10 +30,39 @@ _TURN = 1.0
 STATES = ("stopped", "starting", "running", "stopping")
 
 
+class Latest:
+    """What the keeper said last, over whichever connection: it need not be asked again for what it said a moment ago, and tells
+    of every change by itself (``await_change``). Any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._status: Mapping[str, Any] = {}
+
+    def take(self, answer: Mapping[str, Any]) -> None:
+        """The keeper's own clock says which of two answers is the later one."""
+        with self._lock:
+            if answer.get("at", 0.0) > self._status.get("at", 0.0):
+                self._status = answer
+
+    def forget(self) -> None:
+        """It can't be reached."""
+        with self._lock:
+            self._status = {}
+
+    def within(self, seconds: float) -> Mapping[str, Any] | None:
+        """Its status, if it said so within the last ``seconds``."""
+        status = self._status
+        return status if boottime() - status.get("at", 0.0) <= seconds else None
+
+
 class KeeperClient:
     """``launch`` gives what the keeper's configuration file is to hold (postgres_child.Launch); asked when one is started."""
 
-    def __init__(self, run_dir: Path, data_dir: Path, launch: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self, run_dir: Path, data_dir: Path, launch: Callable[[], Mapping[str, Any]], latest: Latest | None = None
+    ) -> None:
+        self._latest = latest or Latest()
         self._run_dir = run_dir
         self._path = run_dir / "keeper"
         self._data_dir = data_dir
@@ -130,6 +159,17 @@ class KeeperClient:
             self._connection = None
 
     def _ask(self, do: str, fields: Mapping[str, Any], limit: float) -> dict[str, Any]:
+        try:
+            answer = self._asked(do, fields, limit)
+        except Refused:
+            raise
+        except ControlError:
+            self._latest.forget()
+            raise
+        self._latest.take(answer)
+        return answer
+
+    def _asked(self, do: str, fields: Mapping[str, Any], limit: float) -> dict[str, Any]:
         """One request. A connection that a restarted keeper closed is opened anew, once."""
         with self._lock:
             for attempt in (1, 2):

@@ -1,8 +1,8 @@
 """The link to heartbeat: its wants come in, our facts go out.
 
-Promise: connects again by itself, as long as it takes; facts go out at least every 100 ms and at once on every change; a
-want of an earlier connection is never mistaken for one of this. Runs in the main loop. Source: docs/protocols.md
-("heartbeat": ``manager``).
+Promise: connects again by itself, as long as it takes; facts go out every 100 ms and at once on every change; a want of an
+earlier connection is never mistaken for one of this. A report goes with heartbeat's own sign of life where one is due about
+then, so that neither process wakes up twice. Runs in the main loop. Source: docs/protocols.md ("heartbeat": ``manager``).
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import Any, Protocol
 from ha_manager.orders import Facts, Want, facts_to, want_from
 from runtime.control import LoopClient
 from runtime.errors import ControlError
-from runtime.loop import Loop
+from runtime.loop import Loop, Timer
 
 log = logging.getLogger(__name__)
 
 PERIOD = 0.1
 RECONNECT = 0.05
+#: A report answers a sign of life of heartbeat's if the last one is older than this; the next one comes a little sooner then,
+#: and the one after it, when another sign of life is due, a little later (parts of a period)
+_DUE, _SOONER, _LATER = 0.5, 0.9, 1.15
 
 
 class Listener(Protocol):
@@ -34,6 +37,9 @@ class Listener(Protocol):
 
     def wanted(self, want: Want) -> None:
         """Another want than before on this connection."""
+
+    def turned(self) -> None:
+        """A report goes out, or heartbeat gave a sign of life."""
 
 
 class HeartbeatLink:
@@ -56,6 +62,7 @@ class HeartbeatLink:
         self._sent: Facts | None = None
         self._sent_at = 0.0
         self._ended = False
+        self._timer = Timer(lambda: None)
         self._why = ""
         self.want: Want | None = None
         #: CLOCK_BOOTTIME until which heartbeat's role lease is valid, as it said last
@@ -75,8 +82,8 @@ class HeartbeatLink:
         return self._why
 
     def start(self) -> None:
+        self._beat_after(_LATER)
         self._connect()
-        self._beat()
 
     def end(self) -> None:
         self._ended = True
@@ -97,13 +104,32 @@ class HeartbeatLink:
         facts, now = self._facts(), self._loop.now()
         if self._sent is not None and now - self._sent_at < self._period() * 0.9 and alike(facts, self._sent):
             return
-        self._sent, self._sent_at = facts, now
+        self._send(facts, _LATER)
+
+    def _send(self, facts: Facts, next_after: float) -> None:
+        assert self._client is not None
+        self._sent, self._sent_at = facts, self._loop.now()
+        self._beat_after(next_after)
         self._client.request("facts", {"facts": facts_to(facts)})
 
+    def _beat_after(self, periods: float) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_after(self._period() * periods, self._beat)
+
     def _beat(self) -> None:
-        if not self._ended:
-            self.report()
-            self._loop.call_after(self._period(), self._beat)
+        if self._ended:
+            return
+        self._listener.turned()
+        if self._client is None:
+            self._beat_after(_LATER)
+        else:
+            self._send(self._facts(), _LATER)
+
+    def _answer(self) -> None:
+        """Heartbeat gave a sign of life: give one, too, unless that was just done."""
+        self._listener.turned()
+        if self._client is not None and self._loop.now() - self._sent_at >= self._period() * _DUE:
+            self._send(self._facts(), _SOONER)
 
     def _connect(self) -> None:
         if self._ended:
@@ -151,6 +177,7 @@ class HeartbeatLink:
         if want != self.want:
             self.want = want
             self._listener.wanted(want)
+        self._answer()
 
 
 def alike(one: Facts, two: Facts) -> bool:

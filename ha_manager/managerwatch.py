@@ -37,6 +37,7 @@ class ManagerWatch:
         self._answered_at = clock()
         self._next_try = 0.0
         self._told = ""
+        self._manager: Client | None = None
         self._wake = threading.Event()
 
     def end(self) -> None:
@@ -52,6 +53,10 @@ class ManagerWatch:
     def turn(self) -> None:
         """One look; starts it again if that is needed."""
         host, now = self._host(), self._clock()
+        if self._manager is not None and self._answers(host):
+            self._answered_at = now
+            self._tell("")
+            return
         file = host.paths.manager_run / "manager.pid"
         if not file.exists():
             self._answered_at = now
@@ -79,9 +84,14 @@ class ManagerWatch:
         self._told = text
 
     def _answers(self, host: Host) -> bool:
+        """Over a connection that stays. When it breaks, the next turn makes a new one: there is time for several."""
         try:
-            with Client(host.paths.manager_run / "control", 2.0, name="the Manager") as manager:
-                manager.request("ping")
+            if self._manager is None:
+                self._manager = Client(host.paths.manager_run / "control", 2.0, name="the Manager")
+            self._manager.request("ping")
         except HaError:
+            if self._manager is not None:
+                self._manager.close()
+            self._manager = None
             return False
         return True

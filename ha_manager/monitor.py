@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 PERIOD, QUICK, CALM = 0.1, 0.02, 0.25
 #: the keeper is asked for so long at a time to tell of a change (seconds)
 WATCH = 5.0
-#: the keeper's lease is renewed so often, and at least four times within what it is worth (seconds)
-RENEW = 0.2
+#: the keeper's lease is renewed so often, at least three times within what it is worth, and sooner when that failed (seconds)
+RENEW, AGAIN = 0.3, 0.02
 #: the main loop has answered within this time, or it counts as hung (seconds)
 LOOP_LIMIT = 1.0
 #: a passive's Postgres may run for so long without ha_manager
@@ -159,7 +159,7 @@ class Lease:
                 self._fence(-ttl)
                 return
         self._fenced = False
-        self.period = min(RENEW, max(QUICK, ttl / 4))
+        self.period = min(RENEW, max(QUICK, ttl / 3))
         self._renew(ttl, now)
 
     def _renew(self, ttl: float, now: float) -> None:
@@ -168,6 +168,7 @@ class Lease:
         except HaError as wrong:
             # One that is dead is replaced at once, one that is silent after a while.
             if not isinstance(wrong, NotRunning) and now - self._renewed_at < KEEPER_LIMIT:
+                self.period = AGAIN
                 return
             self._end_keeper(str(wrong), now)
         else:

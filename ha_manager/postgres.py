@@ -196,6 +196,7 @@ class Observer:
         #: when a new connection was tried last
         self._tried = -inf
         self._changes = Changes()
+        self._disks = disks.Disks()
         self._postmaster = (0, 0)
         self._crowded = False
         self._vitals: Vitals | None = None
@@ -210,7 +211,8 @@ class Observer:
         head = postmaster.postmaster_of(self._server.config.data_dir)
         foreign = head.pid if head is not None and own not in (-1, head.pid) and self._is_foreign(head) else 0
         seen, counter = self._look(head, now, limit)
-        return replace(seen, foreign=foreign, disks=disks.look(self._server.config), overridden=self._overridden()), counter
+        found = self._disks.look(self._server.config)
+        return replace(seen, foreign=foreign, disks=found, overridden=self._overridden()), counter
 
     def _is_foreign(self, head: Process) -> bool:
         """Not only newer than what the keeper said a moment ago."""

@@ -32,7 +32,8 @@ class PidFile:
 def read_pid_file(data_dir: Path) -> PidFile | None:
     """None if there is none, or none that can be read."""
     try:
-        lines = (data_dir / "postmaster.pid").read_text(errors="replace").splitlines()
+        with open(os.path.join(data_dir, "postmaster.pid"), "rb", buffering=0) as file:
+            lines = file.read(4096).decode(errors="replace").splitlines()
         return PidFile(abs(int(lines[0])), lines[7].strip() if len(lines) > 7 else "")
     except (OSError, ValueError, IndexError):
         return None
@@ -52,24 +53,25 @@ class _Home:
     """A data directory as the working directory of processes."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._removed = f"{os.path.realpath(data_dir)} (deleted)"
+        self._data_dir = data_dir
         self._inode = _inode(data_dir)
 
     def of(self, pid: int) -> bool:
         """Is ``pid`` a process of its Postgres? One whose directory was removed under it counts, if it sees our files."""
         if not is_postgres(pid):
             return False
-        if self._inode is not None and _inode(Path(f"/proc/{pid}/cwd")) == self._inode:
+        if self._inode is not None and _inode(f"/proc/{pid}/cwd") == self._inode:
             return True
         try:
-            return os.readlink(f"/proc/{pid}/cwd") == self._removed and _mounts(pid) == _mounts(os.getpid())
+            removed = f"{os.path.realpath(self._data_dir)} (deleted)"
+            return os.readlink(f"/proc/{pid}/cwd") == removed and _mounts(pid) == _mounts(os.getpid())
         except OSError:
             return False
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: Path | str) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino

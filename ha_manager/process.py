@@ -95,7 +95,10 @@ class Daemon:
         self.heartbeat_status: dict[str, object] = {}
         self.alive_at = boottime()
         self._asked_at = 0.0
-        self._was_silent = False
+        self._was_silent = self._was_calm = False
+        self._findings = Findings({})
+        #: of a look that told nothing new
+        self._unseen: Findings | None = None
         self._planned: tuple[Role, Epoch] | None = None
         #: the newest change of role whose plan has not begun
         self._unplanned: Want | None = None
@@ -153,8 +156,8 @@ class Daemon:
             ("manager watch", self.manager_watch.run),
         ):
             self._thread(name, body)
+        self._ticking = self.loop.call_after(0.0, self.turned)
         self.link.start()
-        self._tick()
         self.loop.call_after(0.0, own.ready)
         # The session's libraries take 0.1 s to load: heartbeat hears of us first.
         self.loop.call_after(0.3, self._start_peer)
@@ -220,7 +223,10 @@ class Daemon:
 
     # --- the main loop ------------------------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
+    def turned(self) -> None:
+        """link.Listener: whoever is awake looks around, too; without heartbeat it is time to do so."""
+        self._ticking.cancel()
+        self._ticking = self.loop.call_after(TICK, self.turned)
         self.alive_at = now = boottime()
         want = self.link.want
         if want is not None and want.postgres is Postgres.PRIMARY and not self._fenced:
@@ -231,10 +237,12 @@ class Daemon:
         if self.link.silent and not self._was_silent:
             self.monitor.nudge()  # what replication still delivers is a sign of service, or none
         self._was_silent = self.link.silent
-        if self.link.connected and (now - self._asked_at >= STATUS_PERIOD or not self.calm()):
+        if self._unseen is not None:
+            findings, self._unseen = self._unseen, None
+            self._note_look(findings)
+        if self.link.connected and now - self._asked_at >= (STATUS_PERIOD if self.calm() else TICK):
             self._asked_at = now
             self.link.request("status", {}, self.on_status)
-        self.loop.call_after(TICK, self._tick)
 
     def calm(self) -> bool:
         """Nothing changes here, and the peer is heard: everything may be looked at less often. Any thread."""
@@ -378,9 +386,21 @@ class Daemon:
         carried_out = wanted is not None and look.link == self.worker.carried.link and look.serial >= wanted.serial
         findings = self.care.look(wanted, look.proven if carried_out else -1, observation, boottime())
         self.worker.look(observation, findings.remedies)
-        self.mail.post(lambda: self._on_look(findings))
+        same, self._findings = findings == self._findings, findings
+        if same and self._was_calm and self.calm():
+            self._unseen = findings  # nothing new: no reason to wake the main loop up, which turns in a moment
+        else:
+            self.mail.post(lambda: self._on_look(findings))
 
     def _on_look(self, findings: Findings) -> None:
+        self._unseen = None
+        self._note_look(findings)
+        self.link.report()
+        was, self._was_calm = self._was_calm, self.calm()
+        if not (was and self._was_calm):
+            self.write_status()
+
+    def _note_look(self, findings: Findings) -> None:
         seen, carried = self.look.observation, self.worker.carried
         self._alarms(findings.alarms)
         if seen.answers and not seen.in_recovery:
@@ -393,8 +413,6 @@ class Daemon:
         if observed != self._observed:
             self._observed = observed
             self.planner.observed(observed)
-        self.link.report()
-        self.write_status()
 
     def _alarms(self, alarms: dict[str, str]) -> None:
         for name, text in alarms.items():
@@ -483,6 +501,7 @@ class Daemon:
         if not why:
             self.stock.nudge()
             self.worker.try_again()
+        self.mail.post(self.write_status)
         if self.role is Role.ACTIVE:
             self.mail.post(lambda: self.messages.passive_unreachable(why))
 

@@ -24,6 +24,8 @@ OUTPUT_LIMIT = 1024 * 1024
 
 Message = dict[str, Any]
 
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 class Credentials(NamedTuple):
     pid: int
@@ -39,7 +41,7 @@ def credentials(sock: socket.socket) -> Credentials:
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """One line. Raises ControlError if it is longer than a line may be."""
-    line = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    line = _encoded(message).encode() + b"\n"
     if len(line) > LINE_LIMIT:
         raise ControlError(f"a message of {len(line)} bytes is longer than the {LINE_LIMIT} that a line may have")
     return line

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from ha_manager.greeting import FACTS, Greeting
+from ha_manager.keeper_client import Latest
 from ha_manager.link import HeartbeatLink
 from ha_manager.monitor import PASSIVE_TTL, Lease, Monitor
 from ha_manager.observation import NOTHING, Observation
 from ha_manager.orders import Facts, Postgres, Want
 from ha_manager.outlook import Carried
 from heartbeat.wants import facts_from_json
+from runtime.clock import boottime
 from runtime.control import ControlServer, Request
 from runtime.errors import ControlError, NotRunning
 from runtime.loop import Loop
@@ -51,6 +53,7 @@ class Heartbeat:
 class Listener:
     def __init__(self) -> None:
         self.events: list[object] = []
+        self.turns = 0
 
     def linked(self) -> None:
         self.events.append("linked")
@@ -60,6 +63,9 @@ class Listener:
 
     def wanted(self, want: Want) -> None:
         self.events.append(want)
+
+    def turned(self) -> None:
+        self.turns += 1
 
 
 class Scene:
@@ -215,10 +221,13 @@ def test_a_short_lease_is_renewed_more_often() -> None:
     keeper, clock = Keeper(), Clock()
     one = lease(keeper, clock, [])
     one.turn()
-    assert one.period == 0.2
+    assert one.period == pytest.approx(0.85 / 3)
     clock.role_until = clock.now - 0.35
     one.turn()
-    assert keeper.calls[-1] == "renew 0.10" and one.period == pytest.approx(0.025)
+    assert keeper.calls[-1] == "renew 0.10" and one.period == pytest.approx(0.1 / 3)
+    keeper.broken = ControlError("it does not answer")
+    one.turn()
+    assert one.period < 0.025, "tried again at once: one that hangs has to be noticed"
 
 
 class Nudged(Monitor):
@@ -267,3 +276,47 @@ def test_a_dead_keeper_is_replaced_at_once() -> None:
     keeper.broken, clock.primary = NotRunning("nobody answers"), False
     one.turn()
     assert keeper.calls == ["kill", "attach"]
+
+
+def test_a_sign_of_life_is_answered_with_the_report_that_is_due(tmp_path: Path) -> None:
+    ahead = 0.0
+    scene = Scene(tmp_path)
+    scene.loop.now = lambda: boottime() + ahead
+    scene.link = HeartbeatLink(scene.path, scene.loop, scene.listener, lambda: scene.told, lambda: 100.0)
+    heartbeat = Heartbeat(scene.path, scene.loop)
+    scene.link.start()
+    scene.until(lambda: len(scene.listener.events) == 2 and heartbeat.facts)
+    heartbeat.facts.clear()
+
+    def sign_of_life() -> list[dict[str, Any]]:
+        turns = scene.listener.turns
+        heartbeat.push()
+        scene.until(lambda: scene.listener.turns > turns)
+        for _ in range(3):
+            scene.loop.once(0.01)
+        return heartbeat.facts
+
+    assert sign_of_life() == [], "one has just gone out"
+    ahead = 60.0
+    assert len(sign_of_life()) == 1
+    assert len(sign_of_life()) == 1
+    scene.link.end()
+
+
+def test_reports_go_on_without_a_sign_of_life(scene: Scene) -> None:
+    heartbeat = Heartbeat(scene.path, scene.loop)
+    scene.link.start()
+    scene.until(lambda: len(heartbeat.facts) >= 5)
+
+
+def test_what_the_keeper_said_last_counts_whichever_connection_it_came_over() -> None:
+    latest = Latest()
+    assert latest.within(1.0) is None
+    now = boottime()
+    latest.take({"state": "running", "at": now})
+    latest.take({"state": "starting", "at": now - 0.1})
+    latest.take({"ok": True})
+    assert (latest.within(1.0) or {})["state"] == "running", "an answer that was overtaken is none"
+    assert latest.within(-1.0) is None, "too old"
+    latest.forget()
+    assert latest.within(1.0) is None
