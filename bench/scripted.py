@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from heartbeat.priority import hurry
 from runtime.control import LoopClient
 from runtime.errors import HaError
+from runtime.priority import hurry
 from runtime.timing import Timing
 
 

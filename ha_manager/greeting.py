@@ -12,6 +12,8 @@ import json
 import socket
 import threading
 
+from runtime.priority import REPORTER, hurry
+
 PERIOD = 0.08
 FACTS = {"serial": 0, "postgres": "unknown", "healthy": False, "because": "ha_manager has just started and looks at Postgres"}
 
@@ -28,6 +30,7 @@ class Greeting:
         self._over.set()
 
     def _run(self) -> None:
+        hurry(REPORTER, inherited=False)
         try:
             with socket.socket(socket.AF_UNIX) as heartbeat:
                 heartbeat.settimeout(1.0)

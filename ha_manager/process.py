@@ -11,8 +11,10 @@ files, commands and the disk have threads of their own, wired together here. Sou
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +43,7 @@ from ha_manager.outlook import MIB, Look, Outlook, is_calm, observed_state
 from ha_manager.peer import Own, Peer
 from ha_manager.plan import Observed
 from ha_manager.planner import Planner
+from ha_manager.punctual import Punctual
 from ha_manager.reign import PeerWord
 from ha_manager.requests import Requests
 from ha_manager.schedule import Schedule
@@ -51,7 +54,7 @@ from ha_manager.stock import Stock
 from ha_manager.trail import Trail
 from ha_manager.wiring import cluster_of, database_of, replication_password
 from ha_manager.worker import Worker
-from runtime import service
+from runtime import memory, service
 from runtime.clock import boottime
 from runtime.control import ControlServer
 from runtime.errors import ConfigError, HaError
@@ -72,6 +75,10 @@ IDENTITY_LIMIT = 2.5
 AGAIN = 1.0
 #: what the peer is told of extensions and collations is no older (seconds)
 FRESH = 2.0
+#: threads whose silence costs a role, or Postgres its lease
+ON_TIME = frozenset({"monitor", "lease"})
+#: a thread that computes lets another one go on after so long (seconds); the main loop needs a few turns to report
+SWITCH = 0.001
 
 
 class Daemon:
@@ -84,6 +91,7 @@ class Daemon:
         self.cluster = cluster
         self.database = database
         self.loop = Loop()
+        self.punctual = Punctual(boottime)
         self.mail = Mailbox(self.loop.selector)
         self.messages = Messages()
         paths = config.host.paths
@@ -143,6 +151,7 @@ class Daemon:
 
     def run(self, own: service.Service) -> int:
         own.register(self.loop.selector, self.on_signal)
+        self._be_on_time()
         self.database.attach()
         self.lease.turn()
         self.database.reports.told = lambda text: self.replication("kept", text)
@@ -157,6 +166,7 @@ class Daemon:
         ):
             self._thread(name, body)
         self._ticking = self.loop.call_after(0.0, self.turned)
+        gc.freeze()  # what has been loaded stays: it is not looked through again and again
         self.link.start()
         self.loop.call_after(0.0, own.ready)
         # The session's libraries take 0.1 s to load: heartbeat hears of us first.
@@ -165,6 +175,13 @@ class Daemon:
         self.loop.run()
         self._end()
         return 0
+
+    def _be_on_time(self) -> None:
+        sys.setswitchinterval(SWITCH)
+        self.punctual.join("of the main loop")
+        for refused in (memory.lock("ha_manager", touched=True), self.punctual.refused):
+            if refused:
+                log.warning("%s", refused)
 
     def _obey(self) -> None:
         """``<ha enabled="0"/>``: `ha stop`, in a process of its own, ends this one, too."""
@@ -176,6 +193,8 @@ class Daemon:
 
     def _work(self, name: str, body: Callable[[], None]) -> None:
         """A thread that ended because of a bug would be missed only when it is needed: it is told, and goes on."""
+        if name in ON_TIME:
+            self.punctual.join(name)
         while True:
             try:
                 return body()
@@ -188,6 +207,7 @@ class Daemon:
         self._thread("peer server", self.peer.listen)
         self._thread("stock", self.stock.run)
         self._thread("schedule", self._start_schedule)
+        self.loop.call_after(2.0, gc.freeze)
 
     def _start_schedule(self) -> None:
         site = self.config.site
@@ -240,6 +260,7 @@ class Daemon:
         if self._unseen is not None:
             findings, self._unseen = self._unseen, None
             self._note_look(findings)
+        self.punctual.look()
         if self.link.connected and now - self._asked_at >= (STATUS_PERIOD if self.calm() else TICK):
             self._asked_at = now
             self.link.request("status", {}, self.on_status)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from heartbeat.priority import hurry
+from runtime.priority import hurry
 
 
 def main(argv: list[str] | None = None) -> None:

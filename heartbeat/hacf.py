@@ -19,6 +19,7 @@ from heartbeat.fence_lines import FenceLine, read_line
 from heartbeat.media import Medium
 from runtime.errors import ConfigError
 from runtime.hafiles import TIMES
+from runtime.priority import HEARTBEAT
 from runtime.sizes import MAXIMUM_LAG, size_of
 from runtime.timing import PROFILES
 
@@ -50,7 +51,7 @@ class HaCf:
     facility: str = "daemon"
     debug: int = 0
     realtime: bool = True
-    priority: int = 1
+    priority: int = HEARTBEAT
     arp_check: bool = False
     fences: list[FenceLine] = field(default_factory=list)
     #: seconds for all that one fence agent does

@@ -28,7 +28,6 @@ from heartbeat.lookout import Lookout
 from heartbeat.manager_link import ManagerLink
 from heartbeat.model import SERVING, Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Replication, Tick
 from heartbeat.ping import Pinger
-from heartbeat.priority import hurry
 from heartbeat.radio import PingGroups, Radio
 from heartbeat.realtime import Collector, Timer, prepare
 from heartbeat.requests import Requests
@@ -45,6 +44,7 @@ from runtime.control import ControlServer
 from runtime.errors import HaError
 from runtime.lease import VipLease
 from runtime.linkwatch import LinkWatch
+from runtime.priority import hurry
 from runtime.rtnetlink import AddressSocket
 from runtime.service import Service, run
 

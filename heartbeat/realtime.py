@@ -12,9 +12,9 @@ import gc
 import os
 import time
 
-from heartbeat.priority import hurry, relax
+from runtime import memory
+from runtime.priority import hurry, relax
 
-_MCL_CURRENT, _MCL_FUTURE = 1, 2
 _TFD_NONBLOCK, _TFD_CLOEXEC, _TFD_TIMER_ABSTIME = os.O_NONBLOCK, os.O_CLOEXEC, 1
 _COLLECT_PERIOD = 10.0
 
@@ -68,16 +68,10 @@ class Timer:
 
 def prepare(realtime: bool, priority: int) -> list[str]:
     """Lock this process's memory and ask for a real-time priority; what was refused, in words."""
-    refused: list[str] = []
     if not realtime:
         relax()
-        return refused
-    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
-        because = os.strerror(ctypes.get_errno())
-        refused.append(f"memory can't be locked ({because}): short of memory, heartbeat may be late")
-    if because := hurry(priority, inherited=False):
-        refused.append(because)
-    return refused
+        return []
+    return [because for because in (memory.lock("heartbeat"), hurry(priority, inherited=False)) if because]
 
 
 class Collector:

@@ -6,8 +6,10 @@ the end (the fixture). Source: Trustwave §2.1, §5; issue "A pair of policy ser
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -113,6 +115,16 @@ def test_the_passive_is_shut_down_and_comes_back(duo: Duo) -> None:
     expect(duo.pair, other(active), "passive")
 
 
+def on_time(pair: Pair, node: str) -> dict[str, int]:
+    """How many threads of each process have a real-time priority, by its module or program."""
+    found: dict[str, int] = {}
+    for pid, argv in pair.node(node).processes().items():
+        name = next((word for word in argv if word.startswith(("heartbeat.", "ha_manager."))), argv[0] if argv else "")
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found[name] = found.get(name, 0) + (os.sched_getscheduler(int(thread.name)) & ~os.SCHED_RESET_ON_FORK != 0)
+    return {name: count for name, count in found.items() if count}
+
+
 def test_a_planned_failover(duo: Duo) -> None:
     pair, active = duo.pair, duo.settle()
     heir = other(active)
@@ -122,5 +134,8 @@ def test_a_planned_failover(duo: Duo) -> None:
     duo.drill.switchover()
     expect(pair, heir, "active")
     expect(pair, active, "passive")
+    # Only those that others count on: neither Postgres nor any command, hook or policy server has it from us.
+    for node in (heir, active):
+        assert on_time(pair, node) == {"heartbeat.daemon": 1, "ha_manager.daemon": 3, "ha_manager.keeper": 1}
     # Nothing was copied anew: a planned failover leaves no divergence.
     assert "copying the database" not in pair.node(active).log().rpartition("this device is now passive")[2]

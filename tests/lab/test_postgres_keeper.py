@@ -55,6 +55,9 @@ def busy(node: Node) -> Session:
 
 def test_postgres_dies_with_its_keeper_and_starts_again(one: Node) -> None:
     one.sql("INSERT INTO t VALUES (1)")
+    # on time itself, while Postgres is an ordinary process
+    assert os.sched_getscheduler(keeper_of(one)) == os.SCHED_RR | os.SCHED_RESET_ON_FORK
+    assert {os.sched_getscheduler(each.pid) for each in postmaster.processes_of(one.config.data_dir)} == {os.SCHED_OTHER}
     idle = one.session()
     os.kill(keeper_of(one), signal.SIGKILL)
     print(f"gone {gone(one, 2.0) * 1000:.0f} ms after its keeper")
