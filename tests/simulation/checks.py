@@ -193,7 +193,7 @@ class Checks:
         if change.after is Phase.PROMOTING:
             at, let_go, said = self._taken or self._begun
             self._taken = (at, let_go, f"{said}; {self._begun[2]}")
-            if "running solo when it stopped" in self._begun[2] and change.epoch.number <= self._forced_epoch:
+            if "running solo when it stopped" in self._begun[2] and server.disk.record.previous.number <= self._forced_epoch:
                 # it never heard of the operator's decision, and its own disk says that nobody else could be active
                 self._given_up = True
         if change.after is Phase.OPENING and "forced by" in change.because:
@@ -210,7 +210,8 @@ class Checks:
         setting, undecidable = self.world.setting, self.undecidable
         undecidable.look(period)
         unknowing = undecidable.untold and not (setting.arp_check and setting.strict)
-        self._overlap = self._overlap + period if a.answers() and b.answers() and not unknowing else 0.0
+        anew = undecidable.split and undecidable.anew
+        self._overlap = self._overlap + period if a.answers() and b.answers() and not unknowing and not anew else 0.0
         if self._overlap > OVERLAP + (self.world.timing.deadtime if setting.arp_check else 0.0):
             self.fail("vip", f"both servers have answered for the VIP for {self._overlap:.2f} s")
 

@@ -40,6 +40,10 @@ class Undecidable:
         #: when each server could reach each ping node, and when it ran, as last looked
         self._seen: dict[str, dict[str, float]] = {name: dict.fromkeys(world.ping_nodes, -inf) for name in NODES}
         self._ran = dict.fromkeys(NODES, -inf)
+        #: for how long its heartbeat, or the machine, stood still since it could last reach one: it doesn't count that
+        self._still = dict.fromkeys(NODES, 0.0)
+        #: a heartbeat began anew, or ended, since the last look: it begins to listen anew
+        self.anew, self._lives = False, (0, 0)
 
     @property
     def untold(self) -> bool:
@@ -51,18 +55,20 @@ class Undecidable:
         for name, server in self.world.servers.items():
             if server.alive and not server.paused:
                 self._ran[name] = now
+            self._still[name] += period if server.paused or server.heartbeat.stopped else 0.0
             for node, members in self.world.ping_nodes.items():
                 if any(network.sees(name, member) for member in members):
-                    self._seen[name][node] = now
+                    self._seen[name][node], self._still[name] = now, 0.0
         if self._apart():
             self._apart_at = now
-        taker = self._taker
+        taker, lives = self._taker, (self.world.servers["A"].heartbeat.life, self.world.servers["B"].heartbeat.life)
         if taker is not None:
             self._open += period if self._tells(taker) else 0.0
             # a solo one keeps its role over a pause, and takes it up again after a boot
             gone = not self.split and not self._runs(taker.peer)
             if self._open > TOLD * self.world.timing.deadtime or gone:
                 self._taker = None
+        self.anew, self._lives = lives != self._lives, lives
 
     def took_over(self, server: Server) -> None:
         """``server`` takes over by silence."""
@@ -70,7 +76,7 @@ class Undecidable:
         self.look(0.0)
         now, timing, peer = self.world.engine.now, self.world.timing, server.peer
         apart = now - self._apart_at <= timing.keepalive + SLACK
-        sees = self._unpinged(server) <= timing.ping_dead + SLACK
+        sees = self._unpinged(server) - self._still[server.name] <= timing.ping_dead + SLACK
         seen = self._unpinged(peer) <= timing.isolation + SLACK
         if apart and sees and seen and self._runs(peer):
             self.blind = True
