@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heartbeat import report
-from heartbeat.model import SERVING, Phase
+from heartbeat.model import SERVING, Database, Phase
 from heartbeat.signs import HOST
 from runtime.sizes import size
 
@@ -73,18 +73,33 @@ def _serving(core: Server) -> list[str]:
     peer = core.site.peer
     if core.disk.solo:
         return [
+            *_takes_no_writes(core),
             f"It runs solo: writes are on this server only. If {peer} died now, nothing would change here.",
             f"If this server died now, nobody would take over: {peer} does not hold everything. Service would wait for this"
             " server's return; nothing would be lost as long as its disk is not.",
         ]
     silent = core.members.silent_for() >= core.timing.deadtime and not core.rules.served_lately()
-    return [_waits_for_passive(core) if silent else _if_passive_died(core), _if_active_died(core)]
+    commits = _waits_for_passive(core) if silent else _if_passive_died(core)
+    return [*_takes_no_writes(core), commits, _if_active_died(core)]
+
+
+def _takes_no_writes(core: Server) -> list[str]:
+    """Of an active whose Postgres is down, or unknown."""
+    if core.manager_lost:
+        return [f"Whether Postgres takes writes here is not known: ha_manager is gone ({core.manager_lost})."]
+    if core.facts.postgres is not Database.PRIMARY:
+        because = "it is not promoted" if core.facts.healthy else core.facts.because
+        return [f"Postgres takes no writes here now: {because}."]
+    return []
 
 
 def _if_passive_died(core: Server) -> str:
     peer = core.site.peer
     if core.disk.lax:
         return f"Commits don't wait for {peer} (asynchronous replication): if it died now, nothing would change here."
+    if _takes_no_writes(core):
+        alone = f", until it has been silent for {core.timing.solo:g} s{_backed(core, peer)}"
+        return f"When it does, every commit waits for {peer}{'' if core.rules.release_only() else alone}."
     begin = f"Every commit waits for {peer}. If it died now, nothing would be lost; no write would be acknowledged"
     if core.rules.release_only():
         return f"{begin} until it is back (solo=release)."
@@ -159,10 +174,10 @@ def _takeover_waits(core: Server) -> str:
 
 def _letting_go(core: Server) -> list[str]:
     peer = core.site.peer
-    comes_back = core.returns and not core.rules.release_only() and not core.rules.asks_entry()
     then = (
-        f"this server would become active again after {core.timing.solo:g} s of silence{_backed(core, peer)}"
-        if comes_back
+        f"this server would become active again after {core.timing.solo:g} s of silence, once it has let go and Postgres here"
+        f" is ready{_backed(core, peer)}"
+        if core.rules.would_come_back() and not core.leaving
         else "service would wait for its return, or for an operator's `ha activate`"
     )
     return [

@@ -32,6 +32,18 @@ def why_peer_unfit(core: Server) -> str:
     return f"it says that it is not fit (database {p.data}, in sync: {'yes' if p.in_sync else 'no'})"
 
 
+def why_not_in_sync(core: Server) -> str:
+    """Of a passive whose own state is no reason for it."""
+    p = core.members.peer
+    if core.disk.epoch.number == 0:
+        return "this server has never been in sync"
+    if p is None or p.phase not in SERVING or not core.members.in_contact():
+        return "this server was not in sync when the active was last heard"
+    if p.calls_in_sync >= 0:
+        return "this server does not hold yet all that the active wants it to hold before it calls it in sync"
+    return "the active does not wait for this server's acknowledgement (not in sync)"
+
+
 def why_suspended(core: Server) -> str:
     """Who suspended what, and how that ends; "" if nothing is suspended."""
     if core.disk.suspended:

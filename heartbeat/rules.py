@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from math import inf
 
+from heartbeat import report
 from heartbeat.laxrules import IDLE, LAG_LIMIT, LaxRules
 from heartbeat.model import SERVING, Database, Message, Phase
 from heartbeat.signs import VIP
@@ -51,20 +52,22 @@ class Rules(LaxRules):
         return both_fence or c.now - self.members.called_at < self.timing.stale
 
     def unfit(self) -> str:
-        """Why this passive could not take over now; "" when it is fit."""
+        """Why this passive could not take over now; "" when it is fit. First what is the matter here: where that keeps it from
+        being in sync, it is the cause, and the active may be waiting for it still.
+        """
         c = self.core
         if c.disk.suspended:
             return "automatic changes are suspended by an operator"
-        if c.disk.epoch.number == 0 or not c.disk.in_sync or c.disk.active:
-            return "the active does not wait for this server's acknowledgement (not in sync)"
-        if c.saving:
-            return "a change of state is being written to disk"
-        if self.higher_epoch_known():
-            return f"an epoch {c.heard_epoch} is known, this database belongs to {c.disk.epoch}"
         if c.manager_lost:
             return f"ha_manager is gone: {c.manager_lost}"
         if not c.facts.healthy:
             return c.facts.because or "Postgres is not healthy"
+        if c.disk.epoch.number == 0 or not c.disk.in_sync or c.disk.active:
+            return report.why_not_in_sync(c)
+        if c.saving:
+            return "a change of state is being written to disk"
+        if self.higher_epoch_known():
+            return f"an epoch {c.heard_epoch} is known, this database belongs to {c.disk.epoch}"
         if (lag := self.lag()) > c.site.maximum_lag:
             most = size(c.site.maximum_lag)
             return f"it lacks {size(lag)} that the active had when last heard, more than maximum_lag_on_failover ({most})"
@@ -146,11 +149,14 @@ class Rules(LaxRules):
         took over on the word alone was heard to (``word_stands``). Whoever did for silence missed all that was sent from here
         in a deadtime, and was missed here since a word that echoed what was sent just before, this server running and connected
         all that time: a cut of every path that both lived through, which is the case that can't be decided."""
+        return self.core.disk.stood_down and self.would_come_back()
+
+    def would_come_back(self) -> bool:
+        """The same, whether or not the disk says yet that this server let go."""
         c, m = self.core, self.members
-        let_go = c.returns and c.disk.stood_down and not c.disk.suspended
         echoed = m.echoed_at - m.paused
         both_ways = m.heard_at - echoed < self.timing.warntime and m.broken_at <= echoed
-        return let_go and not self.release_only() and not self.asks_entry() and both_ways
+        return c.returns and not c.disk.suspended and not self.release_only() and not self.asks_entry() and both_ways
 
     def may_return(self) -> str:
         """The sentence with which an active that let go takes up again, its passive having been silent for solo time."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from heartbeat.model import Epoch, Fenced, Phase, Record, Sign, Standby, Suspend
-from tests.unit.server import PEER_PASSIVE, SITE, Server, active_in_sync, let_go, passive_in_sync
+from heartbeat.model import Database, Epoch, Fenced, ManagerLost, Phase, Record, Sign, Standby, Suspend
+from tests.unit.server import PEER_ACTIVE, PEER_PASSIVE, SITE, Server, active_in_sync, let_go, passive_in_sync
 from tests.unit.test_backing import active, passive
 from tests.unit.test_lax import lagging, lax_passive
 
@@ -83,6 +83,30 @@ def unconnected() -> Server:
     return server
 
 
+def postgres_down(server: Server) -> Server:
+    server.manager = False
+    server.facts = replace(server.facts, postgres=Database.UNKNOWN, healthy=False, because="Postgres is starting")
+    server.give(server.facts)
+    return server
+
+
+def manager_gone(server: Server) -> Server:
+    server.manager = False
+    server.give(ManagerLost("its connection is closed"))
+    return server
+
+
+def unfit(epoch: int = 4, healthy: bool = True, calls_in_sync: int = -1) -> Server:
+    """A passive that is not in sync, of an active that is heard."""
+    server = Server(Record(Epoch(epoch, "vs-28" if epoch else "")))
+    because = "" if healthy else "Postgres is starting"
+    server.facts = replace(server.facts, healthy=healthy, because=because, following=Epoch(4, "vs-28"), lsn=1000)
+    server.hear(**PEER_ACTIVE | {"calls_in_sync": calls_in_sync})
+    server.run(0.3)
+    return server
+
+
+NOT_FIT = "If vs-28 died now, this server could not take over"
 FIT_PASSIVE = "If vs-28 died now, this server would take over after 1 s of silence on every link"
 NO_WRITE = "no write would be acknowledged"
 CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
@@ -106,6 +130,15 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         f"{FIT_PASSIVE}; asynchronous: this server lacks 2 KiB of log that vs-28 had when last heard, 0.0 s ago; that, and what"
         " was acknowledged since, is lost.",
         "If this server died now, nothing would change on vs-28: its commits don't wait.")),
+    ("in sync, Postgres down", lambda: postgres_down(active_in_sync()), (
+        "Postgres takes no writes here now: Postgres is starting.",
+        "When it does, every commit waits for vs-28, until it has been silent for 3.5 s.")),
+    ("in sync, solo=release, ha_manager gone", lambda: manager_gone(active(solo="release")), (
+        "Whether Postgres takes writes here is not known: ha_manager is gone (its connection is closed).",
+        "When it does, every commit waits for vs-28.")),
+    ("solo, ha_manager gone", lambda: manager_gone(solo()), (
+        "Whether Postgres takes writes here is not known: ha_manager is gone (its connection is closed).",
+        "It runs solo: ")),
     ("solo", solo, (
         "It runs solo: writes are on this server only. If vs-28 died now, nothing would change here.",
         "If this server died now, nobody would take over: vs-28 does not hold everything.")),
@@ -130,12 +163,20 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         "If vs-28 died now, this server could not take over: the active does not wait for this server's acknowledgement",
         "Service would wait for vs-28's return.",
         "everything that the other server acknowledged since is lost. If the other server is gone for good: `ha activate")),
+    ("never in sync", lambda: unfit(epoch=0), (f"{NOT_FIT}: this server has never been in sync. ",)),
+    ("unfit, its own Postgres down", lambda: unfit(healthy=False), (f"{NOT_FIT}: Postgres is starting. ",)),
+    ("unfit, its ha_manager gone", lambda: manager_gone(unfit()), (
+        f"{NOT_FIT}: ha_manager is gone: its connection is closed. ",)),
+    ("waited for, not in sync yet", lambda: unfit(calls_in_sync=2000), (
+        f"{NOT_FIT}: this server does not hold yet all that the active wants it to hold before it calls it in sync. ",)),
+    ("not in sync, the active silent", lambda: silent(unfit()), (
+        "It does not take over: this server was not in sync when the active was last heard.",)),
     ("heard by nobody", lambda: hearing_nothing(), ("vs-28 is heard, but does not hear this server.",)),
     ("silent, serving", lambda: with_sign("vip", "vs-28's MAC answers for 192.168.120.187"), (
         "but it still serves: vs-28's MAC answers for 192.168.120.187 (eth1).",)),
     ("silent, its host lives", lambda: with_sign("host", "vs-28 answers ping"), (
         "shows no sign of service; its host lives (vs-28 answers ping (eth1)), which holds no takeover.",
-        "It does not take over: the active does not wait for this server's acknowledgement (not in sync).")),
+        "It does not take over: this server was not in sync when the active was last heard.")),
     ("not fenced", unfenced, (
         "It does not take over: vs-28 could not be fenced (no route to the power switch); it is tried again.",
         "An operator may decide: ")),
@@ -200,6 +241,14 @@ def lets_go() -> Server:
     return server
 
 
+def lets_go_unheard() -> Server:
+    """What came last did not echo this server's latest: it may have been missed, and the other one be about to take over."""
+    server = lets_go()
+    server.peer_hears = False
+    server.run(0.7)
+    return server
+
+
 def opening() -> Server:
     server = passive_in_sync()
     server.peer_hears = False
@@ -216,7 +265,14 @@ def fencing() -> Server:
 @pytest.mark.parametrize(
     ("make", "sentences"),
     [
-        (lets_go, ("If vs-28 died now, this server would become active again after 3.5 s of silence; nothing acknowledged",)),
+        (
+            lets_go,
+            ("would become active again after 3.5 s of silence, once it has let go and Postgres here is ready; nothing",),
+        ),
+        (
+            lets_go_unheard,
+            ("If vs-28 died now, service would wait for its return, or for an operator's `ha activate`; nothing",),
+        ),
         (opening, ("It waits: vs-28, which stood down, has not answered the announcement yet.", "would be forgotten.")),
         (fencing, ("It waits: the fence agent has not yet switched vs-28 off.", "this would be given up.")),
     ],
