@@ -325,9 +325,11 @@ _NOT_THE_DATA = (
     "private key", "authentication", "pg_hba", "permitted to log in", "does not exist",
     "Too many open files", "Read-only file system", "timezone", "locale",
 )  # fmt: skip
+#: … but this is the data, whatever else is said ("database does not exist: the database subdirectory is missing")
+_THE_DATA = ("database subdirectory", "is not a valid data directory")
 
 
 def is_damaged(attempts: int, last_words: str, since_copy: float) -> bool:
     """A standby that has not come up ``attempts`` times in a row: would a fresh copy of its active's database cure it?"""
-    curable = not any(words in last_words for words in _NOT_THE_DATA)
+    curable = any(words in last_words for words in _THE_DATA) or not any(words in last_words for words in _NOT_THE_DATA)
     return attempts >= ATTEMPTS and curable and since_copy > COPY_AGAIN

@@ -5,6 +5,7 @@ Promise: reads only; every command is bounded and runs as the OS user of Postgre
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -93,6 +94,21 @@ def segments(data_dir: Path) -> list[str]:
     except OSError:
         return []
     return [name for name in names if re.fullmatch("[0-9A-F]{24}", name)]
+
+
+#: what can't be without: rows, and which transactions were committed
+_PARTS = ("base", "global", "pg_xact", "pg_multixact")
+
+
+def missing(data_dir: Path) -> str:
+    """A part of the database that is not there any more, "" if none is. A link that leads nowhere is a disk that isn't mounted:
+    nothing of that is decided here. What replay makes anew in an emptied ``base`` is no database: that has a PG_VERSION.
+    """
+    gone = next((part for part in _PARTS if not os.path.lexists(data_dir / part)), "")
+    base = data_dir / "base"
+    if not gone and base.is_dir() and not any((folder / "PG_VERSION").exists() for folder in base.iterdir()):
+        return "base"
+    return gone
 
 
 _PAGE = 8192

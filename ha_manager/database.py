@@ -467,7 +467,7 @@ class Database:
             return "none"
         self._book.read()
         unusable = seeding.in_progress(self.config.data_dir) or rewinding.interrupted(self.config)
-        return "failed" if unusable else "ready"
+        return "failed" if unusable or controldata.missing(self.config.data_dir) else "ready"
 
     # --- a database that must be replaced --------------------------------------------------------------------------------
 

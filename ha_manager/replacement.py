@@ -7,6 +7,7 @@ log is kept, the old one goes before the copy, and that is said. Source: design 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable
@@ -54,7 +55,18 @@ def _taken(config: PostgresConfig, name: str) -> bool:
 
 
 def judge(config: PostgresConfig, lineage: Lineage, active: Identity, limit: float) -> Verdict:
-    """Postgres stopped: may this database follow ``active`` as it is?"""
+    """Postgres stopped: may this database follow ``active`` as it is? One of which a part is missing may not, whatever it says
+    of itself; it is kept whole, because it may hold what the active lacks.
+    """
+    verdict = _compare(config, lineage, active, limit)
+    part = "" if seeding.is_empty(config.data_dir) or verdict.damaged else controldata.missing(config.data_dir)
+    if not part:
+        return verdict
+    way = Way.COPY if verdict.way is Way.START else verdict.way
+    return dataclasses.replace(verdict, way=way, because=f"the database here is damaged: {part} is missing", damaged=True)
+
+
+def _compare(config: PostgresConfig, lineage: Lineage, active: Identity, limit: float) -> Verdict:
     clock = Clock(limit)
     if rewinding.interrupted(config):
         return Verdict(Way.COPY, "a rewind of the database here was interrupted")

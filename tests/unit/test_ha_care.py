@@ -189,6 +189,8 @@ START = [
     (ATTEMPTS, 'FATAL: could not write lock file "postmaster.pid": No space left on device', 1e9, False),
     (ATTEMPTS, "FATAL: configuration file contains errors", 1e9, False),
     (ATTEMPTS, 'FATAL: role "postgres" is not permitted to log in', 1e9, False),
+    (ATTEMPTS, 'FATAL: database "postgres" does not exist', 1e9, False),
+    (ATTEMPTS, 'FATAL: database "postgres" does not exist DETAIL: The database subdirectory "base/5" is missing.', 1e9, True),
     (ATTEMPTS, 'FATAL: could not open file "global/pg_filenode.map": No such file or directory', 1e9, True),
     (ATTEMPTS, 'FATAL: data directory "/x" has invalid permissions', 1e9, True),
     (ATTEMPTS, 'FATAL: could not bind IPv4 address "0.0.0.0": Address already in use', 1e9, False),

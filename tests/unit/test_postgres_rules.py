@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -558,7 +559,7 @@ def test_the_book_is_durable_and_damage_is_told(tmp_path: Path) -> None:
 def test_a_database_whose_note_of_promotions_is_damaged_does_not_stand_for_election(tmp_path: Path) -> None:
     """Its promotion would fail, after the other server had given way."""
     config = plain_cluster(tmp_path, "", "local all all peer\n")
-    for name in ("PG_VERSION", "global/pg_control"):
+    for name in ("PG_VERSION", "global/pg_control", "base/5/PG_VERSION", "pg_xact/0000", "pg_multixact/0000"):
         (config.data_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (config.data_dir / name).write_text("15\n")
     lineage = Paths(config.state_dir).lineage
@@ -568,6 +569,23 @@ def test_a_database_whose_note_of_promotions_is_damaged_does_not_stand_for_elect
         Database(config, "a", "b", peer_addresses=(), password="").data()
     lineage.unlink()
     assert Database(config, "a", "b", peer_addresses=(), password="").data() == "ready"
+    shutil.rmtree(config.data_dir / "base")
+    assert Database(config, "a", "b", peer_addresses=(), password="").data() == "failed"
+
+
+def test_a_part_of_a_database_that_is_missing(tmp_path: Path) -> None:
+    for part in ("base", "global", "pg_xact"):
+        assert controldata.missing(tmp_path) == part
+        (tmp_path / part).mkdir()
+    (tmp_path / "pg_multixact").symlink_to(tmp_path / "a disk that is not mounted")
+    (tmp_path / "base/16384").mkdir()
+    assert controldata.missing(tmp_path) == "base", "replay made a folder anew"
+    (tmp_path / "base/1").mkdir()
+    (tmp_path / "base/1/PG_VERSION").write_text("15\n")
+    assert controldata.missing(tmp_path) == ""
+    (tmp_path / "base").rename(tmp_path / "away")
+    (tmp_path / "base").symlink_to(tmp_path / "a disk that is not mounted")
+    assert controldata.missing(tmp_path) == ""
 
 
 # --- directories --------------------------------------------------------------------------------------------------------------
