@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ha_manager.observation import Observation, is_plain, standby_name
-from ha_manager.orders import Epoch, Postgres, epoch_from, facts_to
+from ha_manager.orders import ROLE_OF, Epoch, Postgres, Role, Want, epoch_from, facts_to
 from ha_manager.outlook import observed_state
 from runtime.clock import boottime
 from runtime.control import Handler, Request
@@ -22,6 +22,25 @@ if TYPE_CHECKING:
     from ha_manager.process import Daemon
 
 _ASKED = ("failover", "suspend", "resume", "activate")
+
+
+def why_not_reseed(want: Want | None, copying: str, peer: Mapping[str, Any], name: str) -> str:
+    """Why no fresh copy is made now, and what to do; "" if it may be. ``peer``: what its ha_manager says, {} if it can't be
+    asked. Only of a server that says itself that it is the active which is followed here, in that very epoch.
+    """
+    if want is None:
+        return "heartbeat has not said yet what this server is; `ha show`"
+    if ROLE_OF[want.phase] is not Role.PASSIVE or want.postgres is not Postgres.STANDBY:
+        return f"this server is {want.phase.value}: its database is not to be replaced; only a passive's is, on that server"
+    if want.follow == Epoch():
+        return "no active is followed now, so there is nothing to copy; `ha show`"
+    if copying:
+        return f"{copying} (already; `ha show` tells how far it is)"
+    if not peer:
+        return f"ha_manager on {name} can't be asked, so that it is active isn't proven; `ha show` says why"
+    if peer.get("epoch") != list(want.follow) or peer.get("phase") not in ("active", "preparing") or not peer.get("heartbeat"):
+        return f"{name} does not say that it is the active of epoch {want.follow}; `ha show` there"
+    return ""
 
 
 class Requests:
@@ -37,6 +56,7 @@ class Requests:
             "suspend": lambda request: self._heartbeat(request, "suspend"),
             "resume": lambda request: self._heartbeat(request, "resume"),
             "activate": lambda request: self._heartbeat(request, "activate"),
+            "reseed": self._reseed,
             "stop_ha": lambda request: self._heartbeat(request, "leave"),
         }
 
@@ -55,6 +75,22 @@ class Requests:
 
         if not self._daemon.link.request(do, {"by": "ha"} | fields, then):
             raise Refused(f"heartbeat can't be asked: {self._daemon.link.why}; `ha start` starts it")
+
+    def _reseed(self, request: Request) -> Mapping[str, Any]:
+        """``force`` false: only whether it may be done, and what it means."""
+        daemon, active = self._daemon, self._daemon.config.peer
+        want, carried = daemon.link.want, daemon.worker.carried
+        why = why_not_reseed(want, carried.copying, daemon.peer.state if daemon.peer.connected else {}, active)
+        if why:
+            raise Refused(why)
+        if request.fields.get("force") is True:
+            by = str(request.fields.get("by", "an operator"))[:100]
+            daemon.worker.reseed(f"asked for by {by}")
+            return {"text": f"the database of {active} is copied; the one here is kept aside if there is room"}
+        return {
+            "text": f"Postgres here is stopped, and the database of {active} copied in its place. Until that is done {active}"
+            " runs solo, and nobody could take over. What is here and holds anything that it lacks is kept"
+        }
 
     # --- for the peer -----------------------------------------------------------------------------------------------------
 

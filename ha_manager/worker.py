@@ -104,6 +104,7 @@ class Worker:
         self._seen = Observation()
         self._again = False
         self._mend: tuple[Remedy, ...] = ()
+        self._reseed = ""
         self._ended = False
         self.carried = Carried()
         # only the worker's thread touches what follows
@@ -174,6 +175,13 @@ class Worker:
                 self._retry_at = self._clock()
                 self._condition.notify()
 
+    def reseed(self, because: str) -> None:
+        """Copy the followed active's database afresh, whatever is here, once."""
+        with self._condition:
+            self._reseed, self._again, self._retry_at = because, True, inf
+            self._condition.notify()
+        self._publish(trouble="", copying=self._awaited_copy())
+
     def end(self) -> None:
         with self._condition:
             self._ended = True
@@ -202,7 +210,7 @@ class Worker:
         try:
             self._carry(want)
         except Obsolete:
-            self._publish(copying="")
+            self._publish(copying=self._awaited_copy())
             return
         except DidNotStart as wrong:
             self._failed(want, str(wrong), data="failed")
@@ -220,7 +228,7 @@ class Worker:
         if self.carried.trouble:
             log.info("Postgres is as wanted again: %s", want.postgres)
         self._stepped_at = self._clock()
-        self._publish(trouble="", copying="", data=self._data())
+        self._publish(trouble="", copying=self._awaited_copy(), data=self._data())
         self._carried_out(want)
         self._afterwards(want)
 
@@ -251,7 +259,7 @@ class Worker:
                 self._retry_at = self._clock() + wait
         if text != self.carried.trouble:
             log.error("Postgres can't be made %s: %s", want.postgres, text)
-        self._publish(trouble=text, copying="", data=data or self._data())
+        self._publish(trouble=text, copying=self._awaited_copy(), data=data or self._data())
 
     def _carried_out(self, want: Want) -> None:
         with self._condition:
@@ -282,6 +290,8 @@ class Worker:
     def _carry(self, want: Want) -> None:
         if want.postgres is not Postgres.PRIMARY:
             self._names, self._primary_epoch = None, None
+        if want.postgres is not Postgres.STANDBY:
+            self._take_reseed()
         if self._hangs(want):
             self._end_hung()
         self._mend_what_ails(want)
@@ -455,7 +465,9 @@ class Worker:
             return
         follow = self._active.upstream(want.follow)
         answer = self._take_answer(want)
-        if seen.state != "running":
+        if reseed := self._take_reseed():
+            self._copy_afresh(want, follow, reseed)
+        elif seen.state != "running":
             self._make_fit(want)
             follow = self._active.upstream(want.follow)
         elif seen.following == want.follow.number:
@@ -469,7 +481,7 @@ class Worker:
             self._following_since = self._clock()
         # One that runs needs a moment; one that hangs must not keep this thread from ending it.
         try:
-            self._db.make_standby(follow, HUNG / 2 if seen.state == "running" else STARTS)
+            self._db.make_standby(follow, HUNG / 2 if self._seen.state == "running" else STARTS)
         except DidNotStart as wrong:
             self._replace_damaged(want, follow, wrong)
             self._db.make_standby(follow, STARTS)
@@ -544,6 +556,26 @@ class Worker:
         with self._condition:
             answer, self._answer = self._answer, None
         return answer[1:] if answer is not None and answer[0] == want.follow else None
+
+    def _awaited_copy(self) -> str:
+        return f"the database is about to be copied: {self._reseed}" if self._reseed else ""
+
+    def _take_reseed(self) -> str:
+        with self._condition:
+            because, self._reseed = self._reseed, ""
+        return because
+
+    def _copy_afresh(self, want: Want, follow: Upstream, because: str) -> None:
+        """What is proven to hold nothing that the active lacks may go where the disk doesn't hold both; all else is kept."""
+        active = self._active.identity(want.follow)
+        if active is None:
+            raise ReplicationError(f"ha_manager on {want.follow.node} can't be asked any more: nothing was copied ({because})")
+        self._db.make_stopped(immediate=False)
+        self._is_now("stopped")
+        verdict = self._db.judge(active)
+        way = Way.COPY if verdict.way is Way.START else verdict.way
+        kept_whole = verdict.damaged or way is Way.DIVERGED
+        self._replace(want, replace(verdict, way=way, because=because, damaged=kept_whole), follow, active)
 
     def _copy_because(self, want: Want, follow: Upstream, reason: str, active: Identity | None) -> None:
         if active is None:

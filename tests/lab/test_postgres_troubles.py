@@ -290,6 +290,23 @@ def test_an_active_whose_data_is_damaged_hands_over_and_is_copied_afresh(duo: Du
     assert "the database was copied from" in node.log()[since:]
 
 
+def test_a_passive_is_copied_afresh_on_purpose(duo: Duo) -> None:
+    active = duo.settle()
+    passive = duo.pair.node(other(active))
+    duo.pair.ha(passive.name, "diverged", "remove", "--all", "--force")
+    since = len(passive.log())
+    refused = duo.pair.ha(active, "reseed", "--force", check=False)
+    assert refused.code == 1 and "this server is active" in refused.stderr
+    unasked = duo.pair.ha(passive.name, "reseed", check=False)
+    assert unasked.code == 1 and "nobody could take over" in unasked.stdout and "not confirmed" in unasked.stderr
+    assert "copying" not in passive.log()[since:]
+    done = duo.pair.ha(passive.name, "reseed", "--force")
+    assert f"this server follows {active} again" in done.stdout
+    until_logged(duo, passive.name, "the replaced database is kept in", since)
+    assert duo.settle() == active
+    duo.pair.ha(passive.name, "diverged", "remove", "--all", "--force")
+
+
 def test_write_errors_of_the_active_end_in_place_or_with_a_hand_over(duo: Duo) -> None:
     """A size limit makes every write of the log fail (EFBIG), as a broken disk does: Postgres gives up and starts anew."""
     active = duo.settle()

@@ -40,6 +40,8 @@ class Recording:
         self.cancelled = False
         self.held = False
         self.timeline = 2
+        #: the last copy was one that uses and removes nothing of what is here
+        self.whole = False
         #: called once bytes have come
         self.moved: Callable[[], None] = lambda: None
         #: how often connections for a promotion were opened
@@ -91,6 +93,7 @@ class Recording:
 
     def rejoin(self, verdict: Verdict, follow: Upstream, active: Identity, progress: Callable[[Progress], bool]) -> str:
         self._note(f"copy {verdict.way}")
+        self.whole = verdict.damaged
         self.during()
         if not progress(Progress(1, 2, 3.0)):
             self.cancelled = True
@@ -476,6 +479,39 @@ def test_a_standby_that_does_not_come_up_for_another_reason_is_not_copied(bench:
     bench.db.fail["standby"] = DidNotStart("Postgres did not come up", "FATAL: configuration file contains errors")
     for number in range(ATTEMPTS + 2):
         assert "copy copy" not in bench.do(want(Postgres.STANDBY, number + 1, follow=THEIRS), STOPPED)
+
+
+@pytest.mark.parametrize(("way", "copied"), [(Way.START, Way.COPY), (Way.COPY, Way.COPY), (Way.DIVERGED, Way.DIVERGED)])
+def test_a_copy_that_an_operator_asks_for_is_made_once_whatever_is_here(bench: Bench, way: Way, copied: Way) -> None:
+    following = want(Postgres.STANDBY, follow=THEIRS)
+    bench.do(following)
+    bench.db.way = way
+    bench.db.calls.clear()
+    bench.worker.reseed("asked for by ha reseed")
+    assert "asked for by ha reseed" in bench.worker.carried.copying, "seen at once"
+    bench.worker.step(following)
+    assert bench.db.calls == ["stop fast", "judge", f"copy {copied}", "standby vs-28"]
+    assert bench.db.whole is (way is Way.DIVERGED), "never rewound, never removed for room"
+    assert bench.worker.carried.copying == ""
+    bench.db.way = Way.START
+    bench.db.calls.clear()
+    bench.worker.step(following)
+    assert bench.db.calls == ["standby vs-28"], "once"
+
+
+def test_an_operators_copy_waits_for_what_is_under_way_and_ends_with_the_role(bench: Bench) -> None:
+    following = want(Postgres.STANDBY, follow=THEIRS)
+    bench.do(following)
+    bench.worker.reseed("asked for")
+    bench.peer.known = None
+    bench.worker.step(following)
+    assert "nothing was copied" in bench.worker.carried.trouble and "judge" not in bench.db.calls
+    bench.peer.known = Identity("1", 1)
+    bench.worker.reseed("asked for")
+    assert bench.worker.carried.trouble == ""
+    bench.do(want(Postgres.DETACHED, 2))
+    assert bench.worker.carried.copying == ""
+    assert bench.do(want(Postgres.STANDBY, 3, follow=THEIRS)) == ["standby vs-28"]
 
 
 def test_a_promotion_in_the_same_epoch_owes_what_every_promotion_owes(bench: Bench) -> None:
