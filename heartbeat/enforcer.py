@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runtime import child, pidfile
+from runtime.priority import REPORTER, hurry
 from runtime.proctree import kill_tree, other_session, process
 
 FOLDER = "/run/ha_manager"
@@ -56,8 +57,12 @@ class Enforcer:
         if self.running:
             return
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # what heartbeat forks is ordinary again, and on a busy server this child's deadline is that of the lease
+        realtime = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK != os.SCHED_OTHER
         pid = child.fork()
         if pid == 0:
+            if realtime:
+                hurry(REPORTER, inherited=False)
             _enforce(self._folder, with_manager, writing)
         os.close(writing)
         self._done, self._pid = reading, pid

@@ -114,3 +114,14 @@ def test_a_killed_enforcement_is_not_taken_for_a_done_one(scene: Scene) -> None:
     os.kill(enforcer._pid, 9)
     done = finished(enforcer)
     assert not enforcer.running and done == (scene.living() == [])
+
+
+@pytest.mark.parametrize("policy", [os.SCHED_OTHER, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK])
+def test_it_hurries_where_heartbeat_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: int) -> None:
+    told = tmp_path / "told"
+    monkeypatch.setattr(os, "sched_getscheduler", lambda pid: policy)
+    monkeypatch.setattr("heartbeat.enforcer.hurry", lambda priority, inherited: told.write_text(f"{priority} {inherited}"))
+    enforcer = Enforcer(tmp_path / "nothing")
+    enforcer.start(with_manager=False)
+    assert finished(enforcer)
+    assert (told.read_text() if told.exists() else "") == ("" if policy == os.SCHED_OTHER else "1 False")
