@@ -290,6 +290,23 @@ def test_an_active_whose_data_is_damaged_hands_over_and_is_copied_afresh(duo: Du
     assert "the database was copied from" in node.log()[since:]
 
 
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "while it is stopped"])
+def test_a_passive_of_which_a_part_is_missing_is_copied_afresh_and_kept(duo: Duo, running: bool) -> None:
+    active = duo.settle()
+    passive = duo.pair.node(other(active))
+    duo.pair.ha(passive.name, "diverged", "remove", "--all", "--force")  # the small disk of the log holds three
+    since = len(passive.log())
+    if not running:
+        duo.pair.ha(passive.name, "stop")
+    passive.sh(f"rm -rf {_DATA}/base")
+    if not running:
+        duo.pair.ha(passive.name, "start")
+    until_logged(duo, passive.name, "the database here is damaged: base is missing", since, 60.0)
+    duo.settle(120.0)
+    assert duo.pair.active() == active
+    until_logged(duo, passive.name, "the replaced database is kept in", since)
+
+
 def test_a_passive_is_copied_afresh_on_purpose(duo: Duo) -> None:
     active = duo.settle()
     passive = duo.pair.node(other(active))
