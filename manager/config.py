@@ -16,6 +16,10 @@ from runtime.modulexml import Section, load
 from .model import Mode, Process
 from .paths import Paths
 
+#: Failed tries in a row, unless the file says otherwise. What has a control socket (heartbeat, ha_manager) is never given up:
+#: without it this server neither serves nor takes over.
+GIVE_UP_AFTER = 10
+
 _REMEDIES = {
     "role@name": 'give the role a name, such as name="HA"',
     "process@pid_file": "name the file in which the process leaves its number",
@@ -102,6 +106,7 @@ def _process(role: Section, section: Section, place: int) -> Process:
         restart=_command(section),
         restart_after=section.number("restart_after", 0.0, least=0, most=3600),
         quiet=section.number("quiet", 10.0, least=0.1, most=86400),
+        give_up_after=section.whole("give_up_after", 0 if section.has("control") else GIVE_UP_AFTER, least=0, most=1000),
     )
 
 

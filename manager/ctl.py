@@ -109,6 +109,8 @@ def status(paths: Paths, as_json: bool) -> None:
 
 def _why(row: Message) -> str:
     """Beside the state. What is an alarm stands below the table already."""
+    if row["state"] == "given up":
+        return "see the alarm"
     if row["retry_in"] is not None and row["alarm"]:
         return f"see the alarm; next try in {row['retry_in']:.0f} s"
     return str(row["because"])

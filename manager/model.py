@@ -25,6 +25,7 @@ class State(StrEnum):
     STOPPING = "stopping"
     WAITING = "waiting"  # died or did not start; will be started again at a known time
     KILLING = "killing"  # hung: SIGKILL is on its way
+    GIVEN_UP = "given up"  # did not stay in spite of many tries; looked for now and then
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Process:
     restart_after: float = 0.0
     #: a death or failure this long ago is forgotten
     quiet: float = 10.0
+    #: so many tries in a row may fail; 0: it is never given up
+    give_up_after: int = 0
 
     def same_process(self, other: Process) -> bool:
         """A running one need not be restarted to become ``other``."""
@@ -104,6 +107,14 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Found:
+    """It was given up, and runs: somebody else has started it."""
+
+    name: str
+    pid: int
+
+
+@dataclass(frozen=True)
 class StartFailed:
     name: str
     because: str
@@ -131,7 +142,7 @@ class Hung:
     because: str
 
 
-Event = Tick | Reload | OperatorStart | OperatorStop | Shutdown | Started | StartFailed | Stopped | Died | Hung
+Event = Tick | Reload | OperatorStart | OperatorStop | Shutdown | Started | Found | StartFailed | Stopped | Died | Hung
 
 
 # --- effects --------------------------------------------------------------------------------------------------------------
@@ -143,6 +154,13 @@ class Start:
 
     process: Process
     again: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """Answer with Found if it runs."""
+
+    process: Process
 
 
 @dataclass(frozen=True)
@@ -201,4 +219,4 @@ class Exit:
     """Everything is stopped."""
 
 
-Effect = Start | Stop | Kill | Changed | Alarm | Held | Done | Exit
+Effect = Start | Look | Stop | Kill | Changed | Alarm | Held | Done | Exit

@@ -7,8 +7,10 @@ Promise: no input or output, no clock. What is enabled runs, what is not is stop
 - A process that died, or hung and was killed, is started again at once and out of turn, as the address's lease doesn't wait
   (or after its ``restart_after``: ha_manager stops the policy server before it tells the Manager that the device is passive).
   Should it die again before its quiet time is over, the next tries come after 1, 2, 4 … 60 s (at most 2 s for
-  heartbeat and ha_manager). Nothing is ever given up; there is an alarm from the first death on (with ``restart_after``:
-  if it is over, and it was not meant to stop) until it has been quiet.
+  heartbeat and ha_manager). There is an alarm from the first death on (with ``restart_after``: if it is over, and it was not
+  meant to stop) until it has been quiet.
+- After ``give_up_after`` tries in a row it is given up: the alarm stays, and nothing is started until an operator or a reload
+  asks for it, or the next boot. If somebody else starts it, that is noticed within a minute.
 - What an operator stopped stays stopped until an operator starts it, a reload releases it, or the next boot.
 
 States of one process (``wants``: enabled, not held by an operator, not shutting down)::
@@ -19,6 +21,9 @@ States of one process (``wants``: enabled, not held by an operator, not shutting
      Stopped │  │ not wanted      in due│    ▼          Died  │  │  └────────► KILLING
              │  └──────────────────── WAITING ◄───────────────┘  │                │
              └──────────── STOPPING ◄────────────── not wanted ──┘   WAITING ◄────┘ Died
+
+          WAITING ── its last try has failed ──► GIVEN_UP ── asked to try again ──► WAITING
+                                                    └── Found ──► RUNNING
 
 Source: design §7; the reference, 2 ("manager-ctl reload").
 """
@@ -37,9 +42,11 @@ from .model import (
     Effect,
     Event,
     Exit,
+    Found,
     Held,
     Hung,
     Kill,
+    Look,
     Mode,
     OperatorStart,
     OperatorStop,
@@ -58,9 +65,13 @@ from .model import (
 LONGEST_DELAY = 60.0
 #: the same for a process with a control socket (heartbeat, ha_manager): without it this server neither serves nor takes over
 LONGEST_OF_HA = 2.0
+#: from one look at a process that was given up to the next
+LOOK_PERIOD = 30.0
 
 #: States in which there is, or may soon be, a process.
 _PRESENT = frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.KILLING})
+#: It should be there and isn't.
+_ABSENT = frozenset({State.WAITING, State.GIVEN_UP})
 
 
 @dataclass
@@ -76,7 +87,7 @@ class Entry:
     because: str = "not started yet"
     #: starts after deaths and failures since it was last quiet
     tries: int = 0
-    #: WAITING: when the next start is due
+    #: WAITING: when the next start is due; GIVEN_UP: the next look
     retry_at: float = 0.0
     #: RUNNING with ``tries``: when all is forgotten
     quiet_at: float | None = None
@@ -132,7 +143,7 @@ class Roles:
                 self._wait_for(event.token, event.names)
             case Shutdown():
                 self.leaving = event.because
-            case Started() | StartFailed() | Stopped() | Died() | Hung():
+            case Started() | Found() | StartFailed() | Stopped() | Died() | Hung():
                 if event.name in self.entries:
                     self._happened(self.entries[event.name], event, now)
             case _:
@@ -142,7 +153,7 @@ class Roles:
 
     def deadline(self) -> float | None:
         """When ``Tick`` is due, or None."""
-        due = [e.retry_at for e in self.entries.values() if e.state is State.WAITING]
+        due = [e.retry_at for e in self.entries.values() if e.state in _ABSENT]
         due += [e.quiet_at for e in self.entries.values() if e.state is State.RUNNING and e.quiet_at is not None]
         return min(due, default=None)
 
@@ -164,7 +175,7 @@ class Roles:
         # During an operator's stop, a reload may be its own consequence (ha_manager turns passive): it releases nobody.
         busy = any(e.held and e.state in _PRESENT for e in self.entries.values())
         released = () if first or busy or not event.release else tuple(name for name, e in self.entries.items() if e.held)
-        waiting = tuple(name for name, e in self.entries.items() if e.state is State.WAITING and not e.held)
+        waiting = tuple(name for name, e in self.entries.items() if e.state in _ABSENT and not e.held)
         self._release((*released, *waiting), now)
         self.mode = event.mode
         astray = [n for n, e in self.entries.items() if not self._settled(e, None) and self._concerned(e)]
@@ -195,6 +206,8 @@ class Roles:
             entry = self.entries[name]
             entry.held = False
             entry.tries = 0
+            if entry.state is State.GIVEN_UP:
+                self._move(entry, State.WAITING, "asked to try again", now)
             if entry.state is State.WAITING:
                 entry.retry_at = now
         if self._held() != before:
@@ -208,7 +221,7 @@ class Roles:
 
     # --- what happens -----------------------------------------------------------------------------------------------------
 
-    def _happened(self, entry: Entry, event: Started | StartFailed | Stopped | Died | Hung, now: float) -> None:
+    def _happened(self, entry: Entry, event: Started | Found | StartFailed | Stopped | Died | Hung, now: float) -> None:
         match event, entry.state:
             case Started(pid=pid), State.STARTING:
                 entry.pid = pid
@@ -216,6 +229,11 @@ class Roles:
                 entry.ran = True
                 entry.quiet_at = now + entry.process.quiet if entry.tries or entry.alarm else None
                 self._move(entry, State.RUNNING, f"started (pid {pid})", now)
+            case Found(pid=pid), State.GIVEN_UP:
+                entry.pid = pid
+                entry.ran = True
+                entry.quiet_at = now + entry.process.quiet
+                self._move(entry, State.RUNNING, f"started by somebody else (pid {pid})", now)
             case StartFailed(because=because), State.STARTING:
                 self._failed(entry, f"did not start: {because}")
                 self._again(entry, max(entry.tries, 1), f"did not start: {because}", now)
@@ -240,6 +258,9 @@ class Roles:
         if not self.wants(entry):
             self._gone(entry, because, now)
             return
+        if 0 < entry.process.give_up_after <= tries:
+            self._give_up(entry, tries, because, now)
+            return
         longest = LONGEST_OF_HA if entry.process.control else LONGEST_DELAY
         backoff = 0.0 if tries == 0 else min(longest, 2.0 ** (tries - 1))
         delay = max(backoff, entry.process.restart_after)
@@ -253,6 +274,14 @@ class Roles:
         else:
             self._raise(entry, because)
         self._move(entry, State.WAITING, f"{because}; {when}", now, news=news)
+
+    def _give_up(self, entry: Entry, tries: int, because: str, now: float) -> None:
+        again = f"manager-ctl start {entry.process.name} once the cause is gone"
+        text = f"{because}; given up after {tries} {'try' if tries == 1 else 'tries'}: {again}"
+        entry.pid = 0
+        entry.retry_at = now + LOOK_PERIOD
+        self._raise(entry, text)
+        self._move(entry, State.GIVEN_UP, text, now)
 
     def _gone(self, entry: Entry, because: str, now: float) -> None:
         entry.pid = 0
@@ -289,7 +318,7 @@ class Roles:
 
     def _settle(self, now: float) -> None:
         for entry in self.entries.values():
-            if entry.state is State.WAITING and not self.wants(entry):
+            if entry.state in _ABSENT and not self.wants(entry):
                 self._gone(entry, self._why_not(entry), now)
             if entry.state is State.RUNNING and entry.quiet_at is not None and entry.quiet_at <= now:
                 entry.tries, entry.quiet_at = 0, None
@@ -312,6 +341,9 @@ class Roles:
 
     def _start(self, now: float) -> None:
         for entry in self.entries.values():
+            if entry.state is State.GIVEN_UP and entry.retry_at <= now:
+                entry.retry_at = now + LOOK_PERIOD
+                self._effects.append(Look(entry.process))
             if entry.state is State.WAITING and entry.retry_at <= now:
                 if entry.unsaid:
                     self._raise(entry, entry.unsaid)
@@ -353,7 +385,7 @@ class Roles:
         if not self.wants(entry):
             return entry.state is State.STOPPED and entry.replacement is None
         failed = operation is not None and entry.process.name in operation.failures
-        return entry.state is State.RUNNING or (failed and entry.state is State.WAITING)
+        return entry.state is State.RUNNING or (failed and entry.state in _ABSENT)
 
     def _report(self) -> None:
         for operation in list(self._operations):

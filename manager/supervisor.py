@@ -29,8 +29,10 @@ from .model import (
     Effect,
     Event,
     Exit,
+    Found,
     Held,
     Kill,
+    Look,
     Mode,
     OperatorStart,
     OperatorStop,
@@ -134,6 +136,9 @@ class Supervisor:
                 self._hands.stop(process)
             case Kill(process):
                 self._hands.kill(process)
+            case Look(process):
+                if (pid := self._hands.adopt(process)) is not None:
+                    self.post(Found(process.name, pid))
             case Changed():
                 self._changed(effect)
             case Alarm(name, raised, text):

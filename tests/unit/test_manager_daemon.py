@@ -193,6 +193,20 @@ def test_a_damaged_module_file_does_not_prevent_a_role_change(running: Device) -
     assert running.pid("plain") == 0
 
 
+def test_gives_up_what_does_not_start_until_it_is_asked_again(running: Device) -> None:
+    running.configure([*PAIR[:2], ("policyserver", "plain", 30, 10, 'give_up_after="1"')])
+    running.ask("reload", passive=True)
+    (running.folder / "plain.refuses").touch()
+    assert "will not start today" in running.refusal("reload", passive=False)
+    row = running.process("plain")
+    assert row["state"] == "given up"
+    assert "given up after 1 try: manager-ctl start plain" in row["alarm"]
+    assert "see the alarm" in running.ctl("status").stdout
+    (running.folder / "plain.refuses").unlink()
+    assert running.ctl("start", "plain").returncode == 0
+    assert running.pid("plain") != 0
+
+
 def test_sighup_takes_a_new_process_up(running: Device) -> None:
     running.configure([*PAIR[:2], ("policyserver", "plain", 30, 10, 'stop_limit="2"')])
     running.module("active", {"HA": True, "policyserver": False})

@@ -16,9 +16,11 @@ from manager.model import (
     Effect,
     Event,
     Exit,
+    Found,
     Held,
     Hung,
     Kill,
+    Look,
     Mode,
     OperatorStart,
     OperatorStop,
@@ -33,7 +35,7 @@ from manager.model import (
     Stopped,
     Tick,
 )
-from manager.roles import LONGEST_DELAY, LONGEST_OF_HA, Roles
+from manager.roles import LONGEST_DELAY, LONGEST_OF_HA, LOOK_PERIOD, Roles
 
 
 def process(name: str, start: int, stop: int, role: str = "HA") -> Process:
@@ -55,6 +57,8 @@ def what(effects: list[Effect]) -> list[str]:
         match effect:
             case Start(p, again):
                 short.append(f"start {p.name}" + (" again" if again else ""))
+            case Look(p):
+                short.append(f"look {p.name}")
             case Stop(p):
                 short.append(f"stop {p.name}")
             case Kill(p):
@@ -151,6 +155,74 @@ def test_shutdown_does_not_wait_for_a_retry() -> None:
 def test_restarts_at_once_and_out_of_turn(bench: Bench) -> None:
     assert bench.do(Died("ha_manager", "x")) == ["start ha_manager again"]
     assert bench.do(Died("heartbeat", "x")) == ["start heartbeat again"]
+
+
+@pytest.fixture
+def failing() -> Bench:
+    """The policy server is given up after three tries, and has just been."""
+    bench = Bench()
+    bench.do(Reload(Mode.ACTIVE, (HEARTBEAT, HA_MANAGER, replace(POLICY, give_up_after=3)), ALL, token=1))
+    bench.started("heartbeat")
+    bench.started("ha_manager")
+    assert bench.do(StartFailed("policyserver", "no licence")) == ["done 1 [policyserver: did not start: no licence]"]
+    for _ in range(2):
+        assert bench.state("policyserver") is State.WAITING
+        assert bench.tick() == ["start policyserver"]
+        assert bench.do(StartFailed("policyserver", "no licence")) == []
+    return bench
+
+
+def test_gives_up_with_an_alarm(failing: Bench) -> None:
+    assert failing.state("policyserver") is State.GIVEN_UP
+    assert failing.roles.entries["policyserver"].alarm == (
+        "did not start: no licence; given up after 3 tries: manager-ctl start policyserver once the cause is gone"
+    )
+    for _ in range(5):
+        before = failing.now
+        assert failing.tick() == ["look policyserver"]
+        assert failing.now - before == LOOK_PERIOD
+
+
+@pytest.mark.parametrize(
+    "ask", [OperatorStart(("policyserver",), token=2), Reload(Mode.ACTIVE, (HEARTBEAT, HA_MANAGER, POLICY), ALL, token=2)]
+)
+def test_what_was_given_up_is_tried_again_when_asked(failing: Bench, ask: Event) -> None:
+    assert "start policyserver" in failing.do(ask)
+    assert failing.started("policyserver") == ["done 2"]
+    failing.tick()
+    assert Alarm("policyserver", False, "runs again") in failing.effects
+
+
+def test_a_reload_says_that_what_was_given_up_failed_again(failing: Bench) -> None:
+    failing.do(OperatorStart(("policyserver",), token=2))
+    assert failing.do(StartFailed("policyserver", "no licence")) == ["done 2 [policyserver: did not start: no licence]"]
+
+
+def test_what_was_given_up_and_is_not_wanted_any_more_is_no_alarm(failing: Bench) -> None:
+    assert failing.reload(Mode.PASSIVE, HA, token=2) == ["done 2"]
+    assert failing.state("policyserver") is State.STOPPED
+    assert not failing.roles.entries["policyserver"].alarm
+
+
+def test_what_was_given_up_and_somebody_else_started_is_watched(failing: Bench) -> None:
+    failing.tick()
+    failing.do(Found("policyserver", 77))
+    assert failing.state("policyserver") is State.RUNNING
+    failing.tick()
+    assert Alarm("policyserver", False, "runs again") in failing.effects
+    assert failing.do(Died("policyserver", "x")) == ["start policyserver again"]
+
+
+def test_a_quiet_time_between_deaths_is_no_reason_to_give_up(bench: Bench) -> None:
+    bench.do(Reload(Mode.ACTIVE, (HEARTBEAT, HA_MANAGER, replace(POLICY, give_up_after=1)), ALL))
+    for _ in range(5):
+        assert bench.do(Died("policyserver", "x")) == ["start policyserver again"]
+        bench.started("policyserver")
+        bench.tick()
+    bench.do(Died("policyserver", "x"))
+    bench.started("policyserver")
+    assert bench.do(Died("policyserver", "x")) == []
+    assert bench.state("policyserver") is State.GIVEN_UP
 
 
 def test_backs_off_and_never_gives_up(bench: Bench) -> None:
@@ -347,7 +419,7 @@ EVENTS = st.one_of(
     st.builds(Hung, NAMES, st.just("hangs")),
     st.builds(OperatorStop, st.tuples(NAMES)),
     st.builds(OperatorStart, st.tuples(NAMES)),
-    st.just(Reload(Mode.ACTIVE, KNOWN, ALL)),
+    st.just(Reload(Mode.ACTIVE, (HEARTBEAT, HA_MANAGER, replace(POLICY, give_up_after=2)), ALL)),
     st.just(Reload(Mode.PASSIVE, KNOWN, HA)),
     st.just(Tick()),
 )
@@ -420,7 +492,11 @@ def test_whatever_happens_in_the_end_runs_what_is_wanted(steps: list[tuple[Event
         world.now += LONGEST_DELAY
         world.progress(True)
         world.do(Tick())
-    assert world.alive == {name for name, entry in world.roles.entries.items() if entry.enabled and not entry.held}
+    wanted = {name for name, entry in world.roles.entries.items() if entry.enabled and not entry.held}
+    given_up = {name for name, entry in world.roles.entries.items() if entry.state is State.GIVEN_UP}
+    assert given_up <= {"policyserver"}
+    assert world.alive == wanted - given_up
+    assert all("given up after" in world.roles.entries[name].alarm for name in given_up)
     world.do(Shutdown("bye"))
     for _ in range(10):
         world.progress(True)
