@@ -29,6 +29,11 @@ class Paths:
         return self.root / "etc/Manager/commander_passive_module.xml"
 
     @property
+    def pair(self) -> Path:
+        """Topology of the pair; for the Manager only where device_uname is answered."""
+        return self.root / "var/wasp/conf/ha/current/module.xml"
+
+    @property
     def passive_device(self) -> Path:
         """Exists while the Manager runs in passive mode."""
         return self.root / "etc/Manager/passive_device"

@@ -19,7 +19,7 @@ from runtime.errors import ConfigError, ControlError
 from runtime.loop import Loop, Timer
 from runtime.worker import Worker
 
-from . import config
+from . import config, uname
 from .config import Configuration
 from .hands import Hands
 from .model import (
@@ -66,6 +66,9 @@ class Supervisor:
         self._good: dict[Mode, Configuration] = {}
         self._hands = Hands(loop, self.post)
         self._worker = Worker(loop.selector)
+        self._uname = uname.DeviceUname(loop)
+        #: "" or why the newest port of device_uname is not in force
+        self._uname_refused = ""
         self._events: deque[Event] = deque()
         self._deciding = False
         self._deadline: Timer | None = None
@@ -93,6 +96,7 @@ class Supervisor:
     def end(self) -> None:
         if self._server is not None:
             self._server.close()
+        self._uname.close()
         self._worker.close()
 
     def reread(self) -> None:
@@ -132,13 +136,13 @@ class Supervisor:
         match effect:
             case Start(process, again):
                 self._hands.start(process, again)
+            case Look(process):
+                if (pid := self._hands.adopt(process)) is not None:
+                    self.post(Found(process.name, pid))
             case Stop(process):
                 self._hands.stop(process)
             case Kill(process):
                 self._hands.kill(process)
-            case Look(process):
-                if (pid := self._hands.adopt(process)) is not None:
-                    self.post(Found(process.name, pid))
             case Changed():
                 self._changed(effect)
             case Alarm(name, raised, text):
@@ -182,7 +186,17 @@ class Supervisor:
         except ConfigError as wrong:
             log.warning("not needed now, but in %s mode: %s", other, wrong)
 
+    def _configure_uname(self) -> None:
+        """What can't be used there is no reason to leave a role alone: it is told, and what was before stays."""
+        try:
+            self._uname.configure(uname.read(self.paths.pair))
+            self._uname_refused = ""
+        except ConfigError as wrong:
+            self._uname_refused = str(wrong)
+            log.warning("device_uname: %s", wrong)
+
     def _apply(self, configuration: Configuration, token: int | None, *, release: bool) -> None:
+        self._configure_uname()
         for warning in configuration.warnings:
             log.warning("%s", warning)
         self.configuration = configuration
@@ -279,7 +293,10 @@ class Supervisor:
 
     @property
     def alarms(self) -> dict[str, str]:
-        return {name: entry.alarm for name, entry in self.roles.entries.items() if entry.alarm}
+        uname_trouble = self._uname_refused or self._uname.trouble
+        return {name: entry.alarm for name, entry in self.roles.entries.items() if entry.alarm} | (
+            {"device_uname": uname_trouble} if uname_trouble else {}
+        )
 
 
 def _mark(paths: Paths, mode: Mode) -> None:

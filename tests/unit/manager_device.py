@@ -92,6 +92,10 @@ class Device:
         rows = "".join(f'<role name="{name}" enabled="{int(on)}"/>' for name, on in roles.items())
         self._write(path, f'<module name="Commander" active="1"><init><roles>{rows}</roles></init></module>')
 
+    def pair(self, elements: str) -> None:
+        """The pair's module.xml: of it the Manager reads where device_uname is answered."""
+        self._write("var/wasp/conf/ha/current/module.xml", f'<module name="HA"><init>{elements}</init></module>')
+
     def _write(self, path: str, text: str) -> None:
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         (self.folder / path).write_text(text)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,6 +193,27 @@ def test_a_damaged_module_file_does_not_prevent_a_role_change(running: Device) -
     assert "an earlier version of it is in force" in running.refusal("reload", passive=True)
     assert running.ask("status")["mode"] == "passive"
     assert running.pid("plain") == 0
+
+
+def test_device_uname_is_answered_where_the_pair_says(running: Device) -> None:
+    def answer(port: int) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/device_uname", timeout=5) as said:
+            return bytes(said.read())
+
+    with socket.create_server(("", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    running.pair(f'<device_undef port="{port}" timeout="20"/>')
+    running.ask("reload")
+    assert answer(port) == f"{os.uname().nodename}\n".encode()
+    running.pair('<device_undef port="soon"/>')
+    running.ask("reload")
+    assert "'soon' is not a whole number" in running.ask("status")["alarms"]["device_uname"]
+    assert answer(port), "what can't be used changes nothing"
+    running.pair("")
+    running.ask("reload")
+    assert running.ask("status")["alarms"] == {}
+    with pytest.raises(OSError):
+        answer(port)
 
 
 def test_gives_up_what_does_not_start_until_it_is_asked_again(running: Device) -> None:
