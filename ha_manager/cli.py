@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ha_manager.cli_diverged import diverged
+from ha_manager.cli_logs import logs
 from ha_manager.cli_reseed import reseed
 from ha_manager.commandline import FAILED, NOT_CONFIGURED, NOT_RUNNING, AnyCase, fail, need_root, say
 from runtime.errors import ConfigError, HaError, NotRunning
@@ -336,6 +337,9 @@ def _broken(text: str, width: int, hanging: int) -> str:
     if width <= 2 * hanging:
         return text
     return textwrap.fill(text, width, subsequent_indent=" " * hanging, break_on_hyphens=False)
+
+
+main.add_command(logs)
 
 
 @main.command(short_help="Check all configuration; change nothing.")

@@ -75,6 +75,7 @@ class Site:
     port: int = 4589
     heartbeat_cmd_interval: int = 10
     passive_status_interval: int = 10
+    logrelay_port: int = 4591
     files: tuple[ReplicatedFile, ...] = ()
     ping_nodes: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
@@ -175,6 +176,7 @@ class _Reader:
                 port=manager.whole("ha_manager_port", site.port),
                 heartbeat_cmd_interval=manager.whole("heartbeat_cmd_interval", site.heartbeat_cmd_interval),
                 passive_status_interval=manager.whole("passive_status_interval", site.passive_status_interval),
+                logrelay_port=manager.whole("logrelay_port", site.logrelay_port),
             )
         replication = self._one.get("replication")
         if replication is not None:

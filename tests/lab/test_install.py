@@ -68,7 +68,7 @@ def test_systemd_understands_the_units(server: Node) -> None:
 def test_the_units_are_there_and_the_manager_alone_starts_at_boot(server: Node) -> None:
     enabled = server.sh("find /etc/systemd/system -lname '*/manager.service' -o -lname '*/heartbeat.service'").split()
     assert enabled == ["/etc/systemd/system/multi-user.target.wants/manager.service"]
-    assert server.sh(f"stat -c '%U %a' {UNITS}/*.service").splitlines() == ["root 644"] * 3
+    assert server.sh(f"stat -c '%U %a' {UNITS}/*.service").splitlines() == ["root 644"] * 4
 
 
 def test_owners_and_modes_whatever_the_mask_of_the_caller(server: Node) -> None:
@@ -134,9 +134,8 @@ def test_uninstalling_leaves_configuration_and_data_only(server: Node) -> None:
     server.sh("rm /var/lib/ha_manager/postgres/postgresql.conf")
     install(server, "--uninstall")
     assert not server.path("/opt/ha-manager").exists()
-    assert (
-        server.sh("ls /etc/init.d /etc/rc?.d /usr/bin | grep -xE '.*manager|heartbeat|ha|cl_status|manager-ctl' || true") == ""
-    )
+    ours = ".*manager|heartbeat|logrelay|ha|cl_status|manager-ctl"
+    assert server.sh(f"ls /etc/init.d /etc/rc?.d /usr/bin | grep -xE '{ours}' || true") == ""
     assert server.find("manager") == []
     assert server.path(SAMPLE).exists() and server.path("/var/lib/heartbeat/record").exists()
     assert install(server, "--uninstall")  # again is no error

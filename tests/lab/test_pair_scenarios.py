@@ -7,6 +7,7 @@ the end (the fixture). Source: Trustwave §2.1, §5; issue "A pair of policy ser
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.lab
 pytest_plugins = ["tests.lab.pairing"]
 _ETC = "/etc/ha_manager"
 _BASE = "/var/policyserver/configuration/base"
+_ADDRESS = {"vs-166": "192.168.120.166", "vs-28": "192.168.120.28"}
 
 
 def eventually(condition: Callable[[], bool], what: str, limit: float = 20.0) -> None:
@@ -105,6 +107,24 @@ def test_the_passive_crashes_and_comes_back(duo: Duo) -> None:
     booted = pair.node(passive).log().rpartition("power on")[2]
     assert "starts in passive mode" in booted
     assert "this device is now active" not in booted
+
+
+def test_each_server_reads_the_others_log_and_name(duo: Duo) -> None:
+    """Trustwave §2: logrelay, device_uname."""
+    pair, active = duo.pair, duo.settle()
+    for reader, read in ((active, other(active)), (other(active), active)):
+        name = f"http://{_ADDRESS[read]}:5222/device_uname"
+        asked = f"import urllib.request as u; print(u.urlopen({name!r}, timeout=5).read().decode().strip())"
+        assert pair.node(reader).run(["/usr/bin/python3", "-c", asked]).stdout.strip() == read
+        pair.node(read).run(["/usr/bin/logger", "-t", "marker", f"before, for {reader}"])
+        eventually(lambda read=read, reader=reader: f"before, for {reader}" in pair.node(read).log(), "it is logged")  # type: ignore[misc]
+        assert f"before, for {reader}" in pair.ha(reader, "logs", "--peer").stdout
+        argv = ["/usr/bin/timeout", "20", "/usr/bin/ha", "logs", "--peer", "--follow", "--lines", "1"]
+        with pair.node(reader).popen(argv, stdout=subprocess.PIPE, text=True) as following:
+            assert following.stdout is not None and following.stdout.readline()
+            pair.node(read).run(["/usr/bin/logger", "-t", "marker", f"after, for {reader}"])
+            assert any(f"after, for {reader}" in line for line in following.stdout), "the new line did not come"
+            following.terminate()
 
 
 def test_the_passive_is_shut_down_and_comes_back(duo: Duo) -> None:

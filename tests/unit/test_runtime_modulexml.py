@@ -39,7 +39,11 @@ def test_the_samples_are_what_the_design_says(paths: Paths) -> None:
     assert heartbeat.stop_order == policy.stop_order < ha_manager.stop_order
     assert (heartbeat.hang_limit, ha_manager.hang_limit) == (1.0, 3.0)
     assert heartbeat.restart[1:] == ("-m", "heartbeat.daemon")
-    assert active.named("ha") == ("heartbeat", "ha_manager")
+    assert active.named("ha") == ("heartbeat", "ha_manager", "logrelay")
+    # Nobody waits for the log: neither the policy server at a start, nor heartbeat's hand-over at a stop.
+    assert by_name["logrelay"].start_order > policy.start_order
+    assert by_name["logrelay"].stop_order > ha_manager.stop_order
+    assert (heartbeat.give_up_after, ha_manager.give_up_after, policy.give_up_after) == (0, 0, 10)
     assert active.named("Heartbeat") == ("heartbeat",)
     assert active.named("nobody") == ()
 
