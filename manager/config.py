@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from runtime.errors import ConfigError
 from runtime.modulexml import Section, load
@@ -50,12 +51,12 @@ class Configuration:
         return exact or tuple(p.name for p in self.processes if p.role.casefold() == wanted)
 
 
-def read(paths: Paths, mode: Mode) -> Configuration:
-    """The configuration for ``mode`` as it is on the disk now; raises ConfigError."""
+def read(paths: Paths, mode: Mode, module: Path | None = None) -> Configuration:
+    """The configuration for ``mode`` as it is on the disk now; ``module``: instead of its own. Raises ConfigError."""
     processes = load_processes(paths)
     known = {process.role for process in processes}
     enabled, warnings = [], []
-    for role in load_enabled(paths, mode):
+    for role in load_enabled(module or paths.module(mode)):
         name = role.text("name")
         if name in known:
             enabled.append(name)
@@ -64,9 +65,9 @@ def read(paths: Paths, mode: Mode) -> Configuration:
     return Configuration(mode, processes, frozenset(enabled), tuple(warnings))
 
 
-def load_enabled(paths: Paths, mode: Mode) -> list[Section]:
-    """The <role> elements with enabled="1" of the mode's module file."""
-    module = load(paths.module(mode), package="manager", schema="commander_module.xsd", remedies=_REMEDIES)
+def load_enabled(path: Path) -> list[Section]:
+    """The <role> elements with enabled="1" of a module file."""
+    module = load(path, package="manager", schema="commander_module.xsd", remedies=_REMEDIES)
     if not module.flag("active", True):
         return []
     return [role for role in module.children("init/roles/role") if role.flag("enabled")]

@@ -51,6 +51,10 @@ class Paths:
         """What an operator stopped; below /run, so that a boot forgets it."""
         return self.root / "run/manager/held"
 
+    def kept(self, mode: Mode) -> Path:
+        """The last good version of ``module``, for a start while that can't be used."""
+        return self.root / f"var/lib/manager/{mode}_module.xml"
+
     def module(self, mode: Mode) -> Path:
         """The file that says which roles are enabled in ``mode``."""
         return self.passive_module if mode is Mode.PASSIVE else self.active_module

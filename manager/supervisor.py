@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 from runtime import clock
 from runtime.control import ControlServer, Request
-from runtime.durable import remove_durably, write_durably
+from runtime.durable import read_bytes, remove_durably, write_durably
 from runtime.errors import ConfigError, ControlError
 from runtime.loop import Loop, Timer
 from runtime.worker import Worker
@@ -63,6 +63,8 @@ class Supervisor:
         self.configuration: Configuration | None = None
         #: "" or why the newest configuration is not in force
         self.refused = ""
+        #: "" or why this Manager began with an earlier version of its configuration, and still has it
+        self._outdated = ""
         self._good: dict[Mode, Configuration] = {}
         self._hands = Hands(loop, self.post)
         self._worker = Worker(loop.selector)
@@ -80,8 +82,8 @@ class Supervisor:
     def begin(self) -> None:
         """Take over what runs, start what is enabled. Raises ConfigError if the configuration can't be used."""
         mode = self.paths.mode()
-        configuration = config.read(self.paths, mode)
         self._remember_other(mode)
+        configuration = self._read_first(mode)
         handlers = {
             "status": lambda _: status(self),
             "history": lambda _: {"changes": list(self.history)},
@@ -102,7 +104,7 @@ class Supervisor:
     def reread(self) -> None:
         """SIGHUP: the configuration of the present mode, from the disk; what is wrong is refused and changes nothing."""
         try:
-            self._apply(config.read(self.paths, self._mode()), None, release=False)
+            self._apply(self._read(self._mode()), None, release=False)
         except ConfigError as wrong:
             self.refused = str(wrong)
             log.error("%s", config.outline(wrong))
@@ -178,11 +180,38 @@ class Supervisor:
     def _mode(self) -> Mode:
         return self.configuration.mode if self.configuration is not None else self.paths.mode()
 
+    def _read(self, mode: Mode) -> Configuration:
+        """From the disk, and kept: in memory for a change of role, on the disk for the next start. Raises ConfigError."""
+        configuration = self._good[mode] = config.read(self.paths, mode)
+        self._outdated = ""
+        self._worker.do(partial(_keep, self.paths, mode), self._kept)
+        return configuration
+
+    def _kept(self, wrong: Exception | None) -> None:
+        if wrong is not None:
+            log.warning("the last good configuration can't be kept for the next start: %s", wrong)
+
+    def _read_first(self, mode: Mode) -> Configuration:
+        """At the start: a device whose module file was damaged meanwhile works on with the last good one."""
+        try:
+            return self._read(mode)
+        except ConfigError as wrong:
+            if not self.paths.kept(mode).exists():
+                raise
+            try:
+                configuration = config.read(self.paths, mode, self.paths.kept(mode))
+            except ConfigError:
+                raise wrong from None
+            self._outdated = f"{wrong}; its last good version is in force"
+            log.error("%s", self._outdated)
+            self._good[mode] = configuration
+            return configuration
+
     def _remember_other(self, mode: Mode) -> None:
         """Keep a good copy of the other mode's file too: a role change must not fail because somebody damages it later."""
         other = Mode.PASSIVE if mode is Mode.ACTIVE else Mode.ACTIVE
         try:
-            self._good[other] = config.read(self.paths, other)
+            self._read(other)
         except ConfigError as wrong:
             log.warning("not needed now, but in %s mode: %s", other, wrong)
 
@@ -201,7 +230,6 @@ class Supervisor:
             log.warning("%s", warning)
         self.configuration = configuration
         self.refused = ""
-        self._good[configuration.mode] = configuration
         new = [p for p in configuration.processes if p.name not in self.roles.entries]
         running = {p.name: pid for p in new if (pid := self._hands.adopt(p)) is not None}
         self.post(
@@ -218,7 +246,7 @@ class Supervisor:
         token = self._expect(request)
         problems = self._problems[token]
         try:
-            configuration = config.read(self.paths, mode)
+            configuration = self._read(mode)
         except ConfigError as wrong:
             if mode is self._mode() or mode not in self._good:
                 self._drop(token)
@@ -293,10 +321,9 @@ class Supervisor:
 
     @property
     def alarms(self) -> dict[str, str]:
-        uname_trouble = self._uname_refused or self._uname.trouble
-        return {name: entry.alarm for name, entry in self.roles.entries.items() if entry.alarm} | (
-            {"device_uname": uname_trouble} if uname_trouble else {}
-        )
+        own = {"configuration": self._outdated, "device_uname": self._uname_refused or self._uname.trouble}
+        of_processes = {name: entry.alarm for name, entry in self.roles.entries.items()}
+        return {name: text for name, text in (of_processes | own).items() if text}
 
 
 def _mark(paths: Paths, mode: Mode) -> None:
@@ -313,3 +340,10 @@ def _held_before(paths: Paths) -> tuple[str, ...]:
         return tuple(paths.held.read_text().split())
     except OSError:
         return ()
+
+
+def _keep(paths: Paths, mode: Mode) -> None:
+    content = read_bytes(paths.module(mode), follow=True)
+    if content is not None and content != read_bytes(paths.kept(mode)):
+        paths.kept(mode).parent.mkdir(parents=True, exist_ok=True)
+        write_durably(paths.kept(mode), content)

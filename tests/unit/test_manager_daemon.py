@@ -230,6 +230,35 @@ def test_gives_up_what_does_not_start_until_it_is_asked_again(running: Device) -
     assert running.pid("plain") != 0
 
 
+@pytest.mark.parametrize(
+    "damage", ["<module>", "", '<module name="Commander"><init><roles><role enabled="1"/></roles></init></module>']
+)
+def test_starts_with_the_last_good_module_file(running: Device, damage: str) -> None:
+    path = running.folder / "var/wasp/conf/Commander/current/module.xml"
+    good = path.read_text()
+    running.shut_down()
+    path.write_text(damage)
+    assert running.boot().returncode == 0
+    running.until_running("first", "second", "plain")
+    alarm = running.ask("status")["alarms"]["configuration"]
+    assert str(path) in alarm and "its last good version is in force" in alarm
+    assert str(path) in running.refusal("reload")
+    assert "configuration" in running.ask("status")["alarms"], "until it is corrected"
+    path.write_text(good)
+    running.ask("reload")
+    assert running.ask("status")["alarms"] == {}
+
+
+def test_a_damaged_copy_helps_nobody(running: Device) -> None:
+    running.shut_down()
+    module = "active_module.xml"
+    (running.folder / "var/lib/manager" / module).write_text("<module>")
+    (running.folder / "var/wasp/conf/Commander/current/module.xml").write_text("<module")
+    answer = running.boot()
+    assert answer.returncode == 6
+    assert "Commander/current/module.xml:1: is not well-formed" in answer.stderr
+
+
 def test_sighup_takes_a_new_process_up(running: Device) -> None:
     running.configure([*PAIR[:2], ("policyserver", "plain", 30, 10, 'stop_limit="2"')])
     running.module("active", {"HA": True, "policyserver": False})
