@@ -19,7 +19,7 @@ from ha_manager.config import Config, Reach
 from ha_manager.local import role_line
 from runtime.clock import boottime
 from runtime.control import Client
-from runtime.errors import ControlError
+from runtime.errors import ControlError, NotPermitted
 
 #: Alarms that tell what was done; nothing is wrong now.
 _NOTES = ("ha_manager: diverged", "ha_manager: mended", "ha_manager: loose")
@@ -28,7 +28,7 @@ _NOTES = ("ha_manager: diverged", "ha_manager: mended", "ha_manager: loose")
 def collect(config: Config | Reach) -> dict[str, Any]:
     """What heartbeat, ha_manager and the Manager say; ``errors`` holds those that don't answer."""
     host, paths = config.host, config.host.paths
-    found: dict[str, Any] = {"node": config.node, "peer": config.peer, "virtual_ip": "", "errors": {}}
+    found: dict[str, Any] = {"node": config.node, "peer": config.peer, "virtual_ip": "", "errors": {}, "only_root": False}
     found["configuration"] = "" if isinstance(config, Config) else config.wrong
     line = role_line(paths.heartbeat_run)
     fresh = line is not None and line.expires > boottime()
@@ -38,12 +38,12 @@ def collect(config: Config | Reach) -> dict[str, Any]:
         ("ha_manager", paths.run, "show"),
         ("manager", paths.manager_run, "status"),
     ):
-        found[name] = _ask(folder, name, do, found["errors"])
+        found[name] = _ask(folder, name, do, found)
     if host.linux_ha.cl_status:
         found["heartbeat"] = found["ha_manager"].get("heartbeat_says", {})
         found["errors"].pop("heartbeat", None)
     found |= {"virtual_ip": config.site.virtual_ip} if isinstance(config, Config) else _named(found)
-    explained = _ask(paths.heartbeat_run, "heartbeat", "explain", {})
+    explained = _ask(paths.heartbeat_run, "heartbeat", "explain", found | {"errors": {}})
     found["explain"] = explained.get("lines", [])
     alarms = _alarms(found)
     found["notes"] = {name: alarms.pop(name) for name in _NOTES if name in alarms}
@@ -60,12 +60,13 @@ def _named(found: dict[str, Any]) -> dict[str, str]:
     return named if "virtual_ip" in named or not held else named | {"virtual_ip": str(held)}
 
 
-def _ask(folder: Path, name: str, do: str, errors: dict[str, str]) -> dict[str, Any]:
+def _ask(folder: Path, name: str, do: str, found: dict[str, Any]) -> dict[str, Any]:
     try:
         with Client(folder / "control", 3.0, name=name) as client:
             return client.request(do)
     except ControlError as wrong:
-        errors[name] = str(wrong)
+        found["errors"][name] = str(wrong)
+        found["only_root"] = found["only_root"] or isinstance(wrong, NotPermitted)
         return {}
 
 
@@ -91,6 +92,8 @@ def headline(found: dict[str, Any]) -> tuple[str, str]:
     state = heartbeat.get("peer_state", {})
     if is_off(found):
         return f"HA is off on {node}; `ha start` turns it on", "yellow"
+    if found.get("only_root"):
+        return f"{node} is {found['role']}; only root is told more", "yellow"
     if not heartbeat:
         return f"{node} is {found['role']}, and its heartbeat does not answer", "red"
     if found["role"] == "active":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .channel import LINE_LIMIT, OUTPUT_LIMIT, Channel, Lines, Message, credentials, decode, encode
-from .errors import ControlError, HaError, NotRunning, Refused
+from .errors import ControlError, HaError, NotPermitted, NotRunning, Refused
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def _explain(wrong: OSError, path: Path, name: str) -> ControlError:
         case ConnectionRefusedError():
             return NotRunning(f"{name} is not running: nobody answers on {path}")
         case PermissionError():
-            return ControlError(f"only root may ask {name}: no permission for {path}")
+            return NotPermitted(f"only root may ask {name}: no permission for {path}")
         case BlockingIOError() | TimeoutError():
             return ControlError(f"{name} does not take connections on {path}: it hangs or is overloaded")
     return ControlError(f"can't reach {name} on {path}: {wrong.strerror or wrong}")

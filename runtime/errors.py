@@ -110,5 +110,9 @@ class NotRunning(ControlError):
     """Nobody listens on the control socket."""
 
 
+class NotPermitted(ControlError):
+    """Only root may ask."""
+
+
 class Refused(ControlError):
     """The process answered, and said no; the text is its own."""

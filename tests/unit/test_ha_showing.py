@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ HEADLINES = [
      "vs-166 is not active; vs-28 is not heard, but still serves", "yellow"),
     (with_peer(PASSIVE, phase="passive"), "neither vs-166 nor vs-28 is active now: no service", "red"),
     ({"manager": RESTING}, "HA is off on vs-166; `ha start` turns it on", "yellow"),
+    ({"role": "active", "only_root": True}, "vs-166 is active; only root is told more", "yellow"),
     ({"role": "active"}, "vs-166 is active, and its heartbeat does not answer", "red"),
 ]  # fmt: skip
 
@@ -84,6 +86,20 @@ def test_a_configuration_that_cannot_be_used_is_the_first_alarm_of_a_page_that_i
     print_all(found(manager=RESTING, configuration="module.xml:3: no such element", errors={"heartbeat": "not running"}))
     lines = capsys.readouterr().out.splitlines()
     assert "module.xml:3" in lines[1] and "not running" not in "".join(lines), "off, but the file is wrong"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root becomes somebody else here")
+def test_somebody_else_than_root_is_not_told_that_heartbeat_does_not_answer(tmp_path: Path) -> None:
+    conf, folder = tmp_path / "ha_manager.conf", tmp_path / "heartbeat"
+    folder.mkdir(mode=0o700)
+    conf.write_text(f"[paths]\nheartbeat_run = {folder}\nrun = {folder}\nmanager_run = {folder}\n")
+    asked = reach(ConfigError("no such element"), conf)
+    os.seteuid(65534)
+    try:
+        page = collect(asked)
+    finally:
+        os.seteuid(0)
+    assert "only root may ask heartbeat" in page["errors"]["heartbeat"] and "only root is told more" in headline(page)[0]
 
 
 def test_names_are_those_of_the_keys_and_the_daemons_while_module_xml_cannot_be_used(tmp_path: Path) -> None:
