@@ -41,6 +41,8 @@ _WATCH = 0.01
 _KILL_AGAIN = 0.005
 #: A process that was stopped (SIGSTOP) before or after it was told to end is woken so often.
 _WAKE = 0.05
+#: a note that could not be written is written again after so long (seconds)
+_NOTE_AGAIN = 1.0
 _LATE = "on a busy server Postgres may be stopped although its lease was renewed"
 
 
@@ -61,6 +63,8 @@ class Keeper:
     _stricter: float = 0.0
     _escalated: bool = False
     _woken: float = 0.0
+    #: why keeper.json does not say what is; "" if it does
+    _unnoted: str = ""
     #: asked to be told of one of these states
     _waiting: list[tuple[Request, tuple[str, ...], float]] = field(default_factory=list)
 
@@ -131,8 +135,10 @@ class Keeper:
 
     def tick(self) -> float | None:
         """Do what is due; returns the seconds until the next look, None for: only a request can change anything."""
-        wait, told = self._turn(), self._tell(boottime())
-        return wait if told is None else told if wait is None else min(wait, told)
+        if self._unnoted:
+            self._note()
+        waits = (self._turn(), self._tell(boottime()), _NOTE_AGAIN if self._unnoted else None)
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _turn(self) -> float | None:
         if self.state == "stopped":
@@ -263,10 +269,21 @@ class Keeper:
             self.since = boottime()
             log.info("Postgres is %s: %s", state, because)
         self.state, self.because = state, because
-        self.write_note()
+        self._note()
+
+    def _note(self) -> None:
+        """Where there is no room, the old note stays, which names this keeper: whoever ends it ends its Postgres."""
+        try:
+            self.write_note()
+        except OSError as wrong:
+            if not self._unnoted:
+                log.warning("keeper.json can't be written: %s; tried again", wrong.strerror or wrong)
+            self._unnoted = str(wrong)
+        else:
+            self._unnoted = ""
 
     def write_note(self) -> None:
-        """keeper.json: who is who, for heartbeat's own emergency stop."""
+        """keeper.json: who is who, for heartbeat's own emergency stop. Raises OSError."""
         note = {
             "keeper": os.getpid(), "keeper_start": start_time(os.getpid()), "postmaster": self.pid,
             "postmaster_start": start_time(self.pid) if self.pid else None, "data_dir": str(self.launch.data_dir),

@@ -12,7 +12,7 @@ import pytest
 from ha_manager import adoption, cluster, controldata, seeding, settings
 from ha_manager.cluster import Hints, Paths, PostgresConfig, find
 from ha_manager.database import Database
-from ha_manager.keeper import Keeper
+from ha_manager.keeper import Keeper, read_note
 from ha_manager.lineage import Book, Lineage
 from ha_manager.observation import (
     Identity,
@@ -680,6 +680,16 @@ def test_a_stop_only_gets_stricter(tmp_path: Path) -> None:
     assert keeper.tick() is None, "no process is left, so it is stopped"
     assert keeper.state == "stopped" and not keeper.clean
     assert keeper.since <= boottime()
+
+
+def test_a_keeper_without_room_for_its_note_goes_on_and_writes_it_later(tmp_path: Path) -> None:
+    launch = Launch(tmp_path, tmp_path / "data", tmp_path, "postgres", tmp_path, {}, ())
+    folder = tmp_path / "run"
+    keeper = Keeper(launch, folder, state="running")
+    keeper.stop_now("immediate", 0.5, "x")
+    assert keeper.tick() == 1.0 and keeper.state == "stopped", "it stops Postgres all the same, and looks again"
+    folder.mkdir()
+    assert keeper.tick() is None and read_note(folder)["state"] == "stopped"
 
 
 # --- why a standby doesn't stream ---------------------------------------------------------------------------------------------
