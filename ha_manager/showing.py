@@ -39,6 +39,8 @@ def collect(config: Config | Reach) -> dict[str, Any]:
         ("manager", paths.manager_run, "status"),
     ):
         found[name] = _ask(folder, name, do, found)
+    if not fresh:  # without room the role file can't be written; heartbeat says itself
+        found["role"] = found["heartbeat"].get("role", "unknown")
     if host.linux_ha.cl_status:
         found["heartbeat"] = found["ha_manager"].get("heartbeat_says", {})
         found["errors"].pop("heartbeat", None)

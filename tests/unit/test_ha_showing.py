@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import selectors
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from ha_manager.config import reach
 from ha_manager.host import Host
 from ha_manager.showing import collect, headline, print_all
+from runtime.control import ControlServer
 from runtime.errors import ConfigError
 
 HEARD: dict[str, Any] = {"phase": "passive", "contact": True, "fit": True, "heard_ago": 0.1}
@@ -100,6 +103,30 @@ def test_somebody_else_than_root_is_not_told_that_heartbeat_does_not_answer(tmp_
     finally:
         os.seteuid(0)
     assert "only root may ask heartbeat" in page["errors"]["heartbeat"] and "only root is told more" in headline(page)[0]
+
+
+def test_the_role_is_heartbeats_own_word_where_the_role_file_cannot_be_written(tmp_path: Path) -> None:
+    conf = tmp_path / "ha_manager.conf"
+    conf.write_text(f"[paths]\nheartbeat_run = {tmp_path}\nrun = {tmp_path}\nmanager_run = {tmp_path}\n")
+    selector = selectors.DefaultSelector()
+    server = ControlServer(
+        tmp_path / "control", selector, {do: lambda _: {"role": "active"} for do in ("status", "show", "explain")}
+    )
+    ended = threading.Event()
+    serving = threading.Thread(target=_serve, args=(selector, ended))
+    serving.start()
+    try:
+        assert collect(reach(ConfigError("no such element"), conf))["role"] == "active"
+    finally:
+        ended.set()
+        serving.join()
+        server.close()
+
+
+def _serve(selector: selectors.BaseSelector, ended: threading.Event) -> None:
+    while not ended.is_set():
+        for key, mask in selector.select(0.02):
+            key.data(mask)
 
 
 def test_names_are_those_of_the_keys_and_the_daemons_while_module_xml_cannot_be_used(tmp_path: Path) -> None:
