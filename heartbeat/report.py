@@ -22,7 +22,8 @@ def why_peer_unfit(core: Server) -> str:
     if p is None:
         return "it was never heard"
     if not core.members.in_contact():
-        return f"it was last heard {core.members.silent_for():.1f} s ago"
+        silent = core.members.silent_for()
+        return f"it was last heard {silent:.1f} s ago" if silent >= core.timing.deadtime else "it does not hear this server"
     if core.disk.solo:
         return f"it is not in sync (its database is {p.data})"
     if p.phase is not Phase.PASSIVE:

@@ -144,6 +144,8 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         "If this server died now, nobody would take over: vs-28 does not hold everything.")),
     ("the passive unfit", lambda: hearing(active_in_sync(), fit=False), (
         "If this server died now, service would wait for its return: vs-28 can't take over, because it says that it is not",)),
+    ("the passive deaf", lambda: deaf(active_in_sync()), (
+        "vs-28 is heard, but does not hear this server.", "vs-28 can't take over, because it does not hear this server.")),
     ("the passive silent", lambda: silent(active_in_sync()), (
         "vs-28 has not been heard for 1.5 s and shows no sign of life.",
         "No write is acknowledged: every commit waits for vs-28; after 3.5 s of silence this server goes on alone.",
@@ -200,7 +202,11 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
 
 
 def hearing_nothing() -> Server:
-    server = passive_in_sync()
+    return deaf(passive_in_sync())
+
+
+def deaf(server: Server) -> Server:
+    """The peer speaks on, and hears nothing from here."""
     server.peer_hears = False
     for _ in range(14):
         server.peer = replace(server.peer, echo_seq=0)  # type: ignore[type-var]
