@@ -204,13 +204,15 @@ def _passive(core: Server) -> list[str]:
         return _nobody_active(core)
     unfit = core.rules.unfit()
     if not m.in_contact():
-        risks = report.what_activation_risks(core)
-        return [_let_go(core) or f"It does not take over: {_held(core, unfit)}.", f"An operator may decide: {risks}."]
+        return [
+            _let_go(core) or f"It does not take over: {_held(core, unfit)}.",
+            _operators_choice(core, "An operator may decide"),
+        ]
     peer = core.site.peer
     if unfit:
         return [
             f"If {peer} died now, this server could not take over: {unfit}. Service would wait for {peer}'s return.",
-            f"An operator could decide otherwise then: {report.what_activation_risks(core)}.",
+            _operators_choice(core, "An operator could decide otherwise then"),
         ]
     asks = _backed(core, peer)
     line = f"If {peer} died now, this server would take over after {core.timing.deadtime:g} s of silence on every link{asks}"
@@ -219,6 +221,12 @@ def _passive(core: Server) -> list[str]:
     if missing := core.members.unanswered():
         line += f" But not at this moment: {missing} here."
     return [line, own]
+
+
+def _operators_choice(core: Server, begin: str) -> str:
+    if (nothing := report.nothing_to_serve(core)) is not None:
+        return f"An operator has no choice: {nothing}."
+    return f"{begin}: {report.what_activation_risks(core)}."
 
 
 def _if_this_passive_died(core: Server) -> str:
@@ -280,7 +288,7 @@ def _nobody_active(core: Server) -> list[str]:
         why += f"; commits didn't wait, and where the log of {peer} ends is not known"
     if outcome == "":
         return [f"Neither server is active, and it is not decided yet who is to be: {why}."]
-    return [f"Neither server is active: {why}. An operator has to decide: {report.what_activation_risks(core)}."]
+    return [f"Neither server is active: {why}. {_operators_choice(core, 'An operator has to decide')}"]
 
 
 # --- both -------------------------------------------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ def why_suspended(core: Server) -> str:
 
 def what_activation_risks(core: Server) -> str:
     """What an operator risks by making this passive active alone (rule 11)."""
+    if (nothing := nothing_to_serve(core)) is not None:
+        return nothing
     disk = core.disk
     held = f"this database belongs to epoch {disk.epoch}"
     if disk.epoch.number == 0:
@@ -77,6 +79,13 @@ def what_activation_risks(core: Server) -> str:
     if core.rules.higher_epoch_known():
         risk = f"epoch {core.heard_epoch} is known: what the other server acknowledged in it is lost"
     return f"{held}; {risk}. If the other server is gone for good: `ha activate --force`"
+
+
+def nothing_to_serve(core: Server) -> str | None:
+    """Why nobody can make this server active; None if that is a matter of what is lost."""
+    if core.rules.data() not in ("none", "copying"):
+        return None
+    return f"there is no complete database here that could be served: {core.site.peer} has to come back"
 
 
 def configured(site: Site) -> str:

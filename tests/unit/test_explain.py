@@ -106,6 +106,13 @@ def unfit(epoch: int = 4, healthy: bool = True, calls_in_sync: int = -1) -> Serv
     return server
 
 
+def copying() -> Server:
+    server = unfit()
+    server.facts = replace(server.facts, healthy=False, because="the database is being copied from vs-28", data="copying")
+    server.run(0.1)
+    return server
+
+
 NOT_FIT = "If vs-28 died now, this server could not take over"
 FIT_PASSIVE = "If vs-28 died now, this server would take over after 1 s of silence on every link"
 NO_WRITE = "no write would be acknowledged"
@@ -171,6 +178,8 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         f"{NOT_FIT}: ha_manager is gone: its connection is closed. ",)),
     ("waited for, not in sync yet", lambda: unfit(calls_in_sync=2000), (
         f"{NOT_FIT}: this server does not hold yet all that the active wants it to hold before it calls it in sync. ",)),
+    ("half a copy, the active silent", lambda: silent(copying()), (
+        "An operator has no choice: there is no complete database here that could be served: vs-28 has to come back.",)),
     ("not in sync, the active silent", lambda: silent(unfit()), (
         "It does not take over: this server was not in sync when the active was last heard.",)),
     ("heard by nobody", lambda: hearing_nothing(), ("vs-28 is heard, but does not hear this server.",)),
