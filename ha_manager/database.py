@@ -302,10 +302,14 @@ class Database:
         with self._changing:
             self._server.stand_by(limit)
 
-    def make_primary(self, epoch: int, limit: float = 30.0, *, hold: bool = False) -> int:
+    def make_primary(
+        self, epoch: int, limit: float = 30.0, *, hold: bool = False, sure: Callable[[], None] = lambda: None
+    ) -> int:
         """Takes writes. One that is down is started as a standby (``startfence``); in recovery it is promoted, names cleared;
-        ``hold``: with the peer's name of this epoch set, so that what waited before goes on waiting. Returns the timeline; call
-        ``settle_primary`` next, when nobody waits any more.
+        ``hold``: with the peer's name of this epoch set, so that what waited before goes on waiting. ``sure`` is asked last,
+        and calls the promotion off by what it raises: a start takes time, and a timeline that is not wanted any more is opened
+        by the peer as well, from where this database would have to be copied. Returns the timeline; call ``settle_primary``
+        next, when nobody waits any more.
         """
         with self._changing:
             clock = Clock(limit)
@@ -318,6 +322,8 @@ class Database:
                 self._start(clock)
             with self._session_when_ready(clock) as session:
                 before = receiving.before_promotion(session, clock.need("asking Postgres for its role"))
+                if before is not None:
+                    sure()
                 timeline = (
                     self._promote(epoch, names, before, session, clock)
                     if before is not None

@@ -121,15 +121,22 @@ def test_whenever_a_promotion_is_cut_short_nobody_else_opens_it(one: Node) -> No
 
 
 def test_a_backend_that_crashes_is_survived_and_the_fence_is_up_again(one: Node) -> None:
-    """Postgres starts anew below the same postmaster, and finds the fence: a standby, which is promoted."""
+    """Postgres starts anew below the same postmaster, and finds the fence: a standby, which is promoted, if still wanted."""
     victim = one.session()
     os.kill(victim.pid, signal.SIGKILL)
     until(lambda: one.facts().answers and one.facts().in_recovery, 10.0, "in recovery")
+    with pytest.raises(HaError, match="not wanted"):
+        one.database.make_primary(1, hold=True, sure=_not_wanted)
+    assert one.facts().in_recovery
     assert one.database.make_primary(1, hold=True) == 3
     one.database.set_names_relaxed()
     one.database.settle_primary(1)
     one.sql("INSERT INTO t VALUES (1)")
     assert startfence.is_up(one.config.data_dir) and one.config.data_dir.stat().st_mode & 0o777 == 0o700
+
+
+def _not_wanted() -> None:
+    raise HaError("not wanted any more")
 
 
 def test_the_keeper_raises_it_where_ha_manager_could_not(one: Node) -> None:

@@ -66,8 +66,12 @@ class Recording:
     def stand_by(self, limit: float = 1.0) -> None:
         self.ready += 1
 
-    def make_primary(self, epoch: int, limit: float = 30.0, *, hold: bool = False) -> int:
+    def make_primary(
+        self, epoch: int, limit: float = 30.0, *, hold: bool = False, sure: Callable[[], None] = lambda: None
+    ) -> int:
         self._note(f"primary {epoch}")
+        self.during()
+        sure()
         self.held = hold
         return self.timeline
 
@@ -217,6 +221,16 @@ def test_what_a_promotion_owes_waits_until_heartbeat_has_opened_the_gate(bench: 
     promoting = replace(want(Postgres.PRIMARY), phase=Phase.PROMOTING)
     assert bench.do(promoting) == ["primary 5", "relax"]
     assert bench.do(replace(promoting, serial=2, phase=Phase.ACTIVE)) == ["primary 5", "settle 5"]
+
+
+@pytest.mark.parametrize(
+    ("newer", "called_off"), [(Postgres.STOPPED, True), (Postgres.STANDBY, True), (Postgres.PRIMARY, False)]
+)
+def test_a_promotion_that_nobody_wants_any_more_is_called_off(bench: Bench, newer: Postgres, called_off: bool) -> None:
+    """Started anew in place, it comes up after its server has begun to let go: the timeline would be the successor's, too."""
+    bench.db.during = lambda: bench.worker.want(want(newer, 2))
+    assert bench.do(want(Postgres.PRIMARY), STOPPED) == (["primary 5"] if called_off else ["primary 5", "relax", "settle 5"])
+    assert bench.worker.carried.trouble == ""
 
 
 def test_keep_touches_nothing(bench: Bench) -> None:
