@@ -89,7 +89,7 @@ project() {
     for name in setup.cfg pyproject.toml README.md LICENSE; do
         [ ! -e "$here/$name" ] || cp "$here/$name" "$build/"
     done
-    awk '/^[a-z]/ { inside = /^packages *=/ } /^ / && inside { print $1 }' "$here/setup.cfg" | while read -r package; do
+    awk '/^[a-z]/ { inside = /^packages *=/ } /^ / && inside && !/\./ { print $1 }' "$here/setup.cfg" | while read -r package; do
         cp -r "$here/$package" "$build/"
     done
     find "$build" -name __pycache__ -prune -exec rm -rf {} +

@@ -121,6 +121,7 @@ def load(
     own = {str(each.ip) for each in addresses}
     is_active = _side(site, own, module_xml)
     _check_networks(site, addresses, is_active, module_xml)
+    _check_files(site, host, module_xml)
     if host.linux_ha.cl_status:
         _check_linux_ha(site, module_xml, conf)
     node, peer = _names(site, host, is_active, uname or os.uname().nodename, module_xml)
@@ -171,6 +172,24 @@ def _check_networks(site: Site, addresses: Sequence[Interface], is_active: bool,
             what = f"element 'link', attribute '{side}': {mine} is not an address of this server"
             line = _line_of(path, "link", mine)
             raise ConfigError(what, file=path, line=line, remedy="correct it, or bring that interface up")
+
+
+def _check_files(site: Site, host: Host, path: Path) -> None:
+    """What must never be copied: a server's own identity and state, and what is no file."""
+    paths = host.paths
+    own = {
+        paths.keys: "each server has keys of its own", paths.state: "each server has a state of its own",
+        paths.run: "each server has a state of its own", paths.heartbeat_run: "each server has a state of its own",
+        Path("/var/lib/heartbeat"): "each server has a state of its own", paths.staging: "copies are kept there",
+        **{Path(each): "it holds no files" for each in ("/proc", "/sys", "/dev", "/run")},
+    }  # fmt: skip
+    for each in site.files:
+        name = Path(each.name)
+        wrong = next((p for p in own if name == p or p in name.parents or name in p.parents), None)
+        if wrong is not None:
+            what = f"element 'file', attribute 'name': {each.name} can't be replicated, because of {wrong}: {own[wrong]}"
+            line = _line_of(path, "file", each.name)
+            raise ConfigError(what, file=path, line=line, remedy="name the files or directories in it that are to be copied")
 
 
 def _knows_the_vip(network: IPv4Network | IPv6Network, site: Site) -> bool:

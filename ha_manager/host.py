@@ -71,6 +71,8 @@ class Paths:
     heartbeat_run: Path = Path("/run/heartbeat")
     manager_run: Path = Path("/run/manager")
     commander: Path = Path("/var/wasp/conf/Commander/current/module.xml")
+    #: what the active sends of ``files_to_replicate`` lies here until this server becomes active
+    staging: Path = Path("/opt/finjan/configuration/ha")
 
     @property
     def keys(self) -> Path:
@@ -79,6 +81,16 @@ class Paths:
     @property
     def hooks(self) -> Path:
         return self.etc / "hooks.d"
+
+
+@dataclass(frozen=True)
+class FilesHost:
+    """Replicated files: how they leave this server."""
+
+    #: KiB a second for directories and large files; 0: as fast as it goes
+    bandwidth: int = 0
+    #: hours between two comparisons of the whole content
+    checksum: int = 24
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,7 @@ class Host:
     #: UDP port of the heartbeats
     heartbeat_port: int = 694
     linux_ha: LinuxHa = LinuxHa()
+    files: FilesHost = FilesHost()
 
 
 def load_host(path: Path = CONF) -> Host:
@@ -145,6 +158,7 @@ class _Reader:
             commands=Commands(**values["commands"]),
             paths=Paths(**values["paths"]),
             linux_ha=LinuxHa(**values["linux-ha"]),
+            files=FilesHost(**values["files"]),
             **{f"log_{name}": value for name, value in log.items()},
             **{f"heartbeat_{name}": value for name, value in host.items()},
         )
@@ -237,6 +251,7 @@ _SECTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "commands": {f.name: _number(1, 86400) if f.name == "limit" else _command for f in fields(Commands)},
     "paths": {f.name: _path for f in fields(Paths)},
     "heartbeat": {"port": _number(1, 65535)},
+    "files": {"bandwidth": _number(0, 10**8), "checksum": _number(1, 8760)},
     "linux-ha": {f.name: _command for f in fields(LinuxHa)},
     "log": {
         "facility": _one_of(*sorted(FACILITIES)),

@@ -6,6 +6,7 @@ remedy; the result is frozen. No external entity, DTD or network is ever read. S
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import asdict, dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -49,6 +50,7 @@ class ReplicatedFile:
     name: str
     inotify: bool
     interval: int
+    #: "user:group" on the other server; "": as it is here
     owner: str
 
 
@@ -73,6 +75,8 @@ class Site:
     device_timeout: int = 20
     connection_timeout: int = 300
     port: int = 4589
+    #: of rsync, for directories and large files of ``files``
+    files_port: int = 4590
     heartbeat_cmd_interval: int = 10
     passive_status_interval: int = 10
     logrelay_port: int = 4591
@@ -174,6 +178,7 @@ class _Reader:
                 site,
                 connection_timeout=manager.whole("connection_timeout", site.connection_timeout),
                 port=manager.whole("ha_manager_port", site.port),
+                files_port=manager.whole("files_port", site.files_port),
                 heartbeat_cmd_interval=manager.whole("heartbeat_cmd_interval", site.heartbeat_cmd_interval),
                 passive_status_interval=manager.whole("passive_status_interval", site.passive_status_interval),
                 logrelay_port=manager.whole("logrelay_port", site.logrelay_port),
@@ -220,13 +225,15 @@ class _Reader:
         parent = self._one.get("files_to_replicate")
         files: dict[str, ReplicatedFile] = {}
         for each in parent.children("file") if parent else ():
-            name = each.text("name")
+            name = posixpath.normpath(each.text("name")).replace("//", "/")
             if name in files:
                 raise each.error(f"{name} stands twice", "name", remedy="remove one of them")
-            if ".." in Path(name).parts or name == "/":
-                raise each.error(f"{name} can't be replicated", "name", remedy="write an absolute path without '..'")
+            if ".." in Path(each.text("name")).parts or name == "/":
+                raise each.error(
+                    f"{each.text('name')} can't be replicated", "name", remedy="write an absolute path without '..'"
+                )
             files[name] = ReplicatedFile(
-                name, each.flag("inotify", False), each.whole("interval", 60), each.text("permissions", "root:root")
+                name, each.flag("inotify", False), each.whole("interval", 60), each.text("permissions", "")
             )
         return tuple(files.values())
 
