@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ha_manager.cli_diverged import diverged
+from ha_manager.cli_files import files
 from ha_manager.cli_logs import logs
 from ha_manager.cli_reseed import reseed
 from ha_manager.commandline import FAILED, NOT_CONFIGURED, NOT_RUNNING, AnyCase, fail, need_root, say
@@ -361,6 +362,7 @@ def check() -> None:
 
 main.add_command(diverged)
 main.add_command(reseed)
+main.add_command(files)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from runtime.session import Caller, Handler, connect, serve
 
 if TYPE_CHECKING:
     from runtime.session_client import Session
-    from runtime.session_server import SessionServer
+    from runtime.session_server import SessionServer, Subsystem
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,16 @@ class Home(Protocol):
 class Peer:
     """Both ends of the session. ``signs``, ``connected`` and ``why`` may be read from any thread."""
 
-    def __init__(self, config: Callable[[], Config], keys: Keys, home: Home, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        keys: Keys,
+        home: Home,
+        clock: Callable[[], float],
+        subsystems: Mapping[str, Subsystem] | None = None,
+    ) -> None:
         self._config = config
+        self._subsystems = subsystems
         self._keys = keys
         self._home = home
         self._clock = clock
@@ -281,7 +289,9 @@ class Peer:
         while not self._ended and self._server is None:
             config = self._config()
             try:
-                self._server = serve(self._keys, self.handlers(), [config.own_ip], port=config.site.port)
+                self._server = serve(
+                    self._keys, self.handlers(), [config.own_ip], port=config.site.port, subsystems=self._subsystems
+                )
                 self.listening = ""
             except HaError as wrong:
                 if self.listening != str(wrong):

@@ -26,8 +26,10 @@ from ha_manager import __version__, divergence, turningoff
 from ha_manager.care import Care, Findings
 from ha_manager.cluster import PostgresConfig
 from ha_manager.config import NEEDS_HA_START, NEEDS_THE_PEER, Config, load
+from ha_manager.copier import Copier
 from ha_manager.database import Database
 from ha_manager.datafence import DataFence
+from ha_manager.files.line import SUBSYSTEM
 from ha_manager.greeting import Greeting
 from ha_manager.host import CONF
 from ha_manager.journal import JournalFile
@@ -113,7 +115,8 @@ class Daemon:
         self._primary: bool | None = None
         self._observed: Observed | None = None
         self._fenced = False
-        self.peer = Peer(lambda: self.config, keys, self, boottime)
+        self.copier = Copier(lambda: self.config, self.messages.alarm)
+        self.peer = Peer(lambda: self.config, keys, self, boottime, {SUBSYSTEM: self.copier.forward})
         self.worker = Worker(database, self.peer, self, boottime)
         self.monitor = Monitor(database, lambda: self.worker.carried, self.seen, self.calm, boottime)
         self.lease = Lease(
@@ -125,7 +128,9 @@ class Daemon:
             report=lambda text: self.mail.post(lambda: self.messages.alarm("fence", text)),
             clock=boottime,
         )
-        self.planner = Planner(JournalFile(paths.state / "journal"), Steps(lambda: self.config), self, boottime)
+        self.planner = Planner(
+            JournalFile(paths.state / "journal"), Steps(lambda: self.config, self.copier.place), self, boottime
+        )
         self.manager_watch = ManagerWatch(lambda: self.config.host, self._alarm_soon("manager"), boottime)
         self.link: HeartbeatLink | LinuxHaLink = (
             LinuxHaLink(lambda: self.config, self.mail, self, self.facts, self.peer_word, self.messages.alarm)
@@ -206,6 +211,7 @@ class Daemon:
         self._thread("peer", self.peer.run)
         self._thread("peer server", self.peer.listen)
         self._thread("stock", self.stock.run)
+        self._thread("files", self.copier.run)
         self._thread("schedule", self._start_schedule)
         self.loop.call_after(2.0, gc.freeze)
 
@@ -232,6 +238,7 @@ class Daemon:
             self.peer,
             self.schedule,
             self.stock,
+            self.copier,
         ):
             part.end()
         try:
@@ -264,6 +271,8 @@ class Daemon:
         if self.link.connected and now - self._asked_at >= (STATUS_PERIOD if self.calm() else TICK):
             self._asked_at = now
             self.link.request("status", {}, self.on_status)
+        phase, epoch = (want.phase, want.epoch) if want else (Phase.WAITING, Epoch())
+        self.copier.update(self.role, epoch, self.planner.states, phase is Phase.PREPARING, self.loop.selector)
 
     def calm(self) -> bool:
         """Nothing changes here, and the peer is heard: everything may be looked at less often. Any thread."""
@@ -317,6 +326,7 @@ class Daemon:
         if renewed:
             self.worker.settle_again()
         self.stock.nudge()
+        self.copier.reload()
         if old.site != new.site:
             self._thread("schedule", self._start_schedule)
         self._obey()

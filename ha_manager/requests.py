@@ -200,6 +200,8 @@ class Requests:
             "replication": self.replication(),
             "peer_connected": daemon.peer.connected,
             "trouble": daemon.worker.carried.trouble,
+            "files": daemon.copier.summary,
+            **{f"file.{number}": line for number, line in enumerate(daemon.copier.lines, 1)},
         }
 
 

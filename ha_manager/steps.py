@@ -30,11 +30,14 @@ ABORT = 100
 class Steps:
     """Actions by step name. ``config`` is asked anew each time: SIGHUP may have replaced it."""
 
-    def __init__(self, config: Callable[[], Config]) -> None:
+    def __init__(self, config: Callable[[], Config], place: Action | None = None) -> None:
         self._config = config
+        self._place = place
 
     def action(self, name: str) -> Action:
+        place = {"place": self._place} if self._place is not None else {}
         return {
+            **place,
             "marker": self._marker,
             "base": self._base,
             "reload": self._reload,
@@ -50,7 +53,7 @@ class Steps:
         commands, hooks = config.host.commands, config.host.paths.hooks
         there = {
             "base": config.host.paths.conf_ready.is_dir(),
-            "place": False,
+            "place": self._place is not None and bool(config.site.files),
             "reload": bool(commands.manager_ctl) and Path(commands.manager_ctl[0]).exists(),
             "policy_start": bool(commands.policy_server_start),
             "policy_stop": bool(commands.policy_server_stop),

@@ -1,0 +1,117 @@
+"""The passive's end of the session's copying: takes small files into the staging directory.
+
+Promise: before each message it is asked anew whether this sender may write; a refusal is told in words and changes nothing. One
+thread a connection; a sender that breaks off leaves no half file. Source: docs/protocols.md ("Replicated files").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ha_manager.files import frames
+from ha_manager.files.direction import Epoch
+from ha_manager.files.items import Kind, item_of
+from ha_manager.files.staging import Staging
+from runtime.control import listen
+from runtime.errors import HaError
+
+log = logging.getLogger(__name__)
+
+_PUT = {kind.value: kind for kind in (Kind.FILE, Kind.FOLDER, Kind.LINK)}
+
+
+class Refusal(HaError):
+    """The other server may not write here now."""
+
+
+#: Raises Refusal if the active of that epoch may not write here now.
+Admit = Callable[[Epoch], None]
+
+
+class Receiver:
+    """Serves ``path``, to which ha_manager connects what the peer opened in its session."""
+
+    def __init__(
+        self,
+        path: Path,
+        staging: Staging,
+        admit: Admit,
+        entries: Callable[[], list[str]],
+        complete: Callable[[str, Epoch, float], None],
+        took: Callable[[str], None],
+    ) -> None:
+        self._staging, self._admit, self._entries = staging, admit, entries
+        self._complete, self._took = complete, took
+        self._socket = listen(path)
+        self._socket.setblocking(True)
+        self._connections: set[socket.socket] = set()
+        #: held while a file is written: whoever has it knows that nothing is under way
+        self.writing = threading.Lock()
+        threading.Thread(target=self._accept, name="receiver", daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), name="receiving", daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def hang_up(self) -> None:
+        """The other server connects again, and hears anew what is named here."""
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self, connection: socket.socket) -> None:
+        reader = frames.Reader()
+        self._connections.add(connection)
+        with connection:
+            try:
+                while data := connection.recv(1 << 18):
+                    for header, content in reader.feed(data):
+                        connection.sendall(frames.encode(self.take(header, content)))
+            except (OSError, ValueError) as wrong:
+                log.info("the copying session of the other server ended: %s", wrong)
+            finally:
+                self._connections.discard(connection)
+
+    def take(self, header: dict[str, Any], content: bytes) -> dict[str, Any]:
+        """One message; the answer to it."""
+        try:
+            return {"ok": True} | self._carry_out(header, content)
+        except (HaError, OSError) as wrong:
+            return {"ok": False, "error": str(wrong), "refused": isinstance(wrong, Refusal)}
+        except (KeyError, TypeError, ValueError) as wrong:
+            return {"ok": False, "error": f"not understood: {wrong!r}", "refused": False}
+
+    def _carry_out(self, header: dict[str, Any], content: bytes) -> dict[str, Any]:
+        number, node = header["epoch"]
+        epoch, do, path = (int(number), str(node)), header["do"], str(header.get("path", ""))
+        with self.writing:
+            self._admit(epoch)
+            if do == "hello":
+                return {"entries": self._entries()}
+            if do == "complete":
+                self._complete(path, epoch, float(header["took"]))
+            elif do == "remove":
+                self._staging.remove(path)
+            else:
+                kind = _PUT[do]
+                unknown = self._staging.put(path, item_of(kind, header), content)
+                if isinstance(names := header.get("names"), list):
+                    self._staging.only(path, {str(name) for name in names})
+                self._took(path)
+                return {"unknown": unknown}
+        return {}
