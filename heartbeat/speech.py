@@ -74,11 +74,14 @@ def word(core: Server) -> Word:
 
 def _held(core: Server) -> int:
     """Up to where this server's log is known. One that let go, or whose ha_manager is gone, may have written more than the last
-    report of a primary says: whoever follows it must not take that for the end."""
+    report says, of a primary or of one about to be: whoever follows it must not take that for the end."""
     facts = core.facts
+    if core.manager_lost:
+        return -1
     if facts.postgres is Database.STOPPED:
         return facts.shutdown_lsn
-    return -1 if facts.postgres is Database.PRIMARY and (core.manager_lost or core.phase in LET_GO) else facts.lsn
+    before = facts.postgres is Database.PRIMARY or facts.serial < core.stop_serial
+    return -1 if before and core.phase in LET_GO else facts.lsn
 
 
 def _lax(records: list[Record]) -> bool:

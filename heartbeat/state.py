@@ -160,6 +160,8 @@ class Server:
         self.returns = False
         #: running clock: when this run began to stand down last
         self.stands_down_run = inf
+        #: of the last want that said to stop Postgres
+        self.stop_serial = 0
         self.pledged_to = Boot()
         #: the first message without a pledge that was taken back; 0: none was
         self._withdrawn_seq = 0
@@ -294,6 +296,8 @@ class Server:
         if level != self._level:
             self._level = level
             self.want = Want(self.want.serial + 1, *level, because=self.because)
+            if self.want.postgres is Database.STOPPED:
+                self.stop_serial = self.want.serial
             self._out.append(self.want)
 
     def _wanted(self) -> Level:
