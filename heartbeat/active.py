@@ -156,7 +156,7 @@ class Active(Backed):
         """Rule 6b: by silence, and with what else is configured: a fence agent, witnesses, the ping node's ARP entry."""
         if not self.rules.entry_kept(self.rules.solo_silence_since()) or self.now < self._attempt_wait:
             return
-        because = f"the passive has been silent on every link for {self.timing.solo:g} s"
+        because = f"the passive has been silent on every link for {self.rules.solo():g} s"
         if self.attempt is None:
             self._begin_attempt(because)
         if self._backing(Epoch(self.highest + 1, self.site.node)):

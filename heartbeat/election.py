@@ -390,7 +390,7 @@ class Core(Passive):
                     self._leave_now()
         elif self.phase is Phase.ACTIVE and self.leaving == "off" and not self.saving:
             # one that is not heard, and may not be left alone by silence, can't be told: the operator was warned
-            unheard = not self.members.in_contact() and waited > self.timing.solo + 2 * self.timing.deadtime
+            unheard = not self.members.in_contact() and waited > self.rules.solo() + 2 * self.timing.deadtime
             if self.disk.solo or unheard:
                 self._out.append(DropVip())
                 self._leave_now("" if self.disk.solo else f", {self.site.peer} could not be told")

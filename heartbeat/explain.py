@@ -98,12 +98,12 @@ def _if_passive_died(core: Server) -> str:
     if core.disk.lax:
         return f"Commits don't wait for {peer} (asynchronous replication): if it died now, nothing would change here."
     if _takes_no_writes(core):
-        alone = f", until it has been silent for {core.timing.solo:g} s{_backed(core, peer)}"
+        alone = f", until it has been silent for {core.rules.solo():g} s{_backed(core, peer)}"
         return f"When it does, every commit waits for {peer}{'' if core.rules.release_only() else alone}."
     begin = f"Every commit waits for {peer}. If it died now, nothing would be lost; no write would be acknowledged"
     if core.rules.release_only():
         return f"{begin} until it is back (solo=release)."
-    return f"{begin} for {core.timing.solo:g} s; then this server would go on alone{_backed(core, peer)}."
+    return f"{begin} for {core.rules.solo():g} s; then this server would go on alone{_backed(core, peer)}."
 
 
 def _waits_for_passive(core: Server) -> str:
@@ -122,7 +122,7 @@ def _waits_for_passive(core: Server) -> str:
         return f"{waits}; the witnesses did not agree ({core.refused}) and are asked again."
     if core.rules.solo_by_silence() and not core.rules.entry_kept(core.rules.solo_silence_since()):
         return f"{waits}; the ping node's ARP entry of the virtual IP does not prove that it still points here."
-    return f"{waits}; after {core.timing.solo:g} s of silence this server goes on alone{_backed(core, peer)}."
+    return f"{waits}; after {core.rules.solo():g} s of silence this server goes on alone{_backed(core, peer)}."
 
 
 def _if_active_died(core: Server) -> str:
@@ -136,7 +136,7 @@ def _if_active_died(core: Server) -> str:
     if core.disk.lax:
         behind = core.facts.behind
         lost = f"it lacks {size(behind)} of log, which would be lost" if behind else "it holds everything at this moment"
-    return f"If this server died now, {peer} would take over after {core.timing.deadtime:g} s; {lost}."
+    return f"If this server died now, {peer} would take over after {core.rules.deadtime():g} s; {lost}."
 
 
 # --- on the way between the two ---------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def _takeover_waits(core: Server) -> str:
 def _letting_go(core: Server) -> list[str]:
     peer = core.site.peer
     then = (
-        f"this server would become active again after {core.timing.solo:g} s of silence, once it has let go and Postgres here"
+        f"this server would become active again after {core.rules.solo():g} s of silence, once it has let go and Postgres here"
         f" is ready{_backed(core, peer)}"
         if core.rules.would_come_back() and not core.leaving
         else "service would wait for its return, or for an operator's `ha activate`"
@@ -215,7 +215,7 @@ def _passive(core: Server) -> list[str]:
             _operators_choice(core, "An operator could decide otherwise then"),
         ]
     asks = _backed(core, peer)
-    line = f"If {peer} died now, this server would take over after {core.timing.deadtime:g} s of silence on every link{asks}"
+    line = f"If {peer} died now, this server would take over after {core.rules.deadtime():g} s of silence on every link{asks}"
     line += f"; {report.may_be_lost(core) or 'nothing acknowledged would be lost'}."
     own = _if_this_passive_died(core)
     if missing := core.members.unanswered():
@@ -235,7 +235,7 @@ def _if_this_passive_died(core: Server) -> str:
         return f"If this server died now, nothing would change on {peer}: its commits don't wait."
     if core.rules.release_only():
         return f"If this server died now, no write would be acknowledged on {peer} until it is back (solo=release)."
-    alone = f"for {core.timing.solo:g} s; then it would go on alone"
+    alone = f"for {core.rules.solo():g} s; then it would go on alone"
     return f"If this server died now, no write would be acknowledged on {peer} {alone}."
 
 
@@ -245,7 +245,7 @@ def _let_go(core: Server) -> str:
     if core.rules.comes_back():
         ready = "" if core.facts.data == "ready" and core.facts.healthy else ", once Postgres here is ready"
         return (
-            f"It let go for {peer}, which was not heard to take over: after {core.timing.solo:g} s of silence this server"
+            f"It let go for {peer}, which was not heard to take over: after {core.rules.solo():g} s of silence this server"
             f" becomes active again by itself{ready}{_backed(core, peer)}."
         )
     if core.disk.stood_down and core.phase is Phase.PASSIVE:
@@ -270,7 +270,7 @@ def _held(core: Server, unfit: str) -> str:
         return f"{core.site.peer} could not be fenced ({core.unfenced}); it is tried again"
     if core.refused:
         return f"the witnesses did not agree ({core.refused}); they are asked again"
-    return f"the silence has not lasted {core.timing.deadtime:g} s yet, or no ping was answered since"
+    return f"the silence has not lasted {core.rules.deadtime():g} s yet, or no ping was answered since"
 
 
 def _nobody_active(core: Server) -> list[str]:

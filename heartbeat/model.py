@@ -114,6 +114,14 @@ class Mode(NamedTuple):
     lax: bool = False
 
 
+class Times(NamedTuple):
+    """Of the sender's configuration, those that the receiver's decisions by silence rest on, too (seconds; 0: not said)."""
+
+    deadtime: float = 0.0
+    stale: float = 0.0
+    solo: float = 0.0
+
+
 class Boot(NamedTuple):
     """One run of a heartbeat process: a stored generation that only grows, and a nonce."""
 
@@ -170,6 +178,7 @@ class Message:
     #: takeovers of the sender in the window of rule 12
     changes: int = 0
     mode: Mode = Mode()
+    times: Times = Times()
 
 
 # --- events ---------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from heartbeat.model import SERVING, Phase
+from heartbeat.model import SERVING, Phase, Times
 from heartbeat.signs import STRANGER, VIP
 from runtime.sizes import size
 
@@ -155,6 +155,15 @@ def _of_service(core: Server, found: dict[str, str]) -> None:
         found["ha-manager"] = f"ha_manager is gone: {core.manager_lost}"
 
 
+def _times_differ(own: Times, theirs: Times, peer: str) -> str:
+    here = ", ".join(f"{name} {seconds:g} s" for name, seconds in own._asdict().items())
+    there = ", ".join(f"{seconds:g} s" for seconds in theirs)
+    longer = "the longer count"
+    return (
+        f"{here} are configured here, {there} on {peer}: {longer}; give both the same <timing> in module.xml, then `ha start`"
+    )
+
+
 def _of_modes(core: Server, found: dict[str, str]) -> None:
     """What the two servers' configuration and the state of replication have against each other."""
     site, p, peer = core.site, core.members.peer, core.site.peer
@@ -166,6 +175,8 @@ def _of_modes(core: Server, found: dict[str, str]) -> None:
     if p.mode.release != (site.solo == "release"):
         theirs = "release" if p.mode.release else "silence"
         found["solo-differs"] = f'solo="{site.solo}" is configured here, "{theirs}" on {peer}: the stricter counts, "release"'
+    if p.times not in (core.times, Times()) and core.members.in_contact():
+        found["times-differ"] = _times_differ(core.times, p.times, peer)
     if core.phase is not Phase.ACTIVE or not core.disk.lax:
         return
     if not core.rules.asynchronous() and core.now - core.configured_at >= core.timing.deadtime:
@@ -231,7 +242,7 @@ def status(core: Server, now: float) -> dict[str, object]:
             "mode": mode(core),
             "configured": {"synchronous": core.site.synchronous, "solo": core.site.solo, "maximum_lag": core.site.maximum_lag},
             "release_only": core.rules.release_only(),
-            "solo_after": core.timing.solo,
+            "solo_after": core.rules.solo(),
             "lag": core.facts.behind if core.phase in SERVING else core.rules.lag(),
         },
         "suspended": core.disk.suspended,

@@ -49,7 +49,7 @@ class Rules(LaxRules):
         """
         c, p = self.core, self.members.peer
         both_fence = c.site.fence and p is not None and p.fences and self.members.called_at > -inf
-        return both_fence or c.now - self.members.called_at < self.timing.stale
+        return both_fence or c.now - self.members.called_at < self.stale()
 
     def unfit(self) -> str:
         """Why this passive could not take over now; "" when it is fit. First what is the matter here: where that keeps it from
@@ -72,7 +72,7 @@ class Rules(LaxRules):
             most = size(c.site.maximum_lag)
             return f"it lacks {size(lag)} that the active had when last heard, more than maximum_lag_on_failover ({most})"
         if not self.fitness_fresh():
-            return f"no word from an active that waits for this server for more than {self.timing.stale:g} s"
+            return f"no word from an active that waits for this server for more than {self.stale():g} s"
         return ""
 
     def offers_itself(self) -> bool:
@@ -164,7 +164,7 @@ class Rules(LaxRules):
         if not self.comes_back() or c.saving or c.manager_lost or not c.facts.healthy or c.facts.data != "ready":
             return ""
         silent = self.members.run - self.solo_silence_since()
-        if silent < self.timing.solo or not self.members.connected():
+        if silent < self.solo() or not self.members.connected():
             return ""
         return (
             f"{c.site.peer} has been silent for {silent:.1f} s since this server let go for it, and was not heard to take over"
@@ -246,7 +246,7 @@ class Rules(LaxRules):
         if self.release_only() or c.disk.solo or c.saving_solo:
             return False
         since = self.solo_silence_since()
-        return self.members.run - since >= self.timing.solo and self.members.connected()
+        return self.members.run - since >= self.solo() and self.members.connected()
 
     def solo_silence_since(self) -> float:
         """Running clock: since when nothing was heard of the passive, this node running and connected."""

@@ -26,6 +26,23 @@ class Silence:
         self.members = core.members
         self.timing = core.timing
 
+    # --- times that both servers must go by: where they are configured differently, the longer one counts
+
+    def deadtime(self) -> float:
+        """The active's lease ends within its own deadtime, so a passive waits for the longer one of the two."""
+        p = self.members.peer
+        return max(self.timing.deadtime, p.times.deadtime) if p is not None else self.timing.deadtime
+
+    def stale(self) -> float:
+        """As long as the active waits for it, a passive is fit; ``solo`` of both is longer than this of both."""
+        p = self.members.peer
+        return max(self.timing.stale, p.times.stale) if p is not None else self.timing.stale
+
+    def solo(self) -> float:
+        """The active goes on alone only when the passive has known for certain that it is no longer fit."""
+        p = self.members.peer
+        return max(self.timing.solo, p.times.solo) if p is not None else self.timing.solo
+
     # --- rule 1: evidence before death ----------------------------------------------------------------------------------
 
     def sign_of_service(self) -> float:
@@ -36,7 +53,7 @@ class Silence:
 
     def served_lately(self) -> bool:
         """There was a sign of service within deadtime."""
-        return self.members.run - self.sign_of_service() < self.timing.deadtime
+        return self.members.run - self.sign_of_service() < self.deadtime()
 
     def silence_since(self) -> float:
         """Running clock: since when nothing at all was heard of the peer, this (passive) node being connected throughout."""
@@ -44,7 +61,7 @@ class Silence:
 
     def silent(self) -> bool:
         """Silence on all links and no sign of service for deadtime."""
-        return self.members.run - self.silence_since() >= self.timing.deadtime
+        return self.members.run - self.silence_since() >= self.deadtime()
 
     # --- what a decision by silence needs besides (rules 2, 6b) -----------------------------------------------------------
 
@@ -78,4 +95,4 @@ class Silence:
         """
         arp = self.core.arp
         said_nothing_since = arp.announced_at + ANNOUNCED < silent_since
-        return not self.asks_entry() or (arp.answered_at >= silent_since + self.timing.solo and said_nothing_since)
+        return not self.asks_entry() or (arp.answered_at >= silent_since + self.solo() and said_nothing_since)

@@ -115,6 +115,7 @@ def message(core: Server, said: Word) -> Message:
         ping_after=core.members.ping_after,
         lsn=_held(core),
         beyond=core.facts.beyond,
+        times=core.times,
         **said._asdict(),
     )
 

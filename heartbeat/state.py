@@ -39,6 +39,7 @@ from heartbeat.model import (
     Send,
     Site,
     Stop,
+    Times,
     Want,
 )
 from heartbeat.restraint import Restraint
@@ -105,6 +106,7 @@ class Server:
     ) -> None:
         self.site = site
         self.timing = timing
+        self.times = Times(round(timing.deadtime, 3), round(timing.stale, 3), round(timing.solo, 3))
         self.boot = boot
         self.disk = record
         self.resume = resume

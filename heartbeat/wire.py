@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from heartbeat.frames import FrameError, Value
-from heartbeat.model import Boot, Epoch, Message, Mode, Phase
+from heartbeat.model import Boot, Epoch, Message, Mode, Phase, Times
 
 #: Number of this set of fields. A peer with another one is refused in words rather than misunderstood.
 VERSION = "2"
@@ -213,6 +213,21 @@ def _read_mode(text: str) -> Mode:
     return mode
 
 
+#: the longest that any of ``Times`` may be (ms): an hour
+_LONGEST = 3_600_000
+
+
+def _write_times(times: Times) -> str:
+    return "/".join(str(round(each * 1000)) for each in times)
+
+
+def _read_times(text: str) -> Times:
+    deadtime, stale, solo = (_count(each) for each in text.split("/"))
+    if max(deadtime, stale, solo) > _LONGEST:
+        raise ValueError(text)
+    return Times(deadtime / 1000, stale / 1000, solo / 1000)
+
+
 #: of ``Mode``'s fields, in their order
 _LETTERS = "orl"
 _NODE_NAME = _Form(str, _matching(_NODE))
@@ -259,6 +274,7 @@ _OURS: dict[str, tuple[str, _Form]] = {
     "x_fence": ("fences", _FLAG),
     "x_changes": ("changes", _COUNT),
     "x_mode": ("mode", _Form(_write_mode, _read_mode)),
+    "x_times": ("times", _Form(_write_times, _read_times)),
 }
 #: came later than version 2: missing in what an older server sends, which is then as strict as any
-_LATER = frozenset({"x_mode"})
+_LATER = frozenset({"x_mode", "x_times"})

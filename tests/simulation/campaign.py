@@ -78,14 +78,18 @@ class Variant:
         return 2 if seed % 20 in (2, 16) else 1
 
     def timing(self, seed: int) -> Timing:
-        return RECOMMENDED if seed % 20 == 7 else PROFILES["aggressive"] if seed % 20 == 13 else COARSE
+        return RECOMMENDED if seed % 20 == 7 else PROFILES["aggressive"] if seed % 20 == 13 or seed % 40 == 17 else COARSE
+
+    @staticmethod
+    def other_timing(seed: int) -> Timing | None:
+        return {17: COARSE, 37: PROFILES["aggressive"]}.get(seed % 40)
 
     def play(self, seed: int, schedule: Schedule | None = None, tracing: bool = False) -> Result:
         chosen = self.schedule(seed) if schedule is None else schedule
         setting = Setting(
             self.solo, self.timing(seed), cold=seed % 10 == 9, strict=self.strict, rules=self.rules, core=self.core,
             arp_check=self.arp_check, fence=self.fence, witnesses=self.witnesses, ping_quorum=self.ping_quorum(seed),
-            asynchronous=self.asynchronous or (self.switching and seed % 3 == 1),
+            asynchronous=self.asynchronous or (self.switching and seed % 3 == 1), other_timing=self.other_timing(seed),
         )  # fmt: skip
         return play(seed, chosen, setting, tracing)
 

@@ -306,6 +306,19 @@ class FitForEver(StaleFitness, HigherEpochForgotten, NeverOutranked):
     """Rules 2 and 8, H9: all three at once (each covers for the others)."""
 
 
+class OwnTimes(Rules):
+    """Rules 1, 2 and 6: the other server's times don't count where they are configured differently."""
+
+    def deadtime(self) -> float:
+        return self.timing.deadtime
+
+    def stale(self) -> float:
+        return self.timing.stale
+
+    def solo(self) -> float:
+        return self.timing.solo
+
+
 class SuccessorUnseen(Rules):
     """Rule 2: who let go comes back, although the other one answered for the virtual IP since."""
 

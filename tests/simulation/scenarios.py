@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+from heartbeat.timing import PROFILES
+
 from .faults import Fault, Schedule
 from .world import RECOMMENDED, Result, Setting, play
 
 F = Fault
+AGGRESSIVE = PROFILES["aggressive"]
 LAN, IC = ("lan", "lan"), ("ic", "ic")
 #: moments of a hand-over: A begins with a checkpoint; to stand down; says that it has
 PREPARES = "A RoleChanged after=preparing"
@@ -274,6 +277,14 @@ HOLES: tuple[Scenario, ...] = (
         F(1.7, "cut", "A", 8, "*:out"),
         F(1.76, "cut", "A", 4.3, "*:both"),
         F(0.01, "port", "B", 3.13, "", "B RoleChanged after=promoting"),
+    ),
+    _s(
+        "the active's times are shorter, a cut, and its power goes",
+        F(1.5, "cut", "A", 6, "*:both"),
+        F(2.45, "power", "A", 5),
+        timing=AGGRESSIVE,
+        other_timing=RECOMMENDED,
+        outage=4,
     ),
     _s("restarts within its lease in a cut", F(1.5, "cut", "A", 8, "*:both"), F(2.35, "heartbeat-kill", "A", 0.0), strict=True),
     _s(

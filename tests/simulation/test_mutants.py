@@ -41,6 +41,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.SoloTooSoon, "H8 the same", 3),
     (mutants.NeverReady, "H1 replication", 2),
     (mutants.RivalsWait, "both active after a cut", 6),
+    (mutants.OwnTimes, "the active's times are shorter", 3),
     (mutants.SuccessorUnseen, "its successor takes over unheard", 3),
     (mutants.RivalsWaver, "both active after a cut, and the one", 6),
     (mutants.NoElection, "H7 the active stands still", 3),

@@ -67,6 +67,8 @@ class Setting:
 
     solo: str = "silence"
     timing: Timing = COARSE
+    #: B's, if it is configured differently
+    other_timing: Timing | None = None
     cold: bool = False
     #: check safety also in a symmetric cut (for schedules in which the rules hold it all the same)
     strict: bool = False
@@ -97,7 +99,9 @@ class World:
     def __init__(self, seed: int, schedule: Schedule, setting: Setting = PLAIN, tracing: bool = False) -> None:
         self.engine = Engine(seed, setting.middling)
         self.setting = setting
-        self.timing = setting.timing
+        self.timings = {"A": setting.timing, "B": setting.other_timing or setting.timing}
+        #: the slower one of the two counts on both
+        self.timing = max(self.timings.values(), key=lambda timing: timing.deadtime)
         self.schedule = schedule
         self.tracing = tracing
         self.verbose = False
@@ -149,7 +153,10 @@ class World:
         self.engine.until = self.faults_end + RECOVERY
 
     def make_core(self, site: Site, boot: Boot, record: Record, resume: Resume, now: float) -> Core:
-        return self.setting.core(site, self.timing, boot, record, resume, now, self.setting.rules)
+        return self.setting.core(site, self.timing_of(site.node), boot, record, resume, now, self.setting.rules)
+
+    def timing_of(self, name: str) -> Timing:
+        return self.timings[name]
 
     def next_entry(self) -> int:
         self._entries += 1

@@ -135,6 +135,7 @@ def test_one_that_let_go_does_not_say_where_it_was_before_its_postgres_ended() -
     server.core.phase = Phase.PASSIVE
     server.core._send()
     assert server.core.said is not None and server.core.said.lsn == -1
+    server.core.manager_lost = ""  # it reports again
     server.core.facts = replace(server.core.facts, postgres=Database.STOPPED, shutdown_lsn=77)
     server.core._send()
     assert server.core.said.lsn == 77

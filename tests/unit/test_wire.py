@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from heartbeat.frames import FrameError, Key, Keyring, Method, Value, decode, encode
-from heartbeat.model import Boot, Epoch, Message, Mode, Phase
+from heartbeat.model import Boot, Epoch, Message, Mode, Phase, Times
 from heartbeat.wire import Header, macs, message
 from heartbeat.wire import fields as to_fields
 
@@ -21,6 +21,7 @@ FULL = Message(
     calls_in_sync=0, asks_release=True, asks_ping=True, ping_after=9, connected=True, pledged_to=Boot(3, 4), data="ready",
     lsn=2**62, beyond=3, vip=True, suspended=True, suspend_version=2, leaving="handover", arp=True, fences=True, changes=4,
     mode=Mode(off=True, lax=True),
+    times=Times(1.0, 2.5, 3.5),
 )  # fmt: skip
 
 
@@ -54,8 +55,12 @@ def test_fields_of_the_future_are_ignored() -> None:
     assert message(to_fields(FULL, HEADER) | {"x_future": "?"}) == FULL
 
 
+#: what may be missing
+_MAY = {"x_v", "x_mode", "x_times"}
+
+
 @pytest.mark.parametrize(
-    "name", [n for n in to_fields(FULL, HEADER) if n.startswith("x_") and n not in ("x_v", "x_mode")] + ["src", "hg", "seq"]
+    "name", [*sorted({n for n in to_fields(FULL, HEADER) if n.startswith("x_")} - _MAY), "src", "hg", "seq"]
 )
 def test_a_missing_or_binary_field_is_refused_by_name(name: str) -> None:
     whole = to_fields(FULL, HEADER)
@@ -76,6 +81,7 @@ def test_a_missing_or_binary_field_is_refused_by_name(name: str) -> None:
         ("x_solo", "2"), ("x_solo", "true"), ("x_sync", ""), ("x_calls", "-2"), ("x_lsn", "-0"), ("x_lsn", "1e9"),
         ("x_data", "gone"),
         ("x_leave", "soon"), ("x_susp", "yes"), ("x_v", "1"), ("x_v", b"2"), ("x_arp", "-1"), ("x_changes", "-1"),
+        ("x_times", ""), ("x_times", "1/2"), ("x_times", "1/2/3/4"), ("x_times", "1/2/-3"), ("x_times", "1/2/3600001"),
         ("x_mode", ""), ("x_mode", "lo"), ("x_mode", "oo"), ("x_mode", "x"), ("x_mode", b"o"),
     ],
 )  # fmt: skip
@@ -89,6 +95,11 @@ def test_a_server_that_does_not_say_how_commits_are_acknowledged_is_as_strict_as
     assert frame.pop("x_mode") == "ol" and message(frame) == replace(FULL, mode=Mode())
     for mode in (Mode(), Mode(True), Mode(release=True), Mode(True, True, True)):
         assert message(to_fields(replace(FULL, mode=mode), HEADER)) == replace(FULL, mode=mode)
+
+
+def test_a_server_that_does_not_say_its_times_leaves_the_other_one_s_as_they_are() -> None:
+    frame = to_fields(FULL, HEADER)
+    assert frame.pop("x_times") == "1000/2500/3500" and message(frame) == replace(FULL, times=Times())
 
 
 def test_an_empty_epoch_travels() -> None:
