@@ -267,6 +267,8 @@ class Daemon:
         if self._unseen is not None:
             findings, self._unseen = self._unseen, None
             self._note_look(findings)
+            if isinstance(self.link, LinuxHaLink):
+                self.link.report()  # it has no beat of its own that would tell what changes meanwhile
         self.punctual.look()
         if self.link.connected and now - self._asked_at >= (STATUS_PERIOD if self.calm() else TICK):
             self._asked_at = now
