@@ -13,6 +13,7 @@ acknowledged write lost" (in-place care).
 | the peer's slot lost or gone, the replication role gone or without its rights | active | slot | SETTLE |
 | little of the log that may be kept back is left | active | slot | |
 | what is kept back for an absent passive fills the disk | active, solo | slot | RELEASE_LOG |
+| a walsender that hangs, and holds the slot of a standby that is back | active | sender | WAKE |
 | clients have (nearly) all connections | both | connections | |
 | a file system is nearly full | both | disk-… | |
 | a primary where a standby is wanted | passive | promoted | (the worker replaces it) |
@@ -28,12 +29,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ha_manager.observation import DATABASE, LOG, MESSAGES, STATE, Disk, Observation, Slot, slot_name, standby_name
+from ha_manager.observation import DATABASE, LOG, MESSAGES, STATE, Disk, Observation, Slot, epoch_of, slot_name, standby_name
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Want
 
 MIB = 1024 * 1024
 #: a walreceiver whose partner is silent ends by itself after wal_receiver_timeout (3 s): one that doesn't hangs (seconds)
 HUNG_RECEIVER = 4.5
+#: likewise a walsender, by wal_sender_timeout
+HUNG_SENDER = HUNG_RECEIVER
 #: it was woken, and hangs still
 DEAD_RECEIVER = 7.0
 #: max_standby_streaming_delay (5 s) ends queries that hold replay up: longer than that, it is something else. A single
@@ -78,7 +81,7 @@ class Findings:
 Found = Iterator[tuple[str, str, Remedy | None]]
 
 _ALARMS = (
-    "foreign", "overridden", "names", "slot", "connections", "promoted", "replay", "receiver", "lag",
+    "foreign", "overridden", "names", "slot", "sender", "connections", "promoted", "replay", "receiver", "lag",
     "disk-database", "disk-log", "disk-state", "disk-messages",
 )  # fmt: skip
 _DISK_ALARMS = {
@@ -164,11 +167,21 @@ class Care:
         slot = next((each for each in seen.slots if each.name == slot_name(self._peer)), None)
         if want.phase is Phase.ACTIVE:
             yield from self._slot(want, slot, seen, now)
+        yield from self._sender(seen)
         row = seen.standby(standby_name(self._peer, want.epoch.number))
         behind = row is not None and row.flushed >= 0 and seen.lsn - row.flushed > LAG_BYTES
         if self._lasting("lag", behind, now) > LAG_SECONDS and row is not None:
             missing = roughly(seen.lsn - row.flushed)
             yield "lag", f"{self._peer} lacks {missing} MiB of the log of changes: it can't take over before it has them", None
+
+    def _sender(self, seen: Observation) -> Found:
+        """Of any epoch: one that is stopped can't end, and until it does no other connection gets the slot."""
+        if any(epoch_of(row.name) >= 0 and row.state == "streaming" and row.reply_age > HUNG_SENDER for row in seen.standbys):
+            yield (
+                "sender",
+                f"a walsender hangs, and {self._peer} can't stream while it holds its slot: it is woken",
+                Remedy.WAKE,
+            )
 
     def _is_in_the_way(self, want: Want, slot: Slot, seen: Observation) -> bool:
         """An absent passive must not stop the active: it can be copied afresh. What is given up makes room at the end of a

@@ -15,6 +15,7 @@ from ha_manager.care import (
     DEAD_REPLAY,
     DEATH_WINDOW,
     HUNG_RECEIVER,
+    HUNG_SENDER,
     LAG_BYTES,
     LAG_SECONDS,
     MIB,
@@ -94,6 +95,8 @@ ROWS = [
      "nearly full: less than 256 MiB", None),
     ("messages full", replace(ACTIVE, disks=(Disk(MESSAGES, "/var/log", 0, GIB),)), REIGN, 0.0, "disk-messages",
      "isn't touched", None),
+    ("sender hangs", replace(ACTIVE, standbys=(replace(ROW, name="ha_vs-28_4", reply_age=HUNG_SENDER + 1),)), SOLO, 0.0,
+     "sender", "hangs", Remedy.WAKE),
     # passive
     ("promoted by hand", replace(PASSIVE, in_recovery=False), FOLLOW, 0.0, "promoted", "by hand", None),
     ("paused", replace(PASSIVE, replay_paused=True, replayed=GIB - 5 * MIB), FOLLOW, 100.0, "replay",
@@ -127,6 +130,9 @@ def test_what_has_not_lasted_is_no_alarm() -> None:
     for seen, want, lasting in (
         (replace(ACTIVE, slots=()), REIGN, 0.5),
         (replace(PASSIVE, replayed=GIB - MIB), FOLLOW, STUCK_REPLAY - 1),
+        (replace(ACTIVE, standbys=(replace(ROW, reply_age=HUNG_SENDER - 1),)), REIGN, 100.0),
+        (replace(ACTIVE, standbys=(ROW, replace(ROW, name="copying", reply_age=99.0))), REIGN, 100.0),
+        (replace(ACTIVE, standbys=(replace(ROW, state="backup", reply_age=99.0),)), REIGN, 100.0),
         (replace(PASSIVE, receiver=replace(RECEIVER, message_age=HUNG_RECEIVER - 1)), FOLLOW, 100.0),
         (replace(PASSIVE, replayed=GIB - 100), FOLLOW, 100.0),
         (replace(PASSIVE, receiver=replace(RECEIVER, status="waiting", message_age=99.0)), FOLLOW, 100.0),
