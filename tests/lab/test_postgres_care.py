@@ -15,8 +15,9 @@ import pytest
 from postgres_pair import BIN, Node, Pair, Writer, follow, pair, until
 
 from ha_manager import keeper, postmaster
-from ha_manager.care import Remedy
+from ha_manager.care import Care, Remedy
 from ha_manager.observation import slot_name, standby_name
+from ha_manager.orders import Epoch, Names, Phase, Postgres, Want
 from ha_manager.rejoin import Way
 from runtime.errors import DidNotStart, HaError, ReplicationError
 
@@ -176,6 +177,19 @@ def test_a_stopped_process_of_the_passive_is_woken(clusters: Pair, process: str)
     two.database.mend(Remedy.WAKE)
     until(lambda: two.sql("SELECT count(*)::text FROM t") == "1", 10.0)
     until(lambda: streams(clusters), 10.0)
+
+
+def test_a_stopped_walsender_is_seen_and_woken_and_the_slot_is_free_again(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    os.kill(one.find("walsender"), signal.SIGSTOP)
+    os.kill(two.find("walreceiver"), signal.SIGKILL)
+    care = Care(two.name, 0)
+    want = Want(1, Phase.ACTIVE, Epoch(1, one.name), Postgres.PRIMARY, Names.RELAXED)
+    until(lambda: Remedy.WAKE in care.look(want, -1, one.facts(), time.monotonic()).remedies, 15.0)
+    assert one.facts().slots[0].active and one.database.mend(Remedy.WAKE) == ""
+    until(lambda: Remedy.WAKE not in care.look(want, -1, one.facts(), time.monotonic()).remedies, 10.0)
+    until(lambda: not one.facts().slots[0].active or streams(clusters), 10.0)
 
 
 def test_a_long_query_holds_replay_up_for_no_more_than_seconds(clusters: Pair) -> None:
