@@ -102,6 +102,8 @@ def restart() -> None:
 
     config = _reach()
     before = turning.heartbeat(config, "status")
+    if wrong := turning.heartbeat_refuses(config):
+        fail(f"{wrong}\nnothing was changed: heartbeat runs on with what it had read before", NOT_CONFIGURED)
     turning.restart_heartbeat(config)
     settled = ("active",) if before["role"] == "active" else ("passive",)
     after = _when(config, lambda status: status["phase"] in settled, 5.0) or _when(config, lambda status: True, 5.0)

@@ -6,6 +6,7 @@ Promise: ``start`` checks everything before it changes anything, and may be run 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ Say = Callable[[str], None]
 
 HEARTBEAT_KEY = "heartbeat authkeys"
 START_LIMIT = 60.0
+#: for reading heartbeat's files (seconds)
+CHECK_LIMIT = 10.0
 #: how long ``start`` watches what becomes of it before it says what to expect (seconds)
 WATCH = 15.0
 ROLE = "HA"
@@ -214,6 +217,14 @@ def _start_manager(config: Config, changed: list[Path], say: Say) -> None:
 
 def _running(config: Reachable) -> bool:
     return pidfile.find(config.host.paths.heartbeat_run / "heartbeat.pid") is not None
+
+
+def heartbeat_refuses(config: Reachable) -> str:
+    """Why our own heartbeat, ended now, would not start again with what is in its files; "" if it would."""
+    if pidfile.find(config.host.paths.heartbeat_run / "heartbeat.pid") is None:
+        return ""
+    done = run([sys.executable, "-P", "-m", "heartbeat.daemon", "--check"], timeout=CHECK_LIMIT, check=False)
+    return done.stderr.strip() if done.code == 6 else ""
 
 
 def restart_heartbeat(config: Reachable) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import selectors
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ from runtime import syslog
 from runtime.arp import Announcer
 from runtime.clock import boottime
 from runtime.control import ControlServer
-from runtime.errors import HaError
+from runtime.errors import ConfigError, HaError
 from runtime.lease import VipLease
 from runtime.linkwatch import LinkWatch
 from runtime.priority import hurry
@@ -415,6 +416,16 @@ def body(service: Service, folders: Folders) -> int:
         return daemon.loop()
     finally:
         daemon.close()
+
+
+def check(folders: Folders) -> int:
+    """0 if a heartbeat could start with this configuration; else 6, and why, with file, line and remedy."""
+    try:
+        configuration.load(folders.config, os.uname().nodename, AddressSocket().addresses())
+    except ConfigError as wrong:
+        print(f"heartbeat: {wrong}", file=sys.stderr)
+        return 6
+    return 0
 
 
 def serve(folders: Folders, foreground: bool) -> NoReturn:

@@ -135,6 +135,17 @@ def test_heartbeat_refuses_authkeys_that_others_can_read(passive: Node) -> None:
     _refused(passive, folder, f"{folder}/authkeys", Bad(None, ("chmod 600",)))
 
 
+def test_ha_restart_refuses_files_with_which_heartbeat_would_not_start_again(passive: Node) -> None:
+    pid = passive.sh("cat /run/heartbeat/heartbeat.pid")
+    passive.sh("cp -p /etc/heartbeat/ha.cf /tmp/ha.cf.good; echo bogus 1 >> /etc/heartbeat/ha.cf")
+    try:
+        refused = passive.run(["ha", "restart"], check=False, timeout=30.0)
+    finally:
+        passive.sh("mv /tmp/ha.cf.good /etc/heartbeat/ha.cf")
+    assert refused.code == _NOT_CONFIGURED and "bogus" in refused.stderr and "nothing was changed" in refused.stderr
+    assert passive.sh("cat /run/heartbeat/heartbeat.pid") == pid
+
+
 def _copy(node: Node) -> str:
     folder = "/tmp/bad-input"
     node.sh(f"rm -rf {folder}; cp -a /etc/heartbeat {folder}")
