@@ -66,6 +66,8 @@ def test_systemd_understands_the_units(server: Node) -> None:
 
 
 def test_the_units_are_there_and_the_manager_alone_starts_at_boot(server: Node) -> None:
+    if shutil.which("systemctl") is None:
+        pytest.skip("there is no systemd on this machine: init scripts alone are installed")
     enabled = server.sh("find /etc/systemd/system -lname '*/manager.service' -o -lname '*/heartbeat.service'").split()
     assert enabled == ["/etc/systemd/system/multi-user.target.wants/manager.service"]
     assert server.sh(f"stat -c '%U %a' {UNITS}/*.service").splitlines() == ["root 644"] * 4
