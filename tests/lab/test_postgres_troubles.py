@@ -209,7 +209,6 @@ def test_clients_that_take_every_connection(duo: Duo) -> None:
 def test_slot_and_role_of_the_replication_are_made_again(duo: Duo) -> None:
     active = duo.settle()
     node = duo.pair.node(active)
-    since = len(node.log())
     slot = f"ha_{other(active).replace('-', '_')}"
     psql(
         node,
@@ -219,9 +218,11 @@ def test_slot_and_role_of_the_replication_are_made_again(duo: Duo) -> None:
           WHERE slot_name = '{slot}';""",
         database="postgres",
     )
-    until_logged(duo, active, "in place: make slot and role of the other server again", since)
+    # by the active's going solo, or by care, whichever comes first
+    both = f"rolname = 'ha_replication' AND slot_name = '{slot}' AND active"
+    again = f"SELECT count(*) FROM pg_roles, pg_replication_slots WHERE {both}"
+    duo.pair.until(lambda _: psql(node, again) == "1", 30.0, "slot and role to be there again, and used")
     assert duo.settle() == active
-    assert psql(node, f"SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'") == "t"
 
 
 # --- the passive ------------------------------------------------------------------------------------------------------------
