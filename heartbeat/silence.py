@@ -11,7 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from heartbeat.arpcheck import ANNOUNCED
-from heartbeat.model import Epoch, Phase
+from heartbeat.model import Epoch, Phase, Times
 from heartbeat.signs import VIP
 
 if TYPE_CHECKING:
@@ -28,20 +28,21 @@ class Silence:
 
     # --- times that both servers must go by: where they are configured differently, the longer one counts
 
+    def their_times(self) -> Times:
+        p = self.members.peer
+        return p.times if p is not None else Times()
+
     def deadtime(self) -> float:
         """The active's lease ends within its own deadtime, so a passive waits for the longer one of the two."""
-        p = self.members.peer
-        return max(self.timing.deadtime, p.times.deadtime) if p is not None else self.timing.deadtime
+        return max(self.timing.deadtime, self.their_times().deadtime)
 
     def stale(self) -> float:
         """As long as the active waits for it, a passive is fit; ``solo`` of both is longer than this of both."""
-        p = self.members.peer
-        return max(self.timing.stale, p.times.stale) if p is not None else self.timing.stale
+        return max(self.timing.stale, self.their_times().stale)
 
     def solo(self) -> float:
         """The active goes on alone only when the passive has known for certain that it is no longer fit."""
-        p = self.members.peer
-        return max(self.timing.solo, p.times.solo) if p is not None else self.timing.solo
+        return max(self.timing.solo, self.their_times().solo)
 
     # --- rule 1: evidence before death ----------------------------------------------------------------------------------
 

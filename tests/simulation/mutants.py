@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 from heartbeat.election import Core
-from heartbeat.model import Database, Epoch, Heard, Message, Phase, Record, Sign, Site, TakeVip
+from heartbeat.model import Database, Epoch, Heard, Message, Phase, Record, Sign, Site, TakeVip, Times
 from heartbeat.rules import Rules
 from heartbeat.signs import HOST, STRANGER, VIP
 
@@ -309,14 +309,8 @@ class FitForEver(StaleFitness, HigherEpochForgotten, NeverOutranked):
 class OwnTimes(Rules):
     """Rules 1, 2 and 6: the other server's times don't count where they are configured differently."""
 
-    def deadtime(self) -> float:
-        return self.timing.deadtime
-
-    def stale(self) -> float:
-        return self.timing.stale
-
-    def solo(self) -> float:
-        return self.timing.solo
+    def their_times(self) -> Times:
+        return Times()
 
 
 class SuccessorUnseen(Rules):

@@ -32,7 +32,7 @@ class Server:
     def __init__(self, world: World, name: str, rate: float) -> None:
         self.world = world
         self.engine = world.engine
-        self.timing = world.timing_of(name)
+        self.timing = world.timings[name]
         self.name = name
         self._rate = rate
         self._offset = self.engine.between(1000.0, 2000.0)

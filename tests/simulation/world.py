@@ -153,10 +153,7 @@ class World:
         self.engine.until = self.faults_end + RECOVERY
 
     def make_core(self, site: Site, boot: Boot, record: Record, resume: Resume, now: float) -> Core:
-        return self.setting.core(site, self.timing_of(site.node), boot, record, resume, now, self.setting.rules)
-
-    def timing_of(self, name: str) -> Timing:
-        return self.timings[name]
+        return self.setting.core(site, self.timings[site.node], boot, record, resume, now, self.setting.rules)
 
     def next_entry(self) -> int:
         self._entries += 1
