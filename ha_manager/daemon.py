@@ -19,27 +19,9 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> None:
     hurry(REPORTER)
-    import logging
+    from ha_manager.starting import start
 
-    from ha_manager.host import Host, load_host
-    from runtime import service
-    from runtime.errors import ConfigError
-
-    unknown = [word for word in argv if word != "--foreground"]
-    if unknown:
-        sys.exit(f"ha_manager: unknown argument {unknown[0]}; usage: python -m ha_manager.daemon [--foreground]")
-    try:
-        host = load_host()
-    except ConfigError:
-        host = Host()  # the process refuses it again, and says so where its starter reads it
-    service.run(
-        "ha_manager",
-        host.paths.run / "ha_manager.pid",
-        lambda own: _body(own, host),
-        foreground="--foreground" in argv,
-        facility=host.log_facility,
-        level=getattr(logging, host.log_level.upper()),
-    )
+    start("ha_manager", "ha_manager.daemon", argv, lambda host: host.paths.run / "ha_manager.pid", _body)
 
 
 def _body(own: Service, host: Host) -> int:

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 
 from ha_manager import systemlog
 from ha_manager.config import Config, load
-from ha_manager.host import Host, load_host
+from ha_manager.host import Host
 from ha_manager.local import addresses
+from ha_manager.starting import start
 from runtime import service
 from runtime.errors import ConfigError, HaError
 from runtime.keys import Keys
@@ -35,6 +36,7 @@ from runtime.session import Limits, connect, serve
 if TYPE_CHECKING:
     import paramiko
 
+    from runtime.session_client import Session
     from runtime.session_server import SessionServer
 
 log = logging.getLogger(__name__)
@@ -181,7 +183,7 @@ def read_peer(config: Config, lines: int, follow: bool, write: Callable[[bytes],
     keys = Keys(config.host.paths.keys)
     session = connect(config.peer_ip, keys, lambda: (0, ""), port=config.site.logrelay_port, timeout=LOGIN, limits=_LIMITS)
     try:
-        channel = _subsystem(session.transport)
+        channel = _subsystem(session)
         if not _send(channel, json.dumps({"lines": lines, "follow": follow}).encode() + b"\n"):
             raise HaError(f"{config.peer} ended the connection: {session.because}")
         answer = json.loads(_line(channel))
@@ -196,16 +198,13 @@ def read_peer(config: Config, lines: int, follow: bool, write: Callable[[bytes],
         session.close()
 
 
-def _subsystem(transport: paramiko.Transport) -> paramiko.Channel:
+def _subsystem(session: Session) -> paramiko.Channel:
     import paramiko
 
     try:
-        channel = transport.open_session(timeout=LOGIN)
-        channel.settimeout(LOGIN)
-        channel.invoke_subsystem(SUBSYSTEM)
+        return session.subsystem(SUBSYSTEM, LOGIN)
     except (paramiko.SSHException, OSError, EOFError) as wrong:
         raise HaError(f"the other server gives no log: {wrong or type(wrong).__name__}") from wrong
-    return channel
 
 
 # --- the process ------------------------------------------------------------------------------------------------------------
@@ -252,7 +251,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return (found.st_mtime_ns, found.st_ino, found.st_size)
 
 
-def _body(own: service.Service) -> int:
+def _body(own: service.Service, host: Host) -> int:
     loop = Loop()
     process = Process(loop)
 
@@ -271,21 +270,7 @@ def _body(own: service.Service) -> int:
 
 
 def main(argv: list[str]) -> None:
-    unknown = [word for word in argv if word != "--foreground"]
-    if unknown:
-        sys.exit(f"logrelay: unknown argument {unknown[0]}; usage: python -m ha_manager.logrelay [--foreground]")
-    try:
-        host = load_host()
-    except ConfigError:
-        host = Host()  # the process refuses it again, and says so where its starter reads it
-    service.run(
-        "logrelay",
-        PID_FILE,
-        _body,
-        foreground="--foreground" in argv,
-        facility=host.log_facility,
-        level=getattr(logging, host.log_level.upper()),
-    )
+    start("logrelay", "ha_manager.logrelay", argv, lambda host: PID_FILE, _body)
 
 
 if __name__ == "__main__":

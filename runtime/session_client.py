@@ -71,6 +71,15 @@ class Session:
                 self._waiting.pop(number, None)
         return answer.fields(do, self.because)
 
+    def subsystem(self, name: str, timeout: float) -> paramiko.Channel:
+        """A channel of its own to what the other end calls that; ``timeout`` of each step, and of the channel (seconds). Raises
+        what paramiko raises.
+        """
+        channel = self.transport.open_session(timeout=timeout)
+        channel.settimeout(timeout)
+        channel.invoke_subsystem(name)
+        return channel
+
     def close(self) -> None:
         self._lines.end("closed here")
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SUBSYSTEM = "files"
 #: for the answers to one batch (seconds)
 LIMIT = 20.0
+#: for connecting, and for each step of opening the channel (seconds)
+OPENS = 3.0
 
 
 class LineLost(HaError):
@@ -36,11 +38,10 @@ class Line:
         """Raises HaError, in words, if the other server can't be reached or takes nothing."""
         self._lock = threading.Lock()
         self._reader = frames.Reader()
-        self._session: Session = connect(host, keys, lambda: epoch, port=port, timeout=3.0)
+        self._session: Session = connect(host, keys, lambda: epoch, port=port, timeout=OPENS)
         try:
-            self._channel: paramiko.Channel = self._session.transport.open_session(timeout=3.0)
+            self._channel: paramiko.Channel = self._session.subsystem(SUBSYSTEM, OPENS)
             self._channel.settimeout(LIMIT)
-            self._channel.invoke_subsystem(SUBSYSTEM)
         except Exception as wrong:
             self._session.close()
             raise PeerError(
