@@ -322,13 +322,11 @@ class Database:
                 self._start(clock)
             with self._session_when_ready(clock) as session:
                 before = receiving.before_promotion(session, clock.need("asking Postgres for its role"))
-                if before is not None:
+                if before is None:
+                    timeline = receiving.primary_timeline(session, clock.left)
+                else:
                     sure()
-                timeline = (
-                    self._promote(epoch, names, before, session, clock)
-                    if before is not None
-                    else receiving.primary_timeline(session, clock.left)
-                )
+                    timeline = self._promote(epoch, names, before, session, clock)
             # Fsynced when nobody waits for it any more (``settle_primary``).
             startfence.up(self.config.data_dir, self.config.user, fsync=False)
             return timeline

@@ -175,8 +175,13 @@ class Service:
             self._alarms = {}
         self.sending.standing(own)
         # Watched before the first pass, so that nothing falls between the two.
-        self.watcher.watch([each.name for each in self.config.site.files if each.inotify] if not why_not_send(own) else [])
+        self._watch()
         self._say()
+
+    def _watch(self) -> None:
+        """What inotify is configured for, while this server sends."""
+        sends = not why_not_send(self._own)
+        self.watcher.watch([each.name for each in self.config.site.files if each.inotify] if sends else [])
 
     def on_reload(self, request: Request) -> Mapping[str, Any]:
         """Raises ConfigError, changing nothing."""
@@ -186,9 +191,7 @@ class Service:
         self.receiver.hang_up()
         self.sending.renew()
         self._start_schedule()
-        self.watcher.watch(
-            [each.name for each in self.config.site.files if each.inotify] if not why_not_send(self._own) else []
-        )
+        self._watch()
         return {}
 
     def on_sync(self, request: Request) -> Mapping[str, Any]:
