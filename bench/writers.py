@@ -61,13 +61,17 @@ class Writers:
         """Both clients, and the one that watches who has the VIP."""
         node = self._lab.node("client")
         for name in self.names:
-            table = TABLES[name]
-            plain = ["--plain"] if name == PLAIN else []
-            self._run(node, name, self._ledger(name, self._host, table, "--every", f"{self._every:g}", *plain))
+            self.start_client(name)
         if self._host != VIP:
             return
         arp = ["bench.arpwatch", "--address", VIP, "--file", str(self._folder / "arp"), "--seconds", f"{self._seconds:g}"]
         self._run(node, "arp", arp)
+
+    def start_client(self, name: str) -> None:
+        """One of the two; anew, if it runs."""
+        plain = ["--plain"] if name == PLAIN else []
+        words = self._ledger(name, self._host, TABLES[name], "--every", f"{self._every:g}", *plain)
+        self._run(self._lab.node("client"), name, words)
 
     def start_local(self, node: str, every: float = _LOCAL_EVERY) -> None:
         """A client on a policy server itself, over its Unix socket; to be called again after its power came back."""
