@@ -1,0 +1,90 @@
+"""Directors under seeded schedules of faults; and each rule of theirs taken out once, which has to be noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from director.model import Advertisement, Instance
+from director.vrrp import Router
+
+from .director import play
+
+SEEDS = 300
+
+
+def test_directors_keep_the_rules() -> None:
+    changes = 0
+    for seed in range(SEEDS):
+        world = play(seed)
+        assert not world.failures, f"seed {seed}: {world.failures[0]}\n" + "\n".join(world.trace)
+        changes += world.changes
+    assert changes > SEEDS * 4  # the schedules do something
+
+
+class ScanningServes(Router):
+    def may_serve(self) -> bool:
+        return True
+
+
+class NeverPreempts(Router):
+    def preempts(self) -> bool:
+        return False
+
+
+class AlwaysPreempts(Router):
+    def preempts(self) -> bool:
+        return True
+
+
+class NeverGivesWay(Router):
+    def outranked(self, advert: Advertisement) -> bool:
+        return False
+
+
+class EqualsStay(Router):
+    def outranked(self, advert: Advertisement) -> bool:
+        return advert.priority > self.priority
+
+
+class EqualsGiveWay(Router):
+    def outranked(self, advert: Advertisement) -> bool:
+        return advert.priority >= self.priority
+
+
+class Hasty(Router):
+    def master_down(self) -> float:
+        return 1.5 * self._master_advert
+
+
+class Slow(Router):
+    def master_down(self) -> float:
+        return 6 * self._master_advert + 2 * self.skew()
+
+
+class AcceptsAnybody(Router):
+    def accepts(self, advert: Advertisement) -> bool:
+        return True
+
+
+class AcceptsNobodyEqual(Router):
+    def accepts(self, advert: Advertisement) -> bool:
+        return advert.priority > self.priority
+
+
+class KeepsAddresses(Router):
+    def _become(self, state, because):  # type: ignore[no-untyped-def]
+        super()._become(state, because)
+        self._out = [effect for effect in self._out if type(effect).__name__ != "DropAddresses"]
+
+
+MUTANTS: list[Callable[[Instance, float], Router]] = [
+    ScanningServes, NeverPreempts, AlwaysPreempts, NeverGivesWay, EqualsStay, EqualsGiveWay, Hasty, Slow, AcceptsAnybody,
+    AcceptsNobodyEqual, KeepsAddresses,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_rule_taken_out_is_noticed(mutant: Callable[[Instance, float], Router]) -> None:
+    assert any(play(seed, mutant).failures for seed in range(SEEDS))
