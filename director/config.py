@@ -218,7 +218,18 @@ def _redirect(section: Section) -> Redirect:
         transport=transport,
         comment=section.text("comment", ""),
         check=_check(section.child("check"), transport),
+        data_ports=_range(section, "data_ports"),
     )
+
+
+def _range(section: Section, attribute: str) -> str:
+    text = section.text(attribute, "")
+    if text:
+        first, last = map(int, text.split("-"))
+        if not 1 <= first <= last <= 65535:
+            raise section.error(f"{text} is no range of ports", attribute, remedy='write one like "50000-50999"')
+        return f"{first}-{last}"
+    return ""
 
 
 def _check(section: Section | None, transport: str) -> Check:

@@ -84,6 +84,8 @@ class Redirect:
     transport: str = "tcp"
     comment: str = ""
     check: Check = Check()
+    #: "50000-50999": of the clients' further connections (FTP, passive), which follow the first to its node; "": none
+    data_ports: str = ""
 
     def __str__(self) -> str:
         return f"{self.protocol} {','.join(map(str, self.ports))} → {self.to}"
@@ -97,14 +99,14 @@ class Balance:
     #: where the LBID is from, in words
     lbid_from: str = "the default"
     key_file: str = "/etc/director/lb.key"
-    buckets: int = 256
+    buckets: int = 1024
     #: "address" or "address_port"
     by: str = "address"
     capacity: float = 1.0
     #: what the director takes of its own share, 0.0 to 1.0
     own_share: float = 1.0
     #: seconds between two heartbeats
-    heartbeat: float = 0.5
+    heartbeat: float = 0.25
     #: "ports": a failing port is taken away; "whole_node": the node is
     mode: str = "ports"
 

@@ -41,8 +41,9 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         ' checksum="plain" port_weight="30" realtime="0"/>',
         '<peer ip="10.1.1.2"/>', '<track interface="eth1" weight="20"/>',
         '<port_redirect ports="80, 443" to="9090" comment="web"><check kind="http" path="/ok" fall="3"/></port_redirect>',
+        '<port_redirect protocol="ftp" ports="2121" to="2121" data_ports="50000-50999"/>',
         '<port_redirect protocol="socks" transport="udp" ports="1080" to="1080"/>',
-        '<load_balancing lbid="10" buckets="1024" by="address_port" own_share="0" mode="whole_node" heartbeat="200ms"/>',
+        '<load_balancing lbid="10" buckets="512" by="address_port" own_share="0" mode="whole_node" heartbeat="200ms"/>',
     )  # fmt: skip
     vrrp = config.vrrp
     assert (vrrp.interface, vrrp.vrid, vrrp.version, vrrp.advert, vrrp.preempt) == ("eth2", 7, 3, 0.1, False)
@@ -51,10 +52,11 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert config.vips[0].interface == "eth2"
     assert config.peers == ("10.1.1.2",)
     assert config.tracks == (Track("eth1", 20),)
-    web, socks = config.redirects
+    web, ftp, socks = config.redirects
+    assert (ftp.data_ports, web.data_ports) == ("50000-50999", "")
     assert (web.ports, web.to, web.check.kind, web.check.path, web.check.fall) == ((80, 443), 9090, "http", "/ok", 3)
     assert (socks.transport, socks.check.kind) == ("udp", "none")
-    assert (config.balance.buckets, config.balance.by, config.balance.own_share) == (1024, "address_port", 0.0)
+    assert (config.balance.buckets, config.balance.by, config.balance.own_share) == (512, "address_port", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,9 @@ def test_an_lbid_that_is_none_is_refused_with_its_line(tmp_path: Path, said: str
         ([DIRECTOR, VIP, '<port_redirect ports="80" to="1"/>', '<port_redirect ports="81,80" to="2"/>'], "redirected already"),
         ([DIRECTOR, VIP, '<port_redirect ports="80" to="1"><check kind="command"/></port_redirect>'], "don't fit"),
         ([DIRECTOR, VIP, '<port_redirect ports="80" to="1" transport="udp"><check kind="http"/></port_redirect>'], "UDP"),
+        ([DIRECTOR, VIP, '<port_redirect ports="21" to="1" data_ports="9-8"/>'], "no range of ports"),
         ([DIRECTOR, VIP, '<load_balancing own_share="2"/>'], "out of range"),
+        ([DIRECTOR, VIP, '<load_balancing buckets="255"/>'], "255"),
         ([DIRECTOR, VIP, "<director_priority/>"], "not expected here"),
     ],
 )  # fmt: skip
