@@ -154,6 +154,9 @@ class World:
             self.at(node.paused_until, lambda: self._wake(node))
 
     def change(self, node: Node, event: Link | Weighed | Configured) -> None:
+        if self.now < node.paused_until:
+            self.at(node.paused_until, lambda: self.change(node, event))
+            return
         self.disturb(f"{node.name}: {event}")
         match event:
             case Link(up):
@@ -168,7 +171,7 @@ class World:
     def _wake(self, node: Node) -> None:
         if self.now < node.paused_until:
             return
-        self.disturbed_at = self.now
+        self.disturbed_at = max(self.disturbed_at, self.now)
         waiting, node.inbox = node.inbox, []
         for advert in waiting:
             self.feed(node, Heard(advert))
@@ -226,11 +229,11 @@ class World:
             if node is sender or node.router is None:
                 continue
             if not sender.link or not node.link or (sender.number, node.number) in self.cut or self.random.random() < self.loss:
-                self.disturbed_at = self.now
+                self.disturbed_at = max(self.disturbed_at, self.now)
                 continue
             delay = self.random.random() * DELAY
             if self.slow:
-                self.disturbed_at = self.now + self.slow
+                self.disturbed_at = max(self.disturbed_at, self.now + self.slow)
                 delay += self.random.random() * self.slow
             self.at(self.now + delay, lambda node=node: self._arrive(node, advert))  # type: ignore[misc]
 
@@ -239,7 +242,7 @@ class World:
             return
         if self.now < node.paused_until:
             node.inbox.append(advert)
-            self.disturbed_at = self.now
+            self.disturbed_at = max(self.disturbed_at, self.now)
         else:
             self.feed(node, Heard(advert))
 
@@ -256,7 +259,7 @@ class World:
     # --- rules
 
     def disturb(self, what: str) -> None:
-        self.disturbed_at = self.now
+        self.disturbed_at = max(self.disturbed_at, self.now)
         self.say(what)
 
     def say(self, text: str) -> None:

@@ -1,0 +1,147 @@
+"""VRRP messages on the wire: to bytes and back; no sockets.
+
+Promise: ``decode`` returns a whole, checked message or raises ``Dropped`` with one of ``REASONS``, whatever the bytes are;
+``encode`` and ``decode`` are each other's inverse. Source: RFC 3768 §5 (version 2), RFC 5798 §5 and RFC 9568 §5 (version 3);
+facts/vrrp-and-data-plane.md.
+
+    version 2: 0x21 | vrid | priority | addresses | auth type | interval (s)       | checksum | addresses | 8 bytes of password
+    version 3: 0x31 | vrid | priority | addresses | 4 bits 0, interval (12 bits, 1/100 s) | checksum | addresses
+
+The checksum of version 2 covers the message; that of version 3 the pseudo-header too. On IPv4, old implementations leave it
+out: such messages are understood as well, and sent on demand.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from director.model import Advertisement
+
+PROTOCOL = 112
+HOPS = 255
+GROUP = {4: "224.0.0.18", 6: "ff02::12"}
+
+_HEADER = struct.Struct("!BBBBHH")
+_ADVERTISEMENT = 1
+_NO_AUTHENTICATION, _PASSWORD = 0, 1
+_AUTHENTICATION_LENGTH = 8
+_CENTISECONDS = 0x0FFF
+
+#: why a message is dropped, before the virtual router's configuration is looked at
+REASONS = (
+    "ip",  # no IP packet of ours: fragment, other protocol, truncated
+    "ttl",  # not from this segment
+    "version",  # neither 2 nor 3; version 2 on IPv6
+    "type",  # no advertisement
+    "length",
+    "checksum",
+    "vrid",  # 0
+    "interval",  # 0
+    "authentication",  # of a type that RFC 3768 has abolished
+    "peer",  # by unicast from somebody who is no peer
+)
+
+
+class Dropped(Exception):
+    """What arrived is not to be looked at any further. ``reason`` is one of ``REASONS``."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def encode(advert: Advertisement, destination: str, *, pseudo_header: bool = True) -> bytes:
+    """The message as it goes to ``destination``. ``pseudo_header=False``: version 3 on IPv4 as old peers want it."""
+    body = b"".join(_packed(address) for address in advert.addresses)
+    count = len(advert.addresses)
+    if advert.version == 2:
+        kind = _NO_AUTHENTICATION if advert.password is None else _PASSWORD
+        timing = kind << 8 | round(advert.interval)
+        body += (advert.password or "").encode("ascii").ljust(_AUTHENTICATION_LENGTH, b"\0")
+    else:
+        timing = round(advert.interval * 100) & _CENTISECONDS
+    first = advert.version << 4 | _ADVERTISEMENT
+    message = _HEADER.pack(first, advert.vrid, advert.priority, count, timing, 0) + body
+    covered = message
+    if advert.version == 3 and (":" in advert.source or pseudo_header):
+        covered = _pseudo(advert.source, destination, len(message)) + message
+    return message[:6] + struct.pack("!H", checksum(covered)) + message[8:]
+
+
+def decode(message: bytes, source: str, destination: str, hops: int | None) -> Advertisement:
+    """The message, whose sender and receiver the IP header names. ``hops``: its TTL or hop limit; None: not to be judged."""
+    if hops is not None and hops != HOPS:
+        raise Dropped("ttl")
+    if len(message) < _HEADER.size:
+        raise Dropped("length")
+    first, vrid, priority, count, timing, _ = _HEADER.unpack_from(message)
+    version, six = first >> 4, ":" in source
+    if version not in (2, 3) or (version == 2 and six):
+        raise Dropped("version")
+    if first & 0x0F != _ADVERTISEMENT:
+        raise Dropped("type")
+    size = 16 if six else 4
+    end = _HEADER.size + count * size
+    if len(message) != end + (_AUTHENTICATION_LENGTH if version == 2 else 0):
+        raise Dropped("length")
+    if not _intact(message, version, source, destination):
+        raise Dropped("checksum")
+    if vrid == 0:
+        raise Dropped("vrid")
+    interval = float(timing & 0xFF) if version == 2 else (timing & _CENTISECONDS) / 100
+    if interval == 0:
+        raise Dropped("interval")
+    kind = IPv6Address if six else IPv4Address
+    addresses = tuple(str(kind(message[at : at + size])) for at in range(_HEADER.size, end, size))
+    password = _password(timing >> 8, message[end:]) if version == 2 else None
+    return Advertisement(source, version, vrid, priority, interval, addresses, password)
+
+
+def unpack_ipv4(packet: bytes) -> tuple[bytes, str, str, int]:
+    """Payload, source, destination and TTL of what a raw socket received; padding behind the packet is cut off."""
+    if len(packet) < 20 or packet[0] >> 4 != 4:
+        raise Dropped("ip")
+    header = (packet[0] & 0x0F) * 4
+    total, fragment = struct.unpack_from("!H2xH", packet, 2)
+    if header < 20 or not header <= total <= len(packet) or fragment & 0x3FFF or packet[9] != PROTOCOL:
+        raise Dropped("ip")
+    source, destination = str(IPv4Address(packet[12:16])), str(IPv4Address(packet[16:20]))
+    return packet[header:total], source, destination, packet[8]
+
+
+def checksum(data: bytes) -> int:
+    """RFC 1071."""
+    if len(data) % 2:
+        data += b"\0"
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _password(kind: int, authentication: bytes) -> str | None:
+    if kind == _NO_AUTHENTICATION:
+        return None
+    if kind != _PASSWORD:
+        raise Dropped("authentication")
+    return authentication.rstrip(b"\0").decode("ascii", errors="replace")
+
+
+def _intact(message: bytes, version: int, source: str, destination: str) -> bool:
+    if version == 3 and checksum(_pseudo(source, destination, len(message)) + message) == 0:
+        return True
+    return ":" not in source and checksum(message) == 0
+
+
+def _pseudo(source: str, destination: str, length: int) -> bytes:
+    pair = _packed(source) + _packed(destination)
+    if len(pair) == 32:
+        return pair + struct.pack("!I3xB", length, PROTOCOL)
+    return pair + struct.pack("!BBH", 0, PROTOCOL, length)
+
+
+@lru_cache(maxsize=64)
+def _packed(address: str) -> bytes:
+    return ip_address(address).packed
