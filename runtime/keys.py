@@ -1,4 +1,4 @@
-"""Node keys: what the two servers of a pair know each other by.
+"""Node keys: what the two servers of a pair, notifiers and devices know each other by.
 
 Promise: the private half stays in ``node.key`` (0600) and is refused when others can read it; a pinned peer key is never
 replaced silently; both servers derive the same secrets from their own private and the other's public key, so no secret ever
@@ -146,13 +146,13 @@ class Keys:
             write_durably(self._pinned, key.line + "\n", mode=0o644)
         return key
 
-    def derive(self, label: str) -> bytes:
-        """32 secret bytes that only the two servers can compute, another 32 for each ``label``; the same on both."""
-        own, peer = self.show(), self.required_peer()
+    def derive(self, label: str, other: PublicKey | None = None) -> bytes:
+        """32 secret bytes that only this node and ``other`` (the peer) can compute, the same at both; others for each label."""
+        own, peer = self.show(), other or self.required_peer()
         try:
             shared = self._load()[1].exchange(X25519PublicKey.from_public_bytes(peer.x25519))
         except ValueError:
-            raise ConfigError("the peer's key can't be used to derive secrets", file=self._pinned, remedy=_AGAIN) from None
+            raise ConfigError(f"the key of {peer.node} can't be used to derive secrets", remedy=_AGAIN) from None
         both = b"".join(sorted(k.ed25519 + k.x25519 for k in (own, peer)))
         return HKDF(hashes.SHA256(), 32, salt=None, info=f"{_WORD} {label}\0".encode() + both).derive(shared)
 

@@ -1,6 +1,7 @@
 """The side of the session that asks. See ``runtime.session``.
 
-Promise: ``open_session`` takes no longer than its time limit whatever the other end does; it trusts exactly the pinned key.
+Promise: ``open_session`` takes no longer than its time limit whatever the other end does; it trusts exactly the key that is
+expected there.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import paramiko
 
 from runtime.clock import boottime
-from runtime.errors import PeerError
-from runtime.keys import Keys, PublicKey
-from runtime.session import Epoch, KeyChanged, Limits, PeerRefused, PeerTimeout, SessionClosed
+from runtime.errors import ConfigError, PeerError
+from runtime.keys import Keys, PublicKey, parse
+from runtime.session import Epoch, KeyChanged, Limits, PeerRefused, PeerTimeout, Remedies, SessionClosed
 from runtime.session_lines import SessionLines
 from runtime.session_socket import quiet, tune
 
 #: A connection is tried no longer than this (seconds). TCP repeats its first packet after 1, 3 and 7 s: after a cut that has
 #: just ended, the next try is answered before the third packet would be sent.
 CONNECT = 1.5
+
+
+_Result = TypeVar("_Result")
 
 
 class Session:
@@ -108,21 +112,48 @@ class _Answer:
         if self.message is None:
             raise SessionClosed(f"the session ended before {do!r} was answered: {because}")
         if self.message.pop("ok", None) is not True:
-            raise PeerRefused(str(self.message.get("error", "refused without a reason")))
+            raise PeerRefused(str(self.message.pop("error", "refused without a reason")), self.message)
         return self.message
 
 
-def open_session(host: str, keys: Keys, epoch: Callable[[], Epoch], *, port: int, timeout: float, limits: Limits) -> Session:
+def open_session(
+    host: str,
+    keys: Keys,
+    epoch: Callable[[], Epoch],
+    *,
+    port: int,
+    timeout: float,
+    limits: Limits,
+    other: PublicKey,
+    remedies: Remedies,
+) -> Session:
     """See ``runtime.session.connect``."""
-    peer = keys.required_peer()
     own = paramiko.Ed25519Key.from_private_key(io.StringIO(keys.private_ssh()))
+    where = f"{other.node} ({host}:{port})"
+
+    def log_in(transport: paramiko.Transport) -> Session:
+        return Session(transport, _login(transport, own, other, where, timeout, remedies), epoch, limits)
+
+    return _within(host, port, where, timeout, limits.silence, log_in)
+
+
+def shown_key(host: str, port: int, timeout: float) -> PublicKey:
+    """See ``runtime.session.fetch_key``."""
+    return _within(
+        host, port, f"{host}:{port}", timeout, timeout, lambda transport: _shown(transport, f"{host}:{port}", timeout)
+    )
+
+
+def _within(
+    host: str, port: int, where: str, timeout: float, silence: float, use: Callable[[paramiko.Transport], _Result]
+) -> _Result:
+    """Connect, and ``use`` the transport, which is closed if that fails; all of it within ``timeout`` seconds."""
     until = boottime() + timeout
-    where = f"{peer.node} ({host}:{port})"
     try:
         sock = socket.create_connection((host, port), min(timeout, CONNECT))
     except OSError as e:
         raise PeerError(f"{where} can't be reached: {e.strerror or e}") from e
-    tune(sock, limits.silence)
+    tune(sock, silence)
     quiet()
     transport = paramiko.Transport(sock)
     late = threading.Event()
@@ -130,7 +161,7 @@ def open_session(host: str, keys: Keys, epoch: Callable[[], Epoch], *, port: int
     timer.daemon = True
     timer.start()
     try:
-        return Session(transport, _login(transport, own, peer, where, timeout), epoch, limits)
+        return use(transport)
     except BaseException as e:
         transport.close()
         sock.close()
@@ -144,25 +175,41 @@ def open_session(host: str, keys: Keys, epoch: Callable[[], Epoch], *, port: int
 
 
 def _login(
-    transport: paramiko.Transport, own: paramiko.Ed25519Key, peer: PublicKey, where: str, timeout: float
+    transport: paramiko.Transport, own: paramiko.Ed25519Key, other: PublicKey, where: str, timeout: float, remedies: Remedies
 ) -> paramiko.Channel:
-    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
-    transport.start_client(timeout=timeout)
+    _shake_hands(transport, timeout)
     key = transport.get_remote_server_key()
-    if (key.get_name(), key.asbytes()) != ("ssh-ed25519", peer.ssh):
+    if (key.get_name(), key.asbytes()) != ("ssh-ed25519", other.ssh):
         raise KeyChanged(
-            f"{where} answers with another key than the pinned one ({peer.node} {peer.fingerprint}). If it was given a new key "
-            "on purpose: `ha keys show` there, `ha keys accept --replace` with its line here. If not, another has its address"
+            f"{where} answers with another key than the pinned one ({other.node} {other.fingerprint}). {remedies.changed}"
         )
     try:
         transport.auth_publickey("ha", own)
     except paramiko.AuthenticationException as e:
-        raise KeyChanged(
-            f"{where} doesn't accept this server's key; `ha keys show` here, `ha keys accept` with that line there"
-        ) from e
+        raise KeyChanged(f"{where} doesn't accept this server's key; {remedies.unknown}") from e
     channel = transport.open_session(timeout=timeout)
     channel.invoke_subsystem("ha")
     return channel
+
+
+def _shake_hands(transport: paramiko.Transport, timeout: float) -> None:
+    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
+    transport.start_client(timeout=timeout)
+
+
+def _shown(transport: paramiko.Transport, where: str, timeout: float) -> PublicKey:
+    _shake_hands(transport, timeout)
+    with contextlib.suppress(paramiko.AuthenticationException):  # that is what strangers hear
+        transport.auth_none("key")
+    banner, host_key = transport.get_banner() or b"", transport.get_remote_server_key().asbytes()
+    transport.close()
+    try:
+        key = parse(banner.decode("ascii"))
+    except (ConfigError, UnicodeDecodeError):
+        raise PeerError(f"{where} doesn't say its key: it is no device of this project, or of an older version") from None
+    if key.ssh != host_key:
+        raise PeerError(f"{where} says that it has the key of {key.node}, but proves another one")
+    return key
 
 
 def _give_up(transport: paramiko.Transport, late: threading.Event) -> None:

@@ -1,6 +1,6 @@
 """The side of the session that answers. See ``runtime.session``.
 
-Promise: exactly the pinned key logs in; everything else that SSH offers is refused. Strangers are bounded in number and
+Promise: exactly the pinned keys log in; everything else that SSH offers is refused. Strangers are bounded in number and
 time: the oldest gives way, and one address can hold only a few places, so that the peer always finds one. A handler that
 hangs holds one place of its session's requests and nothing else.
 """
@@ -24,7 +24,7 @@ from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_FAILED_ADMINISTRA
 from runtime.clock import boottime
 from runtime.errors import ConfigError, HaError
 from runtime.keys import Keys
-from runtime.session import Caller, Handler, Limits, SessionClosed
+from runtime.session import Caller, Handler, Limits, Refusal, SessionClosed, Trusted
 from runtime.session_lines import SessionLines
 from runtime.session_socket import end, quiet, tune
 
@@ -43,6 +43,8 @@ class _Connection:
     transport: paramiko.Transport
     address: str
     since: float
+    #: whose key it was that logged in
+    node: str = ""
     session: _Served | None = None
 
 
@@ -56,9 +58,14 @@ class SessionServer:
         port: int,
         limits: Limits,
         subsystems: Mapping[str, Subsystem],
+        trusted: Trusted,
+        show_key: bool,
     ) -> None:
         quiet()
-        self.keys, self.handlers, self.limits, self.subsystems = keys, dict(handlers), limits, subsystems
+        self.trusted = trusted
+        #: what strangers are told, "" for nothing
+        self.banner = keys.show().line if show_key else ""
+        self.handlers, self.limits, self.subsystems = dict(handlers), limits, subsystems
         self._host_key = paramiko.Ed25519Key.from_private_key(io.StringIO(keys.private_ssh()))
         self._lock = threading.Lock()
         self._connections: list[_Connection] = []
@@ -165,21 +172,22 @@ class SessionServer:
             return list(self._connections)
 
     def open(self, connection: _Connection, channel: paramiko.Channel) -> None:
-        """The peer has logged in on ``connection`` and opened the subsystem."""
-        node = self.keys.required_peer().node
-        others = [c for c in self._snapshot() if c.session is not None and c.transport.is_active()]
+        """The node of ``connection`` has logged in and opened the subsystem."""
+        node = connection.node
+        others = [c for c in self._snapshot() if c.session is not None and c.transport.is_active() and c.node == node]
         if len(others) >= self.limits.sessions:
             _end(others[0], "a newer session took its place")
         connection.session = _Served(self, connection, channel, node)
         connection.session.lines.start(f"of {node}")
 
-    def is_peer(self, key: paramiko.PKey) -> bool:
+    def node_of(self, key: paramiko.PKey) -> str:
+        """Whose key this is, "" if nobody's."""
         try:
-            peer = self.keys.peer()
+            trusted = self.trusted()
         except ConfigError as e:
             log.error("session: %s", e)
-            return False
-        return peer is not None and hmac.compare_digest(key.asbytes(), peer.ssh)
+            return ""
+        return next((each.node for each in trusted if hmac.compare_digest(key.asbytes(), each.ssh)), "")
 
 
 class _Door(paramiko.ServerInterface):
@@ -193,7 +201,12 @@ class _Door(paramiko.ServerInterface):
         return "publickey"
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        return AUTH_SUCCESSFUL if self._server.is_peer(key) else AUTH_FAILED
+        # Asked before the signature is checked: the last one that is asked about before the login is the one that logs in.
+        self._connection.node = self._server.node_of(key)
+        return AUTH_SUCCESSFUL if self._connection.node else AUTH_FAILED
+
+    def get_banner(self) -> tuple[str | None, str | None]:
+        return (self._server.banner, "") if self._server.banner else (None, None)
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
         self._channels += 1
@@ -241,6 +254,8 @@ class _Served:
             self._answer({**handler(fields, caller), "id": number, "ok": True})
         except SessionClosed:
             pass  # nobody is left to tell
+        except Refusal as e:
+            self._refuse(number, str(e), e.fields)
         except HaError as e:
             self._refuse(number, str(e))
         except Exception:
@@ -252,9 +267,9 @@ class _Served:
     def _answer(self, message: dict[str, Any]) -> None:
         self.lines.send(message)
 
-    def _refuse(self, number: Any, error: str) -> None:
+    def _refuse(self, number: Any, error: str, fields: Mapping[str, Any] | None = None) -> None:
         with contextlib.suppress(SessionClosed):
-            self.lines.send({"id": number, "ok": False, "error": error})
+            self.lines.send({**(fields or {}), "id": number, "ok": False, "error": error})
 
     def _caller(self, epoch: Any, within: Any) -> Caller | None:
         match epoch, within:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from ha_manager.files.changes import LIMIT, Change
-from ha_manager.files.frames import CONTENT_LIMIT
 from ha_manager.files.items import Item, Kind
 from ha_manager.files.rsync import Pass
 from ha_manager.site import ReplicatedFile
+from runtime.frames import CONTENT_LIMIT
 
 #: more changes, or more bytes, at once are cheaper by rsync
 MANY = 64

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ha_manager.files import frames
 from ha_manager.files.direction import Epoch
+from runtime import frames
 from runtime.errors import HaError, PeerError
 from runtime.keys import Keys
 from runtime.session import connect

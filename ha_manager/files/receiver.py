@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ha_manager.files import frames
 from ha_manager.files.direction import Epoch
 from ha_manager.files.items import Kind, item_of
 from ha_manager.files.staging import Staging
+from runtime import frames
 from runtime.control import listen
 from runtime.errors import HaError
 

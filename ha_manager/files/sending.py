@@ -19,7 +19,6 @@ from math import inf
 from typing import Any
 
 from ha_manager.config import Config
-from ha_manager.files import frames
 from ha_manager.files.accounts import Account, alarms, late, summary
 from ha_manager.files.bulk import Transfer
 from ha_manager.files.changes import LONGEST, QUIET, Change, Changes
@@ -28,6 +27,7 @@ from ha_manager.files.direction import Standing, why_not_send
 from ha_manager.files.items import Changing, Item, Kind, look, read, walk
 from ha_manager.files.line import Line, LineLost
 from ha_manager.site import ReplicatedFile
+from runtime import frames
 from runtime.errors import HaError
 
 log = logging.getLogger(__name__)

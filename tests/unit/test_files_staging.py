@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_manager.files import frames
 from ha_manager.files.items import Changing, Item, Kind, ids, item_of, look, read, walk
 from ha_manager.files.staging import Escape, Staging, components
+from runtime import frames
 
 FILE = Item(Kind.FILE, mtime=1_700_000_000_123_456_789, mode=0o640, owner=("root", "root"))
 ODD = os.fsdecode(b"/a b/c\nd/\xff\xfe")

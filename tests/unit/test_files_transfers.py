@@ -17,12 +17,12 @@ from ha_manager.files import gate, rsync, transport
 from ha_manager.files.bulk import Transfer
 from ha_manager.files.changes import Change
 from ha_manager.files.copyplan import MANY, Ask, pass_of, plan
-from ha_manager.files.frames import CONTENT_LIMIT
 from ha_manager.files.items import Item, Kind, look, walk
 from ha_manager.files.rsync import Pass
 from ha_manager.site import ReplicatedFile
 from runtime.control import ControlServer, Request
 from runtime.errors import HaError
+from runtime.frames import CONTENT_LIMIT
 from runtime.keys import Keys
 from tests.lab.postgres_pair import free_port, until
 
