@@ -1,8 +1,9 @@
 """The side of the session that answers. See ``runtime.session``.
 
 Promise: exactly the pinned keys log in; everything else that SSH offers is refused. Strangers are bounded in number and
-time: the oldest gives way, and one address can hold only a few places, so that the peer always finds one. A handler that
-hangs holds one place of its session's requests and nothing else.
+time: the oldest gives way, and one address can hold only a few places, so that the peer always finds one; while too many are
+still ending, whoever knocks waits, and isn't refused. A handler that hangs holds one place of its session's requests and
+nothing else.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ Subsystem = Callable[[paramiko.Channel], None]
 
 #: so often is looked for strangers whose time is up, while there are any; and for sessions that have ended (seconds)
 _TICK, _CALM = 0.25, 5.0
+#: so often while connections are ending whose threads are still there (seconds)
+_SOON = 0.01
 _CHANNELS = 8
 
 
@@ -117,6 +120,10 @@ class SessionServer:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            if self._crowded():
+                self._stop.wait(_SOON)
+                self._reap()
+                continue
             strangers = any(c.session is None for c in self._snapshot())
             for key, _ in self._selector.select(_TICK if strangers else _CALM):
                 if key.fileobj is self._woken:
@@ -146,11 +153,16 @@ class SessionServer:
             sock.close()
             raise
 
+    def _crowded(self) -> bool:
+        """So many that have ended and still have a thread (for milliseconds; longer on a busy machine) that nobody is let in:
+        the kernel's queue holds who knocks, the peer perhaps among them.
+        """
+        return sum(not c.transport.is_active() for c in self._snapshot()) >= self.limits.strangers
+
     def _place_for(self, address: str) -> bool:
         """Whether one more stranger from ``address`` may try; makes room by ending the oldest one."""
         strangers = [c for c in self._snapshot() if c.session is None and c.transport.is_active()]
-        dying = sum(not c.transport.is_active() for c in self._snapshot())  # their threads end within milliseconds
-        if dying >= self.limits.strangers or sum(c.address == address for c in strangers) >= self.limits.strangers_per_address:
+        if sum(c.address == address for c in strangers) >= self.limits.strangers_per_address:
             self.turned_away += 1
             return False
         if len(strangers) >= self.limits.strangers:
