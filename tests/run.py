@@ -32,6 +32,9 @@ CHECKS = {
     "lint-imports": ["lint-imports"],
     "mypy": ["mypy"],
 }
+#: CPython 3.11 can't always read a test's source for pytest's own kind of traceback while another thread writes one, too
+#: (SystemError "AST constructor recursion depth mismatch"): pytest then ends before it has said what failed
+TRACEBACK = "--tb=native"
 #: A single test may take so long (seconds) before it counts as hanging
 FAST_LIMIT, LAB_LIMIT = 120, 600
 
@@ -132,7 +135,7 @@ def pytest(words: list[str], covered: bool) -> tuple[int, Counter[str]]:
         report = Path(folder, "report.xml")
         environment = os.environ | {"COVERAGE_FILE": str(Path(folder, "coverage"))}
         coverage = ["-m", "coverage", "run"] if covered else []
-        code = run([sys.executable, *coverage, "-m", "pytest", f"--junitxml={report}", *words], environment)
+        code = run([sys.executable, *coverage, "-m", "pytest", TRACEBACK, f"--junitxml={report}", *words], environment)
         if covered:
             run([sys.executable, "-m", "coverage", "report", "--skip-covered", "--skip-empty"], environment)
         return code, count(report)
@@ -156,7 +159,7 @@ class Beside:
         # what failed is remembered apart from the other runs
         cache = f".pytest_cache/{targets[0].replace('/', '-')}"
         self.words = [*targets, f"--timeout={FAST_LIMIT}", "-o", f"cache_dir={cache}", *words]
-        argv = [sys.executable, "-m", "pytest", "-q", f"--junitxml={self._report}", *self.words]
+        argv = [sys.executable, "-m", "pytest", "-q", TRACEBACK, f"--junitxml={self._report}", *self.words]
         self._child = subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def finish(self) -> tuple[int, Counter[str]]:

@@ -104,14 +104,14 @@ class Device:
 
     def boot(self) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "manager.daemon", "--root", str(self.folder)]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
 
     def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "manager.ctl", "--root", str(self.folder), *words]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        with Client(self.folder / "run/manager/control", 20) as manager:
+        with Client(self.folder / "run/manager/control", 60) as manager:
             return manager.request(do, fields)
 
     def refusal(self, do: str, **fields: Any) -> str:
@@ -133,7 +133,7 @@ class Device:
     def shut_down(self) -> None:
         pid = self.manager
         os.kill(pid, signal.SIGTERM)
-        self.until(lambda: not proctree.alive(pid), 20)
+        self.until(lambda: not proctree.alive(pid))
 
     # --- the processes ----------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Device:
 
     def answers(self, name: str) -> bool:
         try:
-            with Client(self.folder / name / "control", 1) as client:
+            with Client(self.folder / name / "control", 5) as client:
                 client.request("ping")
         except ControlError:
             return False
@@ -153,7 +153,7 @@ class Device:
     def journal(self) -> list[str]:
         return [line.strip() for line in (self.folder / "journal").read_text().splitlines()]
 
-    def until(self, condition: Callable[[], object], limit: float = 10) -> float:
+    def until(self, condition: Callable[[], object], limit: float = 60) -> float:
         """Seconds until ``condition`` holds; fails when it doesn't within ``limit``."""
         began = time.monotonic()
         while not condition():

@@ -113,12 +113,12 @@ def test_a_command_ends_at_its_limit_with_everything_it_started(tmp_path: Path) 
     began = time.monotonic()
     with pytest.raises(CommandFailed, match="time limit"):
         command(["/bin/sh", "-c", "sleep 60 & sleep 60"], Token(), limit=0.1, env={})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 40
     with pytest.raises(CommandFailed, match="status 4: said so"):
-        command(["/bin/sh", "-c", "echo said so >&2; exit 4"], Token(), limit=5, env={})
+        command(["/bin/sh", "-c", "echo said so >&2; exit 4"], Token(), limit=30, env={})
     with pytest.raises(CommandFailed, match="could not be started"):
-        command(["/nonexistent"], Token(), limit=5, env={})
-    command(["/bin/sh", "-c", 'test "$HA_ROLE" = active'], Token(), limit=5, env={"HA_ROLE": "active"})
+        command(["/nonexistent"], Token(), limit=30, env={})
+    command(["/bin/sh", "-c", 'test "$HA_ROLE" = active'], Token(), limit=30, env={"HA_ROLE": "active"})
 
 
 def test_what_a_command_started_in_a_group_of_its_own_ends_with_it(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_superseded_command_is_ended_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(Cancelled):
         command(["/bin/sleep", "60"], token, limit=60, env={})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 40
 
 
 def test_a_command_is_ended_when_its_plan_is_superseded_meanwhile() -> None:
@@ -159,7 +159,7 @@ from pathlib import Path
 from ha_manager.lanes import Token, command
 own = Path("/proc/self/oom_score_adj")
 own.write_text("300")
-command(["/bin/sh", "-c", "cat /proc/self/oom_score_adj >{said}"], Token(), limit=5, env={{}})
+command(["/bin/sh", "-c", "cat /proc/self/oom_score_adj >{said}"], Token(), limit=30, env={{}})
 print(own.read_text())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -168,19 +168,19 @@ print(own.read_text())
 
 def test_changes_of_role_leave_no_descriptor_open() -> None:
     ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
-    lanes = Lanes(lambda name: lambda run, token: command(["/bin/true"], token, limit=5, env={}), ended.put)
+    lanes = Lanes(lambda name: lambda run, token: command(["/bin/true"], token, limit=30, env={}), ended.put)
     change, before = Change(Role.PASSIVE, Epoch(1, "vs-28")), len(os.listdir("/proc/self/fd"))
     for plan in range(3):
         for step in BECOMING_PASSIVE:
             lanes.run(Run(plan, step, change))
-        assert all(ended.get(timeout=5).ok for _ in BECOMING_PASSIVE)
+        assert all(ended.get(timeout=30).ok for _ in BECOMING_PASSIVE)
         lanes.cancel(plan)
     assert len(os.listdir("/proc/self/fd")) == before
     lanes.end()
 
 
 def until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < end, "did not come true"
         time.sleep(0.01)
@@ -198,14 +198,14 @@ def test_hooks_run_in_name_order_and_may_stop_the_plan(tmp_path: Path) -> None:
     script(hooks / "10-first", f'echo "$HA_ROLE" >>{out}')
     script(hooks / "30-not-executable", f"echo third >>{out}", 0o644)
     script(hooks / "40-backup.bak", f"echo fourth >>{out}")
-    run_hooks(hooks, Token(), limit=5, env={"HA_ROLE": "active"})
+    run_hooks(hooks, Token(), limit=30, env={"HA_ROLE": "active"})
     assert out.read_text() == "active\nsecond\n"
     script(hooks / "15-fails", "exit 1")
     with pytest.raises(CommandFailed):
-        run_hooks(hooks, Token(), limit=5, env={})
+        run_hooks(hooks, Token(), limit=30, env={})
     script(hooks / "15-fails", "echo not today; exit 100")
     with pytest.raises(Stop, match="not today"):
-        run_hooks(hooks, Token(), limit=5, env={})
+        run_hooks(hooks, Token(), limit=30, env={})
     assert out.read_text() == "active\nsecond\n\n\n", "what comes after a failed hook does not run"
 
 

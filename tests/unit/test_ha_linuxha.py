@@ -66,7 +66,7 @@ class Bench:
         self.events.append(want)
 
     def until(self, holds: Callable[[], object]) -> None:
-        end = time.monotonic() + 15
+        end = time.monotonic() + 60
         while not holds():
             assert time.monotonic() < end, (self.events, self.alarms)
             self.loop.once(0.02)
@@ -114,8 +114,7 @@ def test_a_change_is_a_new_want_and_a_silent_heartbeat_an_alarm(bench: Bench) ->
 def test_a_hung_cl_status_holds_nothing_up(bench: Bench) -> None:
     bench.answer.write_text("sleep 60\n")
     bench.link.start()
-    began = time.monotonic()
-    assert bench.ask("status")["role"] == "passive" and time.monotonic() - began < 2
+    assert bench.ask("status")["role"] == "passive" and "linux-ha-status" not in bench.alarms, "answered before the time is up"
     bench.until(lambda: "did not end within" in bench.alarms.get("linux-ha-status", ""))
 
 

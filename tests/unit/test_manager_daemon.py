@@ -17,16 +17,23 @@ import pytest
 
 from tests.unit.manager_device import SOURCE, Device
 
-PAIR = [
-    ("HA", "first", 10, 10, 'hang_limit="0.4" stop_limit="1"'),
-    ("HA", "second", 20, 20, ""),
-    ("policyserver", "plain", 30, 10, ""),
-]
+#: What the process "first" may take; in a test that is about a limit, one that is soon over
+PATIENT, QUICK = 'hang_limit="30" stop_limit="30"', 'hang_limit="0.4" stop_limit="1"'
+quick = pytest.mark.parametrize("limits", [QUICK], ids=["quick"])
+
+
+def processes(limits: str = PATIENT, plain: str = "") -> list[tuple[str, str, int, int, str]]:
+    return [("HA", "first", 10, 10, limits), ("HA", "second", 20, 20, ""), ("policyserver", "plain", 30, 10, plain)]
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    made = Device(tmp_path, PAIR)
+def limits() -> str:
+    return PATIENT
+
+
+@pytest.fixture
+def device(tmp_path: Path, limits: str) -> Iterator[Device]:
+    made = Device(tmp_path, processes(limits))
     try:
         yield made
     finally:
@@ -75,6 +82,7 @@ def test_the_second_death_in_a_row_waits(running: Device) -> None:
     assert waited > 1.0
 
 
+@quick
 def test_a_hung_process_is_killed_and_started_again(running: Device) -> None:
     before = running.pid("first")
     os.kill(before, signal.SIGSTOP)
@@ -96,6 +104,7 @@ def test_a_killed_manager_takes_over_what_runs(running: Device) -> None:
     running.until(lambda: running.pid("second") not in (0, pids["second"]))
 
 
+@quick
 def test_a_paused_manager_kills_nobody(running: Device) -> None:
     pids = {name: running.pid(name) for name in running.names}
     os.kill(running.manager, signal.SIGSTOP)
@@ -164,6 +173,7 @@ def test_a_reload_releases_what_an_operator_stopped(running: Device) -> None:
     assert running.pid("plain") != 0
 
 
+@quick
 def test_a_reload_during_an_operators_stop_is_answered_and_releases_nobody(running: Device) -> None:
     (running.folder / "first.stays").touch()  # until it is killed, 1 s later
     stopped: list[str] = []
@@ -181,7 +191,7 @@ def test_a_reload_during_an_operators_stop_is_answered_and_releases_nobody(runni
 def test_a_wrong_configuration_is_refused_and_changes_nothing(running: Device) -> None:
     pids = {name: running.pid(name) for name in running.names}
     path = running.folder / "etc/Manager/manager.conf.xml"
-    path.write_text(path.read_text().replace('hang_limit="0.4"', 'hang_limit="soon"'))
+    path.write_text(path.read_text().replace('hang_limit="30"', 'hang_limit="soon"'))
     assert f"{path}:1: <process> attribute hang_limit: 'soon'" in running.refusal("reload", passive=False)
     os.kill(running.manager, signal.SIGHUP)
     running.until(lambda: running.ask("status")["refused"])
@@ -217,7 +227,7 @@ def test_device_uname_is_answered_where_the_pair_says(running: Device) -> None:
 
 
 def test_gives_up_what_does_not_start_until_it_is_asked_again(running: Device) -> None:
-    running.configure([*PAIR[:2], ("policyserver", "plain", 30, 10, 'give_up_after="1"')])
+    running.configure(processes(plain='give_up_after="1"'))
     running.ask("reload", passive=True)
     (running.folder / "plain.refuses").touch()
     assert "will not start today" in running.refusal("reload", passive=False)
@@ -260,7 +270,7 @@ def test_a_damaged_copy_helps_nobody(running: Device) -> None:
 
 
 def test_sighup_takes_a_new_process_up(running: Device) -> None:
-    running.configure([*PAIR[:2], ("policyserver", "plain", 30, 10, 'stop_limit="2"')])
+    running.configure(processes(plain='stop_limit="20"'))
     running.module("active", {"HA": True, "policyserver": False})
     os.kill(running.manager, signal.SIGHUP)
     running.until(lambda: running.pid("plain") == 0)

@@ -60,7 +60,7 @@ def test_out_of_time_kills_all_of_it(tmp_path: Path) -> None:
     assert script.outcome.timed_out
     assert "did not end within 0.2 s and was killed: waiting" in str(script.outcome.problem)
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while proctree.alive(child):
         assert time.monotonic() < deadline
 
@@ -72,7 +72,7 @@ def test_a_daemon_left_behind_neither_holds_the_job_nor_dies_of_its_output(tmp_p
     assert script.outcome.problem is None
     child = int((tmp_path / "child").read_text())
     before = _size(tmp_path / "lives")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while _size(tmp_path / "lives") < before + 10:
         assert time.monotonic() < deadline
     assert os.stat(f"/proc/{child}/fd/1").st_size < 1000
