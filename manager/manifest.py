@@ -86,16 +86,39 @@ def decoded(data: bytes) -> Manifest:
         if name in entries:
             raise Unusable(f"{name!r} stands twice")
         entries[name] = entry
+    return _in_folders(entries)
+
+
+def patched(base: Manifest | None, gone: Iterable[object], changed: Iterable[object]) -> Manifest:
+    """``base`` without the names ``gone``, and with ``changed``, entries as a manifest's lines have them. Raises Unusable."""
+    entries = dict(base.entries) if base is not None else {}
+    for name in gone:
+        if not isinstance(name, str) or entries.pop(name, None) is None:
+            raise Unusable("what is to go is not there")
+    entries.update(_checked(each) for each in changed)
+    return _in_folders(entries)
+
+
+def _in_folders(entries: dict[str, Entry]) -> Manifest:
+    folders = {name for name, entry in entries.items() if entry.kind is Kind.FOLDER}
     for name in entries:
         above, _, _ = name.rpartition("/")
-        if above and entries.get(above, Entry(Kind.FILE, 0)).kind is not Kind.FOLDER:
+        if above and above not in folders:
             raise Unusable(f"{name!r} lies in no folder")
     return Manifest(entries)
 
 
 def _entry(line: bytes) -> tuple[str, Entry]:
     try:
-        match json.loads(line):
+        told = json.loads(line)
+    except (ValueError, RecursionError) as wrong:
+        raise Unusable(f"a line is no entry: {wrong}") from wrong
+    return _checked(told)
+
+
+def _checked(told: object) -> tuple[str, Entry]:
+    try:
+        match told:
             case [str(name), str(kind), int(mode), str(content), int(size)]:
                 entry = Entry(Kind(kind), mode, content, size)
             case _:
@@ -111,7 +134,16 @@ def _entry(line: bytes) -> tuple[str, Entry]:
 
 def _inside(name: str) -> bool:
     parts = name.split("/")
-    return len(name) <= LONGEST_NAME and "\0" not in name and not any(part in ("", ".", "..") for part in parts)
+    return len(name) <= LONGEST_NAME and _spelled(name) and not any(part in ("", ".", "..") for part in parts)
+
+
+def _spelled(name: str) -> bool:
+    """The kernel can be told it: no zero byte, nothing that stands for no byte."""
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name
 
 
 def _possible(entry: Entry) -> bool:
@@ -124,7 +156,7 @@ def _possible(entry: Entry) -> bool:
         case Kind.FOLDER:
             return (entry.content, entry.size) == ("", 0)
         case Kind.LINK:
-            return 0 < len(entry.content) <= LONGEST_NAME and "\0" not in entry.content and entry.size == 0
+            return 0 < len(entry.content) <= LONGEST_NAME and _spelled(entry.content) and entry.size == 0
 
 
 def for_scanners(manifest: Manifest, left_out: str = "ps_debpackages") -> Manifest:

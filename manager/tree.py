@@ -68,7 +68,8 @@ class Known:
     """SHA-256 by path and look, of one tree. Kept in ``file`` for the next process of the same boot."""
 
     def __init__(self, file: Path | None = None) -> None:
-        self._file = file
+        #: may be given to another tree's, and back
+        self.file = file
         self._entries: dict[str, tuple[tuple[int, ...], str]] = {}
         self._changed = False
         if file is not None:
@@ -94,11 +95,11 @@ class Known:
 
     def save(self) -> None:
         """Lost, it costs reading everything once. Raises OSError."""
-        if self._file is None or not self._changed:
+        if self.file is None or not self._changed:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"boot": _boot(), "entries": self._entries}, separators=(",", ":"))
-        write_durably(self._file, text, mode=0o600, durable=False)
+        write_durably(self.file, text, mode=0o600, durable=False)
         self._changed = False
 
 
@@ -171,6 +172,11 @@ def _walk(top: str) -> Iterator[tuple[str, Look]]:
             yield name, look
             if stat.S_ISDIR(look.mode):
                 folders.append(name)
+
+
+def look_at(path: str) -> Look:
+    """Raises OSError."""
+    return _look(path, os.lstat(path))
 
 
 def _look(path: str, about: os.stat_result) -> Look:

@@ -1,0 +1,4 @@
+"""The receiving side of the configuration's way: what notifiers send becomes this device's conf_ready, whole or not at all.
+
+``python -m manager.receiver``, a child process of the Manager on every device (design §7; Trustwave SWG 11.8 §2, §2.3).
+"""
