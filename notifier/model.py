@@ -7,7 +7,7 @@ Times are seconds of CLOCK_BOOTTIME, handed in as ``now``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from manager.holding import Release, Version
@@ -63,11 +63,16 @@ class Devices:
 
 @dataclass(frozen=True)
 class Commit:
-    """``release`` is for all devices, or ``only`` for these. ``token``: None if nobody waits for the outcome."""
+    """``release`` is for all devices, or ``only`` for these. ``token``: None if nobody waits for the outcome. ``scanning``: the
+    digest of what scanning servers get of it, "" for all."""
 
     release: Release
     only: frozenset[str] | None = None
     token: int | None = None
+    scanning: str = ""
+
+    def of(self, kind: Kind) -> Release:
+        return replace(self.release, digest=self.scanning) if self.scanning and kind is not Kind.POLICY else self.release
 
 
 @dataclass(frozen=True)

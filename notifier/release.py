@@ -143,7 +143,7 @@ class Releases:
         names = set(self.entries) if event.only is None else set(self.entries) & event.only
         for name in names:
             entry = self.entries[name]
-            entry.target, entry.tries = event.release, 0
+            entry.target, entry.tries = event.of(entry.device.kind), 0
             if entry.state is State.FAILED:
                 entry.retry_at = now
             if entry.state is State.FOREIGN and entry.obeys is not None and entry.obeys < event.release.version:
@@ -257,9 +257,13 @@ class Releases:
             self._effects.append(Switch(entry.device.name, target))
 
     def _awaited(self, release: Release) -> bool:
-        """A policy server is about to have it."""
+        """A policy server is about to have it, with what is for policy servers only."""
         return any(
-            e.device.kind is Kind.POLICY and e.target == release and e.holds != release and e.state not in _OUT
+            e.device.kind is Kind.POLICY
+            and e.target is not None
+            and e.target.version == release.version
+            and e.holds != e.target
+            and e.state not in _OUT
             for e in self.entries.values()
         )
 

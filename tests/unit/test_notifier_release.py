@@ -191,6 +191,17 @@ def test_one_that_does_not_hold_what_was_thought_is_prepared(bench: Bench) -> No
     assert bench.tick() == ["prepare vs-28 2"]
 
 
+def test_scanners_wait_for_policy_servers_also_where_these_get_more(bench: Bench) -> None:
+    part = release(2, "content 2 for scanners")
+    bench.do(Commit(SECOND, scanning=part.digest))
+    assert bench.do(Prepared("scan-1", part)) == []
+    assert bench.do(Prepared("scan-2", SECOND)) == [], "that is not what a scanner gets"
+    assert bench.do(Prepared("vs-28", SECOND)) == ["switch vs-28 2"]
+    assert bench.do(Switched("vs-28", SECOND)) == ["switch scan-1 2"]
+    bench.do(Switched("scan-1", part))
+    assert bench.releases.entries["scan-1"].holds == part and bench.releases.entries["vs-28"].holds == SECOND
+
+
 def test_only_chosen_devices(bench: Bench) -> None:
     assert bench.do(Commit(SECOND, frozenset({"scan-2"}), token=1)) == ["save scan-1=1,scan-2=2,vs-28=1", "prepare scan-2 2"]
     assert bench.do(Prepared("scan-2", SECOND)) == ["switch scan-2 2"], "policy servers have no part in it"
@@ -302,8 +313,9 @@ class World:
     def commit(self, node: str) -> None:
         self.numbers[node] += 1
         digest = f"{node} {self.numbers[node] // 2}"  # every other one changes nothing
-        self.known.add(digest)
-        self.do(node, Commit(Release(Version(self.epochs[node], node, self.numbers[node]), digest)))
+        part = f"{digest} for scanners" if self.numbers[node] % 3 else ""
+        self.known |= {digest, part}
+        self.do(node, Commit(Release(Version(self.epochs[node], node, self.numbers[node]), digest), scanning=part))
 
     def connect(self, node: str, name: str) -> None:
         machine = self.machines[name]
