@@ -29,6 +29,10 @@ class Listed:
 
     device: Device
     ip: str
+    #: None: the usual one
+    port: int | None = None
+    #: of the policy server's database, and of base/[global|deviceId]
+    id: str = ""
 
 
 def load(path: Path) -> tuple[Listed, ...]:
@@ -37,22 +41,24 @@ def load(path: Path) -> tuple[Listed, ...]:
     found: list[Listed] = []
     taken: dict[str, Section] = {}
     for section in root.children("device"):
-        ip = _address(section)
+        port = section.whole("port", 0, least=0, most=65535) or None
+        ip = _address(section, port)
         name = section.text("name")
-        for word in (ip, name.casefold()):
+        for word in (f"{ip} port {port}" if port else ip, name.casefold()):
             if word in taken:
                 raise section.error(f"{word} stands in line {taken[word].line} already", remedy="remove one of them")
             taken[word] = section
-        found.append(Listed(Device(name, Kind(section.text("device_type"))), ip))
+        found.append(Listed(Device(name, Kind(section.text("device_type"))), ip, port, section.text("id", name)))
         if sum(each.device.kind is Kind.POLICY for each in found) > _POLICY_SERVERS:
             said = f"{name} is the third {Kind.POLICY}; there are two at most, the active and the passive"
             raise section.error(said, "device_type", remedy="remove one of them")
     return tuple(found)
 
 
-def _address(section: Section) -> str:
+def _address(section: Section, port: int | None) -> str:
+    """This machine's own loopback is one only for several devices on one machine, each with a port (trials)."""
     text = section.address("ip")
     address = ip_address(text)
-    if address.is_unspecified or address.is_multicast or address.is_loopback:
+    if address.is_unspecified or address.is_multicast or (address.is_loopback and port is None):
         raise section.error(f"{text} can't be a device's address", "ip", remedy="use an address of the network")
     return text

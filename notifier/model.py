@@ -76,6 +76,14 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Await:
+    """Somebody waits until these have what they are to have."""
+
+    token: int
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Connected:
     """``holds``: its conf_ready; ``staged``: what lies whole in its staging area."""
 
@@ -125,7 +133,7 @@ class Refused:
     version: Version
 
 
-Event = Tick | Devices | Commit | Connected | Lost | Progress | Prepared | Switched | Failed | Refused
+Event = Tick | Devices | Commit | Await | Connected | Lost | Progress | Prepared | Switched | Failed | Refused
 
 
 # --- effects --------------------------------------------------------------------------------------------------------------

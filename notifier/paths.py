@@ -29,6 +29,24 @@ class Paths:
         return self.base / "global/notifier/devices.xml"
 
     @property
+    def committed_devices(self) -> Path:
+        return self.stable / "global/notifier/devices.xml"
+
+    @property
+    def conf_ready(self) -> Path:
+        """What this server's own device holds, and its Manager's word on it."""
+        return self.root / "var/wasp/conf_ready"
+
+    @property
+    def holding(self) -> Path:
+        return self.root / "var/lib/manager/holding.json"
+
+    @property
+    def topology(self) -> Path:
+        """The pair's module.xml: whether there is high availability."""
+        return self.root / "var/wasp/conf/ha/current/module.xml"
+
+    @property
     def device_keys(self) -> Path:
         """NAME.pub: the pinned keys of the devices."""
         return self.base / "global/notifier/keys"
@@ -46,6 +64,10 @@ class Paths:
     def role(self) -> Path:
         """heartbeat's."""
         return self.root / "run/heartbeat/role"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.root / "run/heartbeat/control"
 
     @property
     def replication(self) -> Path:

@@ -30,6 +30,7 @@ from typing import assert_never
 from manager.holding import Release, Version
 from notifier.model import (
     Abandon,
+    Await,
     Changed,
     Commit,
     Connected,
@@ -80,6 +81,8 @@ class Entry:
     heard: float = 0.0
     tries: int = 0
     retry_at: float = 0.0
+    #: nothing was heard of it yet, nor that it can't be reached
+    untried: bool = True
     #: FOREIGN: the version that it obeys
     obeys: Version | None = None
 
@@ -115,6 +118,8 @@ class Releases:
                 self._learn(devices, now)
             case Commit():
                 self._commit(event, now)
+            case Await(token, awaited):
+                self._operations.append(_Operation(token, set(awaited) & set(self.entries)))
             case Connected() | Lost() | Progress() | Prepared() | Switched() | Failed() | Refused():
                 if event.name in self.entries:
                     self._said(self.entries[event.name], event, now)
@@ -155,7 +160,7 @@ class Releases:
     def _said(
         self, entry: Entry, event: Connected | Lost | Progress | Prepared | Switched | Failed | Refused, now: float
     ) -> None:
-        entry.heard = now
+        entry.heard, entry.untried = now, False
         match event:
             case Connected(holds=holds, staged=staged):
                 entry.holds, entry.staged, entry.tries = holds, staged, 0
@@ -271,7 +276,7 @@ class Releases:
         for operation in list(self._operations):
             names = [self.entries[name] for name in operation.names if name in self.entries]
             for entry in names:
-                if entry.state is State.ABSENT and entry.device.name not in operation.failures:
+                if entry.state is State.ABSENT and not entry.untried and entry.device.name not in operation.failures:
                     self._failure(entry, f"{entry.because}; it gets the configuration when it is back")
             if all(e.holds == e.target or e.device.name in operation.failures for e in names):
                 self._operations.remove(operation)

@@ -82,22 +82,23 @@ class Store:
 
     # --- base → stable ----------------------------------------------------------------------------------------------------
 
-    def commit(self) -> Committed:
-        """Keep what base is now, and make it stable. Raises HaError in words; then nothing of it counts."""
+    def commit(self, source: Path | None = None) -> Committed:
+        """Keep what base (``source``) is now, and make it stable. Raises HaError in words; then nothing of it counts."""
         fresh = _Fresh(self._objects, self._new)
+        known, source = (Known(), source) if source is not None else (self._known, self.base)
         try:
-            whole = scan(self.base, self._known, fresh.keep)
+            whole = scan(source, known, fresh.keep)
             fresh.settle()
             part = for_devices(whole, model.Kind.SCANNING)
             committed = Committed(self._keep(whole), self._keep(part))
             self._make_stable(whole, committed.policy)
-            self._known.save()
+            known.save()
         except FileNotFoundError as gone:
-            if not self.base.is_dir():
-                raise StoreError(f"there is no {self.base}: the policy server has to write its configuration there") from gone
-            raise StoreError(f"{self.base} can't be committed: {gone.strerror}: {gone.filename}") from gone
+            if not source.is_dir():
+                raise StoreError(f"there is no {source}: the policy server has to write its configuration there") from gone
+            raise StoreError(f"{source} can't be committed: {gone.strerror}: {gone.filename}") from gone
         except OSError as wrong:
-            raise StoreError(f"{self.base} can't be committed: {wrong.strerror}: {wrong.filename or self.folder}") from wrong
+            raise StoreError(f"{source} can't be committed: {wrong.strerror}: {wrong.filename or self.folder}") from wrong
         finally:
             fresh.discard()
         return committed
@@ -164,6 +165,10 @@ class Store:
     def open_content(self, sha: str, mode: int) -> BinaryIO:
         """Raises OSError."""
         return open(_object(self._objects, sha, mode), "rb")
+
+    def discard(self, sha: str, mode: int) -> None:
+        """It is not what its name says: the next commit keeps it anew."""
+        _object(self._objects, sha, mode).unlink(missing_ok=True)
 
     def tree(self, digest: str) -> Path:
         """All of it as a folder, for rsync. Raises HaError."""

@@ -44,6 +44,7 @@ class Session:
         self._waiting: dict[int, _Answer] = {}
         #: set when the session has ended
         self.ended = threading.Event()
+        self._on_end: Callable[[str], None] | None = None
         self._lines = SessionLines(transport, channel, limits, self._answered, self._over, pings=True)
         self._lines.start("client")
 
@@ -55,6 +56,20 @@ class Session:
     def because(self) -> str:
         """Why the session has ended; "" while it lives."""
         return self._lines.ended or ""
+
+    def when_ended(self, call: Callable[[str], None]) -> None:
+        """Call ``call`` with the reason when the session ends, in a thread of the session's; at once if it has ended."""
+        with self._lock:
+            self._on_end = call
+        if self.ended.is_set():
+            self._tell()
+
+    def _tell(self) -> None:
+        """Once."""
+        with self._lock:
+            call, self._on_end = self._on_end, None
+        if call is not None:
+            call(self.because)
 
     def request(self, do: str, timeout: float = 5.0, **fields: Any) -> dict[str, Any]:
         """Ask, and wait at most ``timeout`` seconds for the answer's fields.
@@ -101,6 +116,7 @@ class Session:
         for answer in waiting:
             answer.done.set()
         self.ended.set()
+        self._tell()
 
 
 class _Answer:

@@ -27,3 +27,24 @@ def package() -> str:
         return metadata.version("ha_manager")
     except metadata.PackageNotFoundError:
         return UNKNOWN
+
+
+def together(own: str, peer: str, theirs: str, *, suspended: bool) -> str:
+    """Why two policy servers of these versions must not work together, with the remedy; "" if they may.
+
+    ``suspended``: an operator suspended high availability for an upgrade; then one step of difference is allowed.
+    """
+    if own == theirs:
+        return ""
+    said = f"the policy servers run different versions: {own} here, {theirs} on {peer}"
+    one, other = _step(own), _step(theirs)
+    if one is None or other is None or one[0] != other[0] or abs(one[1] - other[1]) > 1:
+        return f"{said}; install the same version on both"
+    if suspended:
+        return ""
+    return f"{said}; install the same version on both, or, in the middle of an upgrade, `ha suspend` first"
+
+
+def _step(version: str) -> tuple[int, int] | None:
+    found = re.match(r"(\d+)\.(\d+)(?:\D|$)", version)
+    return (int(found[1]), int(found[2])) if found else None

@@ -13,7 +13,7 @@ from runtime.errors import ConfigError
 GOOD = """<?xml version="1.0"?>
 <devices>
   <device id="3" name="scan-1" ip="192.168.120.60" device_type="Scanning Server"/>
-  <device id="2" name="vs-28" ip="192.168.120.28" device_type="Management Server" description="of another version"/>
+  <device id="2" name="vs-28" ip="192.168.120.28" port="4600" device_type="Management Server" description="of another version"/>
 </devices>
 """
 
@@ -21,8 +21,8 @@ GOOD = """<?xml version="1.0"?>
 def test_the_order_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "devices.xml").write_text(GOOD)
     assert load(tmp_path / "devices.xml") == (
-        Listed(Device("scan-1", Kind.SCANNING), "192.168.120.60"),
-        Listed(Device("vs-28", Kind.POLICY), "192.168.120.28"),
+        Listed(Device("scan-1", Kind.SCANNING), "192.168.120.60", None, "3"),
+        Listed(Device("vs-28", Kind.POLICY), "192.168.120.28", 4600, "2"),
     )
 
 
@@ -38,7 +38,9 @@ def test_nobody_is_listed(tmp_path: Path) -> None:
         ("Scanning Server", "Printer", ":3: .*device_type.*Printer.*write \"Management Server\" or \"Scanning Server\""),
         ("192.168.120.60", "scan-1", ":3: .*ip"),
         ("192.168.120.60", "127.0.0.1", ":3: .*can't be a device's address"),
-        ("192.168.120.60", "192.168.120.28", ":4: .*stands in line 3 already"),
+        ("192.168.120.60\"", "192.168.120.28\" port=\"4600\"", ":4: .*stands in line 3 already"),
+        ("4600", "70000", ":4: .*port"),
+        ("4600", "0", ":4: .*port"),
         ("scan-1", "VS-28", ":4: .*stands in line 3 already"),
         ("scan-1", "../x", ":3: .*name"),
         ('name="scan-1"', "", ":3: .*name is missing"),

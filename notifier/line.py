@@ -1,0 +1,329 @@
+"""One open session with one device: what is said on it, step by step.
+
+Promise: every call ends within its time limit or with the session; errors are told in words, and as what the rules know
+(``Outdated``). Only what the device lacks travels: a difference between manifests that both know, then contents by SHA-256 that
+it asks for, many without waiting; large amounts by rsync. What is sent has the content that its name says, or is not sent.
+Source: docs/protocols.md ("The session with a device"); design §7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from manager.holding import Outdated, Release, Version
+from manager.manifest import Kind, Manifest
+from notifier.bulk import Bulk
+from notifier.difference import difference
+from notifier.store import Store, StoreError
+from runtime import frames
+from runtime.errors import HaError, PeerError
+from runtime.keys import Keys, PublicKey
+from runtime.session import Limits, PeerRefused, Remedies, connect
+
+if TYPE_CHECKING:
+    import paramiko
+
+    from runtime.session_client import Session
+
+PORT = 4592
+#: calmer than a pair's: hundreds of devices, and nobody's service depends on it
+LIMITS = replace(Limits(), keepalive=10.0, silence=25.0)
+LOGIN = 8.0
+#: for one request, a little longer than the rules wait for a word (``release.LIMIT``), so that it is they who give up
+ASK = 22.0
+#: more bytes than this travel by rsync
+LARGE = 16 * 1024 * 1024
+
+REMEDIES = Remedies(
+    changed="If it was given a new key on purpose: `notifier-ctl enroll --replace NAME`. If not, another has its address",
+    unknown="`manager-ctl keys accept` there, with the line of `ha keys show` here",
+)
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a device says of itself first."""
+
+    node: str
+    package: str
+    holds: Release | None = None
+    staged: Release | None = None
+    highest: Version | None = None
+
+
+class Library:
+    """What all lines read of the store, and what they need again and again: made once. Any thread."""
+
+    _MOST = 64
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._parts: dict[tuple[str, str], tuple[dict[str, list[Any]], ...]] = {}
+        self._modes: dict[str, dict[str, int]] = {}
+
+    def wanted(self, digest: str) -> Manifest:
+        found = self.store.manifest(digest)
+        if found is None:
+            raise StoreError(f"the configuration {digest[:12]} is not kept here any more; commit again")
+        return found
+
+    def parts(self, before: str, after: str) -> tuple[dict[str, list[Any]], ...]:
+        """``before``: a digest, "" for nothing."""
+        with self._lock:
+            found = self._parts.get((before, after))
+            if found is None:
+                found = difference(self.store.manifest(before) if before else None, self.wanted(after)).parts()
+                if len(self._parts) >= self._MOST:
+                    self._parts.clear()
+                self._parts[before, after] = found
+        return found
+
+    def mode_of(self, digest: str, sha: str) -> int | None:
+        """With which mode that content is kept; None if the release has no such content."""
+        with self._lock:
+            if digest not in self._modes:
+                if len(self._modes) >= self._MOST:
+                    self._modes.clear()
+                entries = self.wanted(digest).entries.values()
+                self._modes[digest] = {each.content: each.mode for each in entries if each.kind is Kind.FILE}
+            return self._modes[digest].get(sha)
+
+
+class Line:
+    """``told`` (everywhere): called when something has been done."""
+
+    def __init__(self, session: Session, hello: Hello, library: Library, bulk: Bulk) -> None:
+        self.session, self.hello = session, hello
+        self._library, self._bulk = library, bulk
+        self._channel: paramiko.Channel | None = None
+        self._reader = frames.Reader()
+
+    def close(self) -> None:
+        self._bulk.cancel()
+        self.session.close()
+
+    def when_ended(self, call: Callable[[str], None]) -> None:
+        self.session.when_ended(call)
+
+    def status(self, version: Version, is_passive: bool, timeout: float) -> dict[str, Any]:
+        """Raises PeerError."""
+        return self.session.request("status", timeout=timeout, isPassive=is_passive, version=listed(version))
+
+    def introduce(self, key: PublicKey) -> None:
+        """The other policy server's, whose notifier it shall obey after a failover. Raises PeerError."""
+        self.session.request("introduce", timeout=ASK, line=key.line)
+
+    # --- a release ----------------------------------------------------------------------------------------------------------
+
+    def prepare(self, release: Release, holds: Release | None, staged: Release | None, told: Callable[[], None]) -> None:
+        """Bring it into the staging area, whole. Raises Outdated, HaError, OSError."""
+        try:
+            answer = self._announce(release, holds, staged, told)
+            lacks, size = answer.get("lacks"), int(answer.get("bytes", 0))
+            if lacks is None or size > LARGE:
+                self._copy(release, told)
+            elif lacks:
+                self._send(release, [str(each) for each in lacks], told)
+            self._until_done("prepared", release, told)
+        except PeerRefused as no:
+            raise _in_words(no) from no
+
+    def switch(self, release: Release, told: Callable[[], None]) -> None:
+        """Make it the device's conf_ready. Raises Outdated, HaError."""
+        try:
+            self._until_done("switch", release, told)
+        except PeerRefused as no:
+            raise _in_words(no) from no
+
+    def _until_done(self, do: str, release: Release, told: Callable[[], None]) -> None:
+        while self.session.request(do, timeout=ASK, release=named(release)).get("more"):
+            told()
+
+    def _announce(
+        self, release: Release, holds: Release | None, staged: Release | None, told: Callable[[], None]
+    ) -> Mapping[str, Any]:
+        """What it answers: what it lacks."""
+        for each in (holds, staged):
+            if each is None or self._library.store.manifest(each.digest) is None:
+                continue
+            try:
+                return self._tell(release, each.digest, told)
+            except PeerRefused as no:
+                if no.code != "base":
+                    raise
+        return self._tell(release, "", told)
+
+    def _tell(self, release: Release, before: str, told: Callable[[], None]) -> Mapping[str, Any]:
+        parts = self._library.parts(before, release.digest)
+        answer: Mapping[str, Any] = {}
+        for number, part in enumerate(parts, 1):
+            counted = {"part": number, "parts": len(parts), "from": before or None}
+            answer = self.session.request("prepare", timeout=ASK, release=named(release), **counted, **part)
+            told()
+        return answer
+
+    def _copy(self, release: Release, told: Callable[[], None]) -> None:
+        tree = self._library.store.tree(release.digest)
+        port = int(self.session.request("bulk", timeout=ASK, release=named(release))["port"])
+        self._bulk.run(tree, release, port, told)
+
+    # --- contents -----------------------------------------------------------------------------------------------------------
+
+    def _send(self, release: Release, lacks: list[str], told: Callable[[], None]) -> None:
+        import paramiko
+
+        try:
+            channel = self._open()
+            channel.sendall(frames.encode({"do": "begin", "release": named(release)}))
+            for sha in lacks:
+                self._send_one(channel, release, sha)
+                told()
+            channel.sendall(frames.encode({"do": "end"}))
+            self._ended(channel)
+        except (paramiko.SSHException, OSError, EOFError) as gone:
+            raise self._refusal() or PeerError(f"contents could not be sent: {gone or type(gone).__name__}") from gone
+
+    def _open(self) -> paramiko.Channel:
+        if self._channel is None or self._channel.closed:
+            self._channel = self.session.subsystem("contents", ASK)
+            self._reader = frames.Reader()
+        return self._channel
+
+    def _send_one(self, channel: paramiko.Channel, release: Release, sha: str) -> None:
+        mode = self._library.mode_of(release.digest, sha)
+        if mode is None:
+            raise HaError(f"asks for a content that is not in release {release.version}: {sha[:12]}")
+        try:
+            with self._library.store.open_content(sha, mode) as file:
+                made = pieces(file, sha)
+        except Damaged:
+            self._library.store.discard(sha, mode)
+            raise
+        for header, data in made:
+            channel.sendall(frames.encode(header, data))
+
+    def _ended(self, channel: paramiko.Channel) -> None:
+        while data := channel.recv(65536):
+            for answer, _ in self._reader.feed(data):
+                if not answer.get("ok"):
+                    self._channel = None
+                    raise HaError(str(answer.get("error", "refused without a reason")))
+                return
+        raise EOFError("the device closed the channel")
+
+    def _refusal(self) -> HaError | None:
+        """What it may have said before it closed the channel."""
+        channel, self._channel = self._channel, None
+        if channel is None or not channel.recv_ready():
+            return None
+        try:
+            self._ended(channel)
+        except HaError as said:
+            return said
+        except (OSError, EOFError, ValueError):
+            return None
+        return None
+
+
+class Damaged(StoreError):
+    """A kept content is not what its name says."""
+
+
+def pieces(file: BinaryIO, sha: str) -> list[tuple[dict[str, Any], bytes]]:
+    """The frames of one content. Raises Damaged before the last of them exists: so it never counts at the device."""
+    made: list[tuple[dict[str, Any], bytes]] = []
+    found, offset = hashlib.sha256(), 0
+    while (data := file.read(frames.CONTENT_LIMIT)) or not made:
+        found.update(data)
+        made.append(({"sha": sha, "offset": offset, "last": False}, data))
+        offset += len(data)
+        if not data:
+            break
+    made[-1][0]["last"] = True
+    if found.hexdigest() != sha:
+        raise Damaged(f"{file.name} was damaged, and is removed; commit again")
+    return made
+
+
+def open_line(
+    host: str,
+    port: int,
+    keys: Keys,
+    pinned: PublicKey,
+    name: str,
+    device_id: str,
+    version: Callable[[], Version],
+    library: Library,
+    bulk: Bulk,
+) -> Line:
+    """Connect, and say hello. Raises HaError."""
+
+    def epoch() -> tuple[int, str]:
+        now = version()
+        return (now.epoch, now.node)
+
+    session = connect(host, keys, epoch, port=port, timeout=LOGIN, limits=LIMITS, other=pinned, remedies=REMEDIES)
+    try:
+        answer = session.request("hello", timeout=LOGIN, name=name, id=device_id, version=listed(version()))
+        return Line(session, _hello(answer), library, bulk)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _hello(answer: Mapping[str, Any]) -> Hello:
+    try:
+        return Hello(
+            str(answer.get("node", "")),
+            str(answer.get("package", "")),
+            release_from(answer.get("holds")),
+            release_from(answer.get("staged")),
+            version_from(answer.get("highest")),
+        )
+    except (TypeError, ValueError, KeyError) as wrong:
+        raise PeerError(f"the device says hello in another way than ours; other versions? ({wrong})") from wrong
+
+
+def listed(version: Version) -> list[int | str]:
+    return [version.epoch, version.node, version.number]
+
+
+def named(release: Release) -> dict[str, Any]:
+    return {"version": listed(release.version), "digest": release.digest}
+
+
+def version_from(raw: Any) -> Version | None:
+    """Raises ValueError."""
+    match raw:
+        case None:
+            return None
+        case [int(epoch), str(node), int(number)]:
+            return Version(epoch, node, number)
+    raise ValueError(f"{raw!r} is no version")
+
+
+def release_from(raw: Any) -> Release | None:
+    """Raises ValueError."""
+    if raw is None:
+        return None
+    version = version_from(raw["version"])
+    if version is None:
+        raise ValueError(f"{raw!r} is no release")
+    return Release(version, str(raw["digest"]))
+
+
+def _in_words(no: PeerRefused) -> Exception:
+    """As the rules know it."""
+    if no.code == "outdated":
+        try:
+            highest = version_from(no.fields.get("highest"))
+        except ValueError:
+            highest = None
+        if highest is not None:
+            return Outdated(highest)
+    return HaError(str(no))

@@ -1,0 +1,121 @@
+"""What the notifier tells operators: a row a device, and every state in words.
+
+Promise: looks only. The reference's words for the states (§3.1): Sync, Connection, Committing, Replication, last connection
+time. Whatever is not as it should be comes with why, and with what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from notifier.links import Link
+from notifier.model import COMMITTING_STATUS, Kind, State
+from notifier.process import Notifier
+from notifier.release import Entry
+from runtime import clock
+from runtime.version import package
+
+STABLE = "Stable"
+
+
+def status(notifier: Notifier) -> dict[str, Any]:
+    return {
+        "acts": notifier.releases is not None,
+        "because": notifier.standing.because,
+        "node": notifier.node,
+        "epoch": list(notifier.standing.epoch),
+        "package": package(),
+        "release": str(notifier.highest) if notifier.highest else "",
+        "refused": notifier.refused,
+        "devices": [row(notifier, name) for name in notifier.links.links],
+    }
+
+
+def row(notifier: Notifier, name: str) -> dict[str, Any]:
+    link = notifier.links.links[name]
+    entry = notifier.releases.entries.get(name) if notifier.releases is not None else None
+    target = entry.target if entry else None
+    return {
+        "name": name,
+        "type": link.listed.device.kind.value,
+        "ip": link.listed.ip,
+        "sync": sync(entry),
+        "connection": "connected" if link.line is not None else "not connected",
+        "committing": COMMITTING_STATUS.get(entry.state, STABLE) if entry else STABLE,
+        "replication": replication(notifier, link) if link.listed.device.kind is Kind.POLICY else "",
+        "last_connection": clock.stamp(link.heard)[:19] if link.heard is not None else "",
+        "version": link.package,
+        "release": str(entry.holds.version) if entry and entry.holds else "",
+        "target": str(target.version) if target else "",
+        "state": entry.state.value if entry else "absent",
+        "because": because(entry, link),
+        "told": link.told,
+    }
+
+
+def sync(entry: Entry | None) -> str:
+    if entry is None or entry.target is None:
+        return "nothing committed"
+    if entry.state is State.ABSENT and entry.holds is None:
+        return "unknown"
+    return "in sync" if entry.in_sync else "not in sync"
+
+
+def because(entry: Entry | None, link: Link) -> str:
+    """What stands beside the states."""
+    if link.line is None:
+        return link.because
+    if entry is None or entry.state is State.STABLE:
+        return str(link.told.get("applying_error") or next(iter(link.told.get("alarms", {}).values()), ""))
+    return entry.because
+
+
+def replication(notifier: Notifier, link: Link) -> str:
+    if link.listed.device.name != notifier.node:
+        told = link.told.get("replication")
+        return str(told) if told else "unknown"
+    return own_replication(notifier.paths.replication)
+
+
+def own_replication(file: Path) -> str:
+    """ha_manager's word (docs/protocols.md, "ha_manager_status")."""
+    try:
+        said = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return "unknown"
+    return str(said.get("replication", "unknown")) if isinstance(said, dict) else "unknown"
+
+
+def explain(notifier: Notifier) -> list[str]:
+    """The whole in sentences."""
+    if notifier.releases is None:
+        said = [f"This notifier asks nothing of any device: {notifier.standing.because}."]
+        return said + ([f"It could not begin: {notifier.refused}"] if notifier.refused else [])
+    said = [f"This notifier serves the devices: {notifier.standing.because}."]
+    if notifier.refused:
+        said.append(f"The newest list of devices is not in force: {notifier.refused}")
+    if not notifier.listed:
+        said.append(f"No device is listed in {notifier.paths.devices}.")
+    if notifier.highest is None:
+        said.append("Nothing was ever committed: `notifier-ctl commit`.")
+    said += [_sentence(name, entry, notifier.links.links.get(name)) for name, entry in notifier.releases.entries.items()]
+    return said
+
+
+def _sentence(name: str, entry: Entry, link: Link | None) -> str:
+    if link is None or link.line is None:
+        owed = " It gets its configuration when it is back." if entry.target is not None and not entry.in_sync else ""
+        return f"{name} is not connected: {link.because if link else 'not tried yet'}.{owed}"
+    match entry.state:
+        case State.FOREIGN:
+            return f"{name}: {entry.because}. Is another server active (`ha show`)? A commit in a newer epoch takes it over."
+        case State.STABLE if entry.target is None:
+            return f"{name} is connected; nothing was committed for it yet."
+        case State.STABLE:
+            error = link.told.get("applying_error")
+            return f"{name} has release {entry.holds.version if entry.holds else '?'}" + (
+                f", but could not put all of it in place: {error}" if error else "."
+            )
+    return f"{name}: {entry.because}."
