@@ -16,7 +16,7 @@ usage: install.sh [--root DIR] [--without-heartbeat] [--uninstall]
   --uninstall          stop the services and remove the programs; configuration and data stay
 
 Installs: Debian packages that are missing, /opt/ha-manager, the commands in /usr/bin, the init scripts manager, heartbeat,
-ha_manager and logrelay (manager starts at boot and starts the others), and sample configuration where there is none yet.
+ha_manager, logrelay and notifier (manager starts at boot and starts the others), and sample configuration where there is none yet.
 
   sudo ./install.sh && sudo ha start
 END
@@ -28,7 +28,7 @@ die() { echo "install: $*" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/opt/ha-manager
 venv=$prefix/venv
-services='manager heartbeat ha_manager logrelay'
+services='manager heartbeat ha_manager logrelay notifier'
 . "$here/packaging/debian.sh"
 
 # owned_by_debian FILE: belongs to another package (a real Linux-HA heartbeat, say), which is not ours to replace

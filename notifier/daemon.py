@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -68,12 +69,19 @@ def _introduce(line: Line, notifier: Notifier, pins: Pins, name: str) -> None:
                     log.warning("%s does not take the key of %s: %s", name, other, wrong)
 
 
+def _node(keys: Keys) -> str:
+    """This node, also before it has keys: what is missing is told beside each device."""
+    try:
+        return keys.show().node
+    except ConfigError:
+        return os.uname().nodename
+
+
 def live(paths: Paths, daemon: service.Service) -> int:
     """The body of the daemon."""
     keys = Keys(paths.keys)
-    node = keys.show().node
     loop = Loop()
-    notifier = Notifier(paths, loop, node, dialler(keys), report)
+    notifier = Notifier(paths, loop, _node(keys), dialler(keys), report)
 
     def on_signal(number: signal.Signals) -> None:
         if number is signal.SIGHUP:

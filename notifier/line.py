@@ -8,14 +8,16 @@ Source: docs/protocols.md ("The session with a device"); design §7.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from manager import wire
 from manager.holding import Outdated, Release, Version
-from manager.manifest import Kind, Manifest
+from manager.manifest import Kind, Manifest, Unusable
 from notifier.bulk import Bulk
 from notifier.difference import difference
 from notifier.store import Store, StoreError
@@ -112,7 +114,7 @@ class Line:
 
     def status(self, version: Version, is_passive: bool, timeout: float) -> dict[str, Any]:
         """Raises PeerError."""
-        return self.session.request("status", timeout=timeout, isPassive=is_passive, version=listed(version))
+        return self.session.request("status", timeout=timeout, isPassive=is_passive, version=wire.of_version(version))
 
     def introduce(self, key: PublicKey) -> None:
         """The other policy server's, whose notifier it shall obey after a failover. Raises PeerError."""
@@ -141,7 +143,7 @@ class Line:
             raise _in_words(no) from no
 
     def _until_done(self, do: str, release: Release, told: Callable[[], None]) -> None:
-        while self.session.request(do, timeout=ASK, release=named(release)).get("more"):
+        while self.session.request(do, timeout=ASK, release=wire.of_release(release)).get("more"):
             told()
 
     def _announce(
@@ -163,13 +165,13 @@ class Line:
         answer: Mapping[str, Any] = {}
         for number, part in enumerate(parts, 1):
             counted = {"part": number, "parts": len(parts), "from": before or None}
-            answer = self.session.request("prepare", timeout=ASK, release=named(release), **counted, **part)
+            answer = self.session.request("prepare", timeout=ASK, release=wire.of_release(release), **counted, **part)
             told()
         return answer
 
     def _copy(self, release: Release, told: Callable[[], None]) -> None:
         tree = self._library.store.tree(release.digest)
-        port = int(self.session.request("bulk", timeout=ASK, release=named(release))["port"])
+        port = int(self.session.request("bulk", timeout=ASK, release=wire.of_release(release))["port"])
         self._bulk.run(tree, release, port, told)
 
     # --- contents -----------------------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ class Line:
 
         try:
             channel = self._open()
-            channel.sendall(frames.encode({"do": "begin", "release": named(release)}))
+            channel.sendall(frames.encode({"do": "begin", "release": wire.of_release(release)}))
             for sha in lacks:
                 self._send_one(channel, release, sha)
                 told()
@@ -269,7 +271,7 @@ def open_line(
 
     session = connect(host, keys, epoch, port=port, timeout=LOGIN, limits=LIMITS, other=pinned, remedies=REMEDIES)
     try:
-        answer = session.request("hello", timeout=LOGIN, name=name, id=device_id, version=listed(version()))
+        answer = session.request("hello", timeout=LOGIN, name=name, id=device_id, version=wire.of_version(version()))
         return Line(session, _hello(answer), library, bulk)
     except BaseException:
         session.close()
@@ -281,49 +283,17 @@ def _hello(answer: Mapping[str, Any]) -> Hello:
         return Hello(
             str(answer.get("node", "")),
             str(answer.get("package", "")),
-            release_from(answer.get("holds")),
-            release_from(answer.get("staged")),
-            version_from(answer.get("highest")),
+            wire.release(answer["holds"]) if answer.get("holds") is not None else None,
+            wire.release(answer["staged"]) if answer.get("staged") is not None else None,
+            wire.version(answer["highest"]) if answer.get("highest") is not None else None,
         )
-    except (TypeError, ValueError, KeyError) as wrong:
+    except Unusable as wrong:
         raise PeerError(f"the device says hello in another way than ours; other versions? ({wrong})") from wrong
-
-
-def listed(version: Version) -> list[int | str]:
-    return [version.epoch, version.node, version.number]
-
-
-def named(release: Release) -> dict[str, Any]:
-    return {"version": listed(release.version), "digest": release.digest}
-
-
-def version_from(raw: Any) -> Version | None:
-    """Raises ValueError."""
-    match raw:
-        case None:
-            return None
-        case [int(epoch), str(node), int(number)]:
-            return Version(epoch, node, number)
-    raise ValueError(f"{raw!r} is no version")
-
-
-def release_from(raw: Any) -> Release | None:
-    """Raises ValueError."""
-    if raw is None:
-        return None
-    version = version_from(raw["version"])
-    if version is None:
-        raise ValueError(f"{raw!r} is no release")
-    return Release(version, str(raw["digest"]))
 
 
 def _in_words(no: PeerRefused) -> Exception:
     """As the rules know it."""
     if no.code == "outdated":
-        try:
-            highest = version_from(no.fields.get("highest"))
-        except ValueError:
-            highest = None
-        if highest is not None:
-            return Outdated(highest)
+        with contextlib.suppress(Unusable):
+            return Outdated(wire.version(no.fields.get("highest")))
     return HaError(str(no))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, assert_never
@@ -61,6 +61,7 @@ class Report(Protocol):
     """The module ``report``: it knows the notifier, not the other way round."""
 
     def status(self, notifier: Notifier) -> dict[str, Any]: ...
+    def rows(self, notifier: Notifier) -> list[dict[str, Any]]: ...
     def explain(self, notifier: Notifier) -> list[str]: ...
 
 
@@ -116,8 +117,8 @@ class Notifier:
                 "status": self._asked_status,
                 "commit": self._asked_commit,
                 "reload": self._asked_reload,
-                "history": lambda _: {"changes": list(self.history)},
-                "explain": self._asked_explain,
+                "history": lambda request: _in_rows(request, {}, "changes", self.history),
+                "explain": lambda request: _in_rows(request, {}, "lines", self._report.explain(self)),
             },
             output_limit=16 * 1024 * 1024,
         )
@@ -284,13 +285,13 @@ class Notifier:
     # --- requests -------------------------------------------------------------------------------------------------------------
 
     def _asked_status(self, request: Request) -> dict[str, Any] | None:
-        if not request.fields.get("now"):
-            return self._report.status(self)
-        self.links.ask_all(lambda: request.answer(self._report.status(self)))
-        return None
+        def told() -> dict[str, Any]:
+            return _in_rows(request, self._report.status(self), "devices", self._report.rows(self))
 
-    def _asked_explain(self, request: Request) -> dict[str, Any]:
-        return {"lines": self._report.explain(self)}
+        if not request.fields.get("now"):
+            return told()
+        self.links.ask_all(lambda: request.answer(told()))
+        return None
 
     def _asked_reload(self, request: Request) -> dict[str, Any]:
         self._must_act()
@@ -376,6 +377,13 @@ class Notifier:
     def _collected(self, wrong: Exception | None) -> None:
         if wrong is not None:
             log.warning("what is not needed any more can't be removed: %s", wrong)
+
+
+def _in_rows(request: Request, answer: dict[str, Any], word: str, rows: Iterable[Any]) -> dict[str, Any]:
+    """A long list goes ahead of the answer, row by row (``client.ask`` puts it together)."""
+    for row in rows:
+        request.channel.send({"push": "row", "row": row})
+    return {**answer, "rows": word}
 
 
 def _same_reign(one: Version, other: Version) -> bool:

@@ -18,6 +18,8 @@ from runtime import clock
 from runtime.version import package
 
 STABLE = "Stable"
+#: of what a device says of itself, in bytes: a row has to fit into a line
+_LONGEST = 32 * 1024
 
 
 def status(notifier: Notifier) -> dict[str, Any]:
@@ -29,8 +31,12 @@ def status(notifier: Notifier) -> dict[str, Any]:
         "package": package(),
         "release": str(notifier.highest) if notifier.highest else "",
         "refused": notifier.refused,
-        "devices": [row(notifier, name) for name in notifier.links.links],
     }
+
+
+def rows(notifier: Notifier) -> list[dict[str, Any]]:
+    """A row a device, in the order of devices.xml."""
+    return [row(notifier, name) for name in notifier.links.links]
 
 
 def row(notifier: Notifier, name: str) -> dict[str, Any]:
@@ -51,7 +57,7 @@ def row(notifier: Notifier, name: str) -> dict[str, Any]:
         "target": str(target.version) if target else "",
         "state": entry.state.value if entry else "absent",
         "because": because(entry, link),
-        "told": link.told,
+        "told": link.told if len(json.dumps(link.told)) < _LONGEST else {},
     }
 
 
@@ -82,10 +88,10 @@ def replication(notifier: Notifier, link: Link) -> str:
 def own_replication(file: Path) -> str:
     """ha_manager's word (docs/protocols.md, "ha_manager_status")."""
     try:
-        said = json.loads(file.read_text())
-    except (OSError, ValueError):
+        lines = dict(line.partition("=")[::2] for line in file.read_text().splitlines())
+    except (OSError, UnicodeDecodeError):
         return "unknown"
-    return str(said.get("replication", "unknown")) if isinstance(said, dict) else "unknown"
+    return lines.get("replication", "unknown")
 
 
 def explain(notifier: Notifier) -> list[str]:

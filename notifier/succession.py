@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manager import wire
 from manager.holding import Release, Version
 from notifier.devices import load
-from notifier.line import release_from, version_from
 from notifier.paths import Paths
 from notifier.store import Saved, Store
 from runtime.durable import read_json
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, HaError
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,9 @@ def own_device(file: Path) -> OwnDevice:
     """Nothing if it can't be read: then the notifier's own state is all there is."""
     try:
         kept: Any = read_json(file, {})
-        return OwnDevice(version_from(kept.get("highest")), release_from(kept.get("holds")))
-    except (ConfigError, OSError, ValueError, TypeError, KeyError, AttributeError) as wrong:
+        highest, holds = kept.get("highest"), kept.get("holds")
+        return OwnDevice(wire.version(highest) if highest else None, wire.release(holds) if holds else None)
+    except (HaError, OSError, AttributeError) as wrong:
         log.warning("%s: what this server's device holds is not known: %s", file, wrong)
         return OwnDevice()
 

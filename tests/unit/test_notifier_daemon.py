@@ -13,19 +13,20 @@ import pytest
 
 from heartbeat.model import Epoch, Phase, Role
 from heartbeat.rolefile import RoleFile, RoleLine
+from manager import wire
 from manager.holding import Version
 from notifier import report
+from notifier.client import ask
 from notifier.daemon import dialler
 from notifier.paths import Paths
 from notifier.process import Notifier
 from runtime.clock import boottime
-from runtime.control import Client
 from runtime.durable import write_json
 from runtime.errors import Refused
 from runtime.keys import Keys
 from runtime.loop import Loop
 from runtime.pins import Pins
-from tests.unit.toy_device import ToyDevice, _listed, _named
+from tests.unit.toy_device import ToyDevice
 
 _LIMIT = 20.0
 
@@ -80,8 +81,7 @@ class Server:
             self._thread = None
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        with Client(self.paths.control, _LIMIT * 2) as client:
-            return client.request(do, fields)
+        return ask(self.paths.control, do, fields, timeout=_LIMIT * 2)
 
     def row(self, name: str) -> dict[str, Any]:
         """Empty words where it is not listed (yet)."""
@@ -267,7 +267,11 @@ def test_the_new_actives_notifier_begins_with_its_own_conf_ready(running: Server
     shutil.copytree(running.paths.base / "global/notifier", other.paths.base / "global/notifier")
     other.write("global/policy/rules", "half writt")
     other.paths.holding.parent.mkdir(parents=True)
-    kept = {"highest": _listed(passive.holding.highest), "holds": _named(passive.holding.holds), "staged": None}
+    kept = {
+        "highest": wire.of_version(passive.holding.highest),
+        "holds": wire.of_release(passive.holding.holds),
+        "staged": None,
+    }
     write_json(other.paths.holding, kept)
     for each in running.devices.values():
         each.trusted.append(other.keys.show())

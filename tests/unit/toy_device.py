@@ -15,9 +15,9 @@ from typing import Any
 
 import paramiko
 
-from manager.holding import Holding, Outdated, Release, Step, Unprepared, Version
+from manager import wire
+from manager.holding import Holding, Outdated, Step, Unprepared
 from manager.manifest import Entry, Kind, Manifest
-from notifier.line import release_from, version_from
 from runtime import frames
 from runtime.keys import Keys, PublicKey
 from runtime.session import Caller, Limits, Refusal, serve
@@ -74,7 +74,7 @@ class ToyDevice:
                 try:
                     return handler(fields)
                 except Outdated as no:
-                    highest = [no.highest.epoch, no.highest.node, no.highest.number]
+                    highest = wire.of_version(no.highest)
                     raise Refusal(str(no), "outdated", highest=highest) from no
                 except Unprepared as no:
                     raise Refusal(str(no), "unprepared") from no
@@ -85,13 +85,12 @@ class ToyDevice:
         self._admit(fields)
         h = self.holding
         return {
-            "holds": _named(h.holds), "staged": _named(h.staged), "highest": _listed(h.highest), "node": self.name,
-            "package": self.package,
+            "holds": wire.of_release(h.holds), "staged": wire.of_release(h.staged), "highest": wire.of_version(h.highest),
+            "node": self.name, "package": self.package,
         }  # fmt: skip
 
     def _admit(self, fields: dict[str, Any]) -> None:
-        version = version_from(fields["version"])
-        assert version is not None
+        version = wire.version(fields["version"])
         if self.holding.highest is None or version >= self.holding.highest:
             self.holding.admit(version)
 
@@ -104,8 +103,7 @@ class ToyDevice:
         return {}
 
     def _prepare(self, fields: dict[str, Any]) -> dict[str, Any]:
-        release = release_from(fields["release"])
-        assert release is not None
+        release = wire.release(fields["release"])
         if fields["part"] == 1:
             self.holding.prepare(release)
             if fields["from"] is not None and fields["from"] not in self.manifests:
@@ -124,16 +122,14 @@ class ToyDevice:
         return {"lacks": sorted(lacks), "bytes": sum(lacks.values()), "free": 1 << 40}
 
     def _prepared(self, fields: dict[str, Any]) -> dict[str, Any]:
-        release = release_from(fields["release"])
-        assert release is not None
+        release = wire.release(fields["release"])
         manifest = self.manifests.get(release.digest, Manifest({}))
         whole = all(sha in self.contents for sha in manifest.contents)
         self.holding.prepared(release, manifest.digest if whole else "")
         return {}
 
     def _switch(self, fields: dict[str, Any]) -> dict[str, Any]:
-        release = release_from(fields["release"])
-        assert release is not None
+        release = wire.release(fields["release"])
         step = self.holding.step(release)
         self.holding.switched(release)
         return {"step": step.value if isinstance(step, Step) else str(step)}
@@ -155,11 +151,3 @@ class ToyDevice:
                         parts = b""
                 elif header["do"] == "end":
                     channel.sendall(frames.encode({"ok": True}))
-
-
-def _listed(version: Version | None) -> list[int | str] | None:
-    return [version.epoch, version.node, version.number] if version is not None else None
-
-
-def _named(release: Release | None) -> dict[str, Any] | None:
-    return {"version": _listed(release.version), "digest": release.digest} if release is not None else None

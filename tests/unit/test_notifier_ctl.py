@@ -1,0 +1,105 @@
+"""notifier-ctl: what it prints and with what it ends, against a real notifier and devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from notifier.ctl import FAILED, NOT_ALL, NOT_RUNNING, main
+from runtime.keys import Keys
+from runtime.pins import Pins
+from tests.unit.test_notifier_daemon import Server
+from tests.unit.toy_device import ToyDevice
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "vs-166")
+    made.list_devices(*(ToyDevice(name, tmp_path, [made.keys.show()]) for name in ("vs-28", "scan-1")))
+    yield made
+    made.stop()
+    for each in made.devices.values():
+        each.stop()
+
+
+def run(server: Server, *words: str, said: str = "") -> Result:
+    return CliRunner().invoke(main, ["--root", str(server.paths.root), *words], input=said)
+
+
+def test_a_commit_from_nothing_to_seen(server: Server) -> None:
+    assert run(server, "commit").exit_code == NOT_RUNNING
+    server.start()
+    server.until_connected()
+    done = run(server, "commit")
+    assert done.exit_code == 0 and done.output.startswith("release 1 of epoch 0/vs-166: 2 of 2 devices have it (")
+    shown = run(server, "status", "--now").output
+    assert (
+        "vs-28" in shown and "Management Server" in shown and "in sync" in shown and "Stable" in shown and "streaming" in shown
+    )
+    rows = json.loads(run(server, "status", "--json").output)["devices"]
+    assert [(row["name"], row["sync"], row["version"]) for row in rows] == [
+        ("vs-28", "in sync", "0.1.0"), ("scan-1", "in sync", "0.1.0"),
+    ]  # fmt: skip
+    assert rows[0]["last_connection"] and rows[0]["told"]["replication"] == "streaming"
+    assert "scan-1: committing -> stable: release 1 of epoch 0/vs-166 is in force" in run(server, "history").output
+    assert "scan-1 has release 1 of epoch 0/vs-166." in run(server, "explain").output
+
+
+def test_what_failed_has_an_exit_status_of_its_own(server: Server) -> None:
+    server.devices["scan-1"].stop()
+    server.start()
+    server.until_connected("vs-28")
+    done = run(server, "commit")
+    assert done.exit_code == NOT_ALL
+    assert "1 of 2 devices have it" in done.output and "scan-1: " in done.output
+    refused = run(server, "commit", "--only", "nobody")
+    assert refused.exit_code == FAILED and "nobody" in refused.output
+
+
+def test_devices_with_and_without_keys(server: Server) -> None:
+    Pins(server.paths.device_keys).forget("scan-1")
+    shown = run(server, "devices").output
+    assert "no key pinned: notifier-ctl enroll scan-1" in shown
+    assert server.devices["vs-28"].keys.show().fingerprint in shown
+    server.paths.devices.write_text("<devices><device/></devices>")
+    broken = run(server, "devices")
+    assert broken.exit_code == FAILED and "devices.xml:1" in broken.output
+
+
+def test_a_key_is_pinned_only_when_somebody_has_compared(server: Server) -> None:
+    pins, device = Pins(server.paths.device_keys), server.devices["vs-28"]
+    key = device.keys.show()
+    pins.forget("vs-28")
+    refused = run(server, "enroll", "vs-28", said="n\n")
+    assert refused.exit_code == 1 and key.fingerprint in refused.output and pins.get("vs-28") is None
+    wrong = run(server, "enroll", "vs-28", "--fingerprint", "aaaa-bbbb-cccc-dddd")
+    assert wrong.exit_code == FAILED and "Nothing was pinned" in wrong.output and pins.get("vs-28") is None
+    done = run(server, "enroll", "vs-28", said="y\n")
+    assert done.exit_code == 0 and pins.get("vs-28") == key
+    assert "vs-28 is the peer of this server's ha_manager" in done.output and server.keys.peer() == key
+
+
+def test_a_changed_key_is_not_replaced_without_the_word(server: Server, tmp_path: Path) -> None:
+    device = server.devices["scan-1"]
+    device.stop()
+    new = device.keys.make("scan-1", force=True)
+    device.start()
+    refused = run(server, "enroll", "scan-1", "--fingerprint", new.fingerprint)
+    assert refused.exit_code == FAILED and "`notifier-ctl enroll --replace scan-1`" in refused.output
+    assert run(server, "enroll", "scan-1", "--fingerprint", new.fingerprint, "--replace").exit_code == 0
+    assert Pins(server.paths.device_keys).get("scan-1") == new
+
+
+def test_a_stranger_in_the_devices_place_is_named(server: Server, tmp_path: Path) -> None:
+    device = server.devices["scan-1"]
+    device.stop()
+    device.keys = Keys(tmp_path / "stranger")
+    device.keys.make("stranger")
+    device.start()
+    said = run(server, "enroll", "scan-1", said="y\n")
+    assert said.exit_code == FAILED and "says that it is stranger, not scan-1" in said.output
+    assert "is not in the list" in run(server, "enroll", "nobody").output
