@@ -1,0 +1,319 @@
+"""The data plane as a value: which packets go to whom, and the nftables text that says so to the kernel. Pure.
+
+Promise: ``rules`` names only the three tables that are the director's own, replaces them in one transaction, and says the same
+on every member but for its own MACs: who becomes the director has it loaded already. ``difference`` turns one set of
+buckets and members into another, touching just what differs. Source: facts/vrrp-and-data-plane.md ("The ruleset that
+worked", pitfalls 1 to 6).
+
+What happens to a packet for VIP:port of a redirect:
+
+    netdev, ingress   from another member's MAC: balanced already, passes
+                      else bucket = jhash(client) → its owner's MAC; another's: out again on the same interface, the client's
+                      address untouched; the answer goes from the owner straight to the client
+    ip/ip6, node      a connection of this node, or a new one: to the proxy's port (redirect)
+                      neither (ct invalid): to whoever had the bucket before ("second chance"); nobody had: TCP reset
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from director.buckets import Table
+from director.settings import Config, Redirect
+
+NETDEV, IP, IP6 = "netdev director", "ip director", "ip6 director"
+TABLES = (NETDEV, IP, IP6)
+#: what an ICMP error quotes of the answer that it is about: the destination, which is the client (bits from its own header)
+_QUOTED = {4: "@th,192,32", 6: "@th,256,128"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a member is found on the network of one VIP: its MAC there, and an address of the VIP's family ("": none)."""
+
+    mac: str
+    ip: str
+
+
+@dataclass(frozen=True)
+class Own:
+    """This node on one interface: its MAC, and its own address of each family (none of the VIPs)."""
+
+    mac: str
+    addresses: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The VIPs on one interface."""
+
+    index: int
+    interface: str
+    vips: Mapping[int, tuple[str, ...]]  # family → addresses
+
+
+@dataclass(frozen=True)
+class Service:
+    """One port redirect; ``key`` is the same on all members that redirect the same ports."""
+
+    key: str
+    index: int
+    redirect: Redirect
+
+    @property
+    def ports(self) -> str:
+        """All ports that are balanced, as an nft set."""
+        return f"{{ {', '.join([*map(str, self.redirect.ports), *self.data_ports])} }}"
+
+    @property
+    def data_ports(self) -> tuple[str, ...]:
+        return (self.redirect.data_ports,) if self.redirect.data_ports else ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What only a change of configuration changes."""
+
+    lbid: int
+    buckets: int
+    by: str
+    segments: tuple[Segment, ...]
+    services: tuple[Service, ...]
+    own: Mapping[str, Own]  # by interface
+
+    def by_port(self, service: Service) -> bool:
+        """Data connections come from other ports than the control connection that they belong to."""
+        return self.by == "address_port" and not service.data_ports
+
+
+@dataclass(frozen=True)
+class Content:
+    """What changes with the members: each one's places (by VIP), and who owns which bucket of which service."""
+
+    me: str
+    places: Mapping[str, Mapping[str, Place]] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    #: what the director is about to switch to: whoever is to take a bucket knows beforehand whom to ask about its connections;
+    #: all others go on asking whom they asked, since the packets still come the old way
+    pending: Mapping[str, Table] = field(default_factory=dict)
+
+    def place(self, member: str, segment: Segment, family: int) -> Place | None:
+        known = self.places.get(member, {})
+        return next((known[vip] for vip in segment.vips.get(family, ()) if vip in known), None)
+
+
+def key_of(redirect: Redirect) -> str:
+    return f"{redirect.transport} {','.join(map(str, redirect.ports))}"
+
+
+def layout(config: Config, own: Mapping[str, Own]) -> Layout:
+    interfaces = tuple(dict.fromkeys(vip.interface for vip in config.vips))
+    segments = []
+    for index, interface in enumerate(interfaces):
+        here = [vip for vip in config.vips if vip.interface == interface]
+        families = {family: tuple(vip.address for vip in here if vip.family == family) for family in (4, 6)}
+        segments.append(Segment(index, interface, {family: vips for family, vips in families.items() if vips}))
+    services = tuple(Service(key_of(each), index, each) for index, each in enumerate(config.redirects))
+    balance = config.balance
+    return Layout(balance.lbid, balance.buckets, balance.by, tuple(segments), services, dict(own))
+
+
+# --- the whole ruleset --------------------------------------------------------------------------------------------------------
+
+
+def rules(layout: Layout, content: Content) -> str:
+    """Everything, in place of what there is."""
+    lines = [f"add table {table}\ndelete table {table}" for table in TABLES]
+    lines += [f"table {NETDEV} {{", *_netdev(layout), "}"]
+    for family, table in ((4, IP), (6, IP6)):
+        lines += [f"table {table} {{", *_node(layout, family), "}"]
+    lines += list(_elements(elements(layout, content), "add"))
+    return "\n".join(lines) + "\n"
+
+
+def removal() -> str:
+    return "".join(f"add table {table}\ndelete table {table}\n" for table in TABLES)
+
+
+def _netdev(layout: Layout) -> Iterator[str]:
+    for segment in layout.segments:
+        if segment.interface not in layout.own:
+            continue  # the interface is away; loaded again when it is back
+        i, own, services = segment.index, layout.own[segment.interface].mac, layout.services
+        yield f" set peers_{i} {{ type ether_addr; }}"
+        for service in services:
+            yield f" map owner_{i}_{service.index} {{ type mark : ether_addr; size {layout.buckets}; }}"
+        yield f" chain out_{i} {{"
+        yield f"  ether daddr {own} meta pkttype set host meta mark set 0 accept"
+        yield f'  ether saddr set {own} meta mark set 0 fwd to "{segment.interface}"'
+        yield " }"
+        for service in services:
+            for family in segment.vips:
+                yield from _spread(layout, segment, service, family)
+        for family in segment.vips if services else ():
+            yield from _quoting(layout, segment, family)
+        yield f" chain ingress_{i} {{"
+        yield f'  type filter hook ingress device "{segment.interface}" priority -10; policy accept;'
+        for service in services:
+            for family in segment.vips:
+                yield f"  {_to(segment, service, family)} goto spread{family}_{i}_{service.index}"
+        for family in segment.vips if services else ():
+            what = "icmp type destination-unreachable" if family == 4 else "icmpv6 type packet-too-big"
+            yield f"  {_daddr(segment, family)} {what} goto quoted{family}_{i}"
+        yield " }"
+
+
+def _spread(layout: Layout, segment: Segment, service: Service, family: int) -> Iterator[str]:
+    i, s = segment.index, service.index
+    yield f" chain spread{family}_{i}_{s} {{"
+    yield f"  ether saddr @peers_{i} accept"
+    yield f"  meta mark set {_bucket(layout, service, family)}"
+    yield f"  ether daddr set meta mark map @owner_{i}_{s} goto out_{i}"
+    yield "  meta mark set 0"
+    yield " }"
+
+
+def _quoting(layout: Layout, segment: Segment, family: int) -> Iterator[str]:
+    """ICMP errors (a path's MTU) concern the node whose answer they quote; by the client's address, of the first redirect."""
+    i = segment.index
+    yield f" chain quoted{family}_{i} {{"
+    yield f"  ether saddr @peers_{i} accept"
+    yield f"  meta mark set jhash {_QUOTED[family]} mod {layout.buckets} seed {layout.lbid:#x}"
+    yield f"  ether daddr set meta mark map @owner_{i}_{layout.services[0].index} goto out_{i}"
+    yield "  meta mark set 0"
+    yield " }"
+
+
+def _node(layout: Layout, family: int) -> Iterator[str]:
+    hop = "ip ttl" if family == 4 else "ip6 hoplimit"
+    pairs = [(seg, service) for seg in layout.segments if family in seg.vips for service in layout.services]
+    tcp = [(segment, service) for segment, service in pairs if service.redirect.transport == "tcp"]
+    for segment, service in tcp:
+        name = f"{segment.index}_{service.index}"
+        address = "ipv4_addr" if family == 4 else "ipv6_addr"
+        yield f" map before_{name} {{ type mark : {address}; size {layout.buckets}; }}"
+        yield f" chain second_{name} {{"
+        yield f"  {hop} < 2 return"  # each hop takes one: nothing goes round for ever
+        yield f"  meta mark set {_bucket(layout, service, family)}"
+        yield f'  dup to meta mark map @before_{name} device "{segment.interface}" drop'
+        yield "  meta mark set 0"
+        yield " }"
+    yield " chain second {"
+    yield "  type filter hook prerouting priority -150; policy accept;"
+    for segment, service in tcp:
+        unknown = "ct state invalid tcp flags & (syn | rst) == 0"
+        yield f"  {_to(segment, service, family)} {unknown} jump second_{segment.index}_{service.index}"
+    yield " }"
+    yield " chain orphan {"
+    yield "  type filter hook prerouting priority -90; policy accept;"
+    for segment, service in tcp:
+        unknown = "ct state invalid tcp flags & (syn | rst) == 0"
+        yield f"  {_to(segment, service, family)} {unknown} reject with tcp reset"
+    yield " }"
+    for chain, hook in (("redirect_in", "prerouting"), ("redirect_local", "output")):
+        yield f" chain {chain} {{"
+        yield f"  type nat hook {hook} priority -100; policy accept;"
+        for segment, service in pairs:
+            yield from (f"  {line}" for line in _redirects(layout, segment, service, family))
+        yield " }"
+
+
+def _redirects(layout: Layout, segment: Segment, service: Service, family: int) -> Iterator[str]:
+    """To this node's own address: ``redirect`` alone may choose the VIP itself (IPv6: the latest address), which moves on."""
+    redirect = service.redirect
+    own = layout.own[segment.interface].addresses.get(family, "") if segment.interface in layout.own else ""
+    shown = f"[{own}]" if family == 6 else own
+    ports = f"{{ {', '.join(map(str, redirect.ports))} }}"
+    target = f"dnat to {shown}:{redirect.to}" if own else f"redirect to :{redirect.to}"
+    yield f"{_daddr(segment, family)} {redirect.transport} dport {ports} {target}"
+    for data in service.data_ports:
+        target = f"dnat to {own}" if own else "redirect"
+        yield f"{_daddr(segment, family)} {redirect.transport} dport {{ {data} }} {target}"
+
+
+def _to(segment: Segment, service: Service, family: int) -> str:
+    return f"{_daddr(segment, family)} {service.redirect.transport} dport {service.ports}"
+
+
+def _daddr(segment: Segment, family: int) -> str:
+    return f"{'ip' if family == 4 else 'ip6'} daddr {{ {', '.join(segment.vips[family])} }}"
+
+
+def _bucket(layout: Layout, service: Service, family: int) -> str:
+    """With a seed: else each rule draws one."""
+    client = "ip saddr" if family == 4 else "ip6 saddr"
+    if layout.by_port(service):
+        client += f" . {service.redirect.transport} sport"
+    return f"jhash {client} mod {layout.buckets} seed {layout.lbid:#x}"
+
+
+# --- sets and maps ------------------------------------------------------------------------------------------------------------
+
+#: (table, name) → key → value ("" in a set)
+Elements = dict[tuple[str, str], dict[str, str]]
+
+
+def elements(layout: Layout, content: Content) -> Elements:
+    """What is in every set and map."""
+    found: Elements = {}
+    for segment in layout.segments:
+        if segment.interface in layout.own:
+            found[NETDEV, f"peers_{segment.index}"] = _peers(content, segment)
+            for service in layout.services:
+                table = content.tables.get(service.key)
+                found[NETDEV, f"owner_{segment.index}_{service.index}"] = _owners(layout, content, segment, table)
+        for family, name in ((4, IP), (6, IP6)):
+            for service in layout.services if family in segment.vips else ():
+                if service.redirect.transport == "tcp":
+                    before = _before(content, segment, family, _asked(content, service.key))
+                    found[name, f"before_{segment.index}_{service.index}"] = before
+    return found
+
+
+def difference(old: Elements, new: Elements) -> str:
+    """The commands that lead from one to the other; both of one layout. One transaction: no packet misses its bucket."""
+    gone = {name: {k: v for k, v in old[name].items() if new[name].get(k) != v} for name in new}
+    come = {name: {k: v for k, v in new[name].items() if old[name].get(k) != v} for name in new}
+    lines = [*_elements(gone, "delete"), *_elements(come, "add")]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _elements(elements: Mapping[tuple[str, str], Mapping[str, str]], verb: str) -> Iterator[str]:
+    for (table, name), content in elements.items():
+        if content:
+            listed = (f"{key} : {value}" if value else key for key, value in content.items())
+            yield f"{verb} element {table} {name} {{ {', '.join(listed)} }}"
+
+
+def _peers(content: Content, segment: Segment) -> dict[str, str]:
+    others = [member for member in content.places if member != content.me]
+    places = [content.place(member, segment, family) for member in others for family in segment.vips]
+    return {place.mac: "" for place in places if place is not None}
+
+
+def _owners(layout: Layout, content: Content, segment: Segment, table: Table | None) -> dict[str, str]:
+    if table is None:
+        return {}
+    macs = {content.me: layout.own[segment.interface].mac}
+    for member in set(table.owners) - {content.me, ""}:
+        for family in segment.vips:
+            if (place := content.place(member, segment, family)) is not None:
+                macs[member] = place.mac
+    return {str(bucket): macs[owner] for bucket, owner in enumerate(table.owners) if owner in macs}
+
+
+def _asked(content: Content, key: str) -> dict[int, str]:
+    """Whom this node asks about what it doesn't know."""
+    table, pending = content.tables.get(key), content.pending.get(key)
+    asked = {} if table is None else {b: table.next_of(content.me, b) for b, before in enumerate(table.before) if before}
+    if pending is not None:
+        for bucket, owner in enumerate(pending.owners):
+            if owner == content.me and (table is None or table.owners[bucket] != owner):
+                asked[bucket] = pending.next_of(content.me, bucket)
+    return {bucket: member for bucket, member in asked.items() if member}
+
+
+def _before(content: Content, segment: Segment, family: int, asked: Mapping[int, str]) -> dict[str, str]:
+    places = {member: content.place(member, segment, family) for member in set(asked.values())}
+    return {str(bucket): place.ip for bucket, member in asked.items() if (place := places[member]) is not None and place.ip}

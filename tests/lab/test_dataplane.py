@@ -1,0 +1,236 @@
+"""The data plane with real packets: who serves whom, and which connections survive what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from director.buckets import Table
+from tests.lab.proxy_group import CLIENTS, CLIENTS6, COUNT, VIP, VIP6, Clients, Download, Group, clients
+
+LOOSE = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[Group]:
+    with Group(5) as made:
+        made.load()
+        made.move_vip(made.nodes[0])
+        yield made
+
+
+@pytest.fixture
+def even(group: Group) -> Group:
+    """All five share evenly, node1 is the director."""
+    group.settle(dict.fromkeys((node.name for node in group.nodes), 1.0), limit=COUNT)
+    group.update()
+    if group.director is not group.nodes[0]:
+        group.move_vip(group.nodes[0])
+    return group
+
+
+@pytest.fixture
+def those(group: Group) -> Iterator[Clients]:
+    with clients(group) as made:
+        yield made
+
+
+def until(condition: Callable[[], bool], what: str, limit: float = 10.0) -> None:
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+
+
+def running(downloads: list[Download], lines: int = 5) -> bool:
+    return all(len(each.chunks) >= lines or each.broken for each in downloads)
+
+
+def go_on(downloads: list[Download], lines: int = 25) -> None:
+    """Each receives so many more lines."""
+    had = [len(each.chunks) for each in downloads]
+    until(lambda: all(len(d.chunks) >= n + lines or d.broken for d, n in zip(downloads, had, strict=True)), "downloads hang")
+
+
+def broken(downloads: list[Download]) -> list[str]:
+    return [f"{each.source} on {each.node}: {each.broken}" for each in downloads if each.broken]
+
+
+def test_the_kernel_finds_the_bucket_that_we_compute_and_keeps_the_clients_address(even: Group, those: Clients) -> None:
+    for source in CLIENTS:
+        assert those.ask(source) == [even.owner(source), source]
+        assert those.ask(source, port=443)[0] == even.owner(source)
+    for source in CLIENTS6:
+        assert those.ask(source, VIP6) == [even.owner(source), source]
+    assert {even.owner(source) for source in CLIENTS} == {node.name for node in even.nodes}
+
+
+def test_ports_that_are_not_redirected_stay_with_the_director(even: Group, those: Clients) -> None:
+    for source in CLIENTS[:10]:
+        assert those.ask(source, port=9091)[0] == "node1"
+    with pytest.raises(ConnectionRefusedError):
+        those.ask(CLIENTS[0], port=8080)
+
+
+def test_data_connections_follow_their_control_connection(even: Group, those: Clients) -> None:
+    for source in CLIENTS[:20]:
+        assert those.ask(source, port=21)[0] == those.ask(source, port=50000)[0] == even.owner(source, "tcp 21")
+
+
+def test_udp_is_balanced_too(even: Group, those: Clients) -> None:
+    import socket
+
+    with even.client:
+        for source in CLIENTS[:15]:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.settimeout(2)
+                s.bind((source, 0))
+                s.sendto(b"x", (VIP, 1080))
+                assert s.recvfrom(100) == (even.owner(source, "udp 1080").encode(), (VIP, 1080))
+
+
+def test_forty_downloads_and_idle_connections_survive_a_clean_move_of_the_director(even: Group, those: Clients) -> None:
+    downloads = [those.start(source) for source in CLIENTS]
+    six = [those.start(source, VIP6) for source in CLIENTS6]
+    idle = [those.idle(source) for source in CLIENTS[:10]]
+    served = [each.says()[0] for each in idle]
+    until(lambda: running(downloads + six), "downloads don't begin")
+    at = time.monotonic()
+    even.move_vip(even.nodes[1])
+    go_on(downloads + six)
+    assert broken(downloads + six) == []
+    assert max(each.gap(at - 0.1) for each in downloads) < 1.0
+    assert [each.says()[0] for each in idle] == served
+    even.move_vip(even.nodes[0])
+    go_on(downloads + six)
+    assert broken(downloads + six) == []
+
+
+@pytest.mark.parametrize("drained", [0, 2])  # the director itself, another node
+def test_draining_a_node_breaks_nothing(even: Group, those: Clients, drained: int) -> None:
+    name = even.nodes[drained].name
+    downloads = [those.start(source) for source in CLIENTS] + [those.start(source, VIP6) for source in CLIENTS6]
+    idle = {source: those.idle(source) for source in CLIENTS}
+    served = {source: each.says()[0] for source, each in idle.items()}
+    assert name in served.values()
+    until(lambda: running(downloads), "downloads don't begin")
+    rest = {node.name: 1.0 for node in even.nodes if node.name != name}
+    while even.settle(rest, limit=16):
+        even.update()
+    go_on(downloads)
+    assert broken(downloads) == []
+    assert {source: each.says()[0] for source, each in idle.items()} == served
+    for source in CLIENTS:
+        assert those.ask(source)[0] == even.owner(source) != name
+    even.move_vip(even.nodes[1])
+    go_on(downloads)
+    assert broken(downloads) == []
+
+
+def test_a_bucket_that_moved_three_times_still_finds_its_connections(even: Group, those: Clients) -> None:
+    names = [node.name for node in even.nodes]
+    downloads = [those.start(source) for source in CLIENTS]
+    until(lambda: running(downloads), "downloads don't begin")
+    for here in (names[:2], names[2:4], names[4:]):
+        even.settle(dict.fromkeys(here, 1.0), limit=COUNT)
+        even.update()
+        go_on(downloads, 5)
+    assert broken(downloads) == []
+    assert {those.ask(source)[0] for source in CLIENTS} == {names[4]}
+
+
+def test_what_nobody_knows_gets_a_reset_at_once(even: Group, those: Clients) -> None:
+    idle = {source: those.idle(source) for source in CLIENTS[:10]}
+    for each in idle.values():
+        each.says()
+    for buckets in even.buckets.values():  # the memory of earlier owners is lost
+        names = [node.name for node in even.nodes]
+        moved = tuple(names[(names.index(owner) + 1) % 5] for owner in buckets.table.owners)
+        buckets.__init__(Table(moved, ((),) * COUNT))  # type: ignore[misc]
+    even.update()
+    for each in idle.values():
+        with pytest.raises(ConnectionResetError):
+            each.says()
+
+
+def test_a_dead_port_takes_only_that_port_away(even: Group, those: Clients) -> None:
+    """node3's FTP is dead: its FTP clients go elsewhere, its HTTP clients stay, connections too."""
+    downloads = [those.start(source) for source in CLIENTS]
+    until(lambda: running(downloads), "downloads don't begin")
+    before = {source: even.owner(source) for source in CLIENTS}
+    rest = {node.name: 1.0 for node in even.nodes if node.name != "node3"}
+    alive = [node.name for node in even.nodes]
+    even.buckets["tcp 21"].settle(rest, rest, alive, 0)
+    even.update()
+    assert {those.ask(source)[0] for source in CLIENTS} == set(alive)
+    assert all(those.ask(source)[0] == before[source] for source in CLIENTS)
+    assert "node3" not in {those.ask(source, port=21)[0] for source in CLIENTS}
+    go_on(downloads, 5)
+    assert broken(downloads) == []
+
+
+def test_power_loss_of_a_node_leaves_the_others_connections(even: Group, those: Clients) -> None:
+    downloads = [those.start(source) for source in CLIENTS]
+    until(lambda: running(downloads), "downloads don't begin")
+    even.switch.ip("link set p4 down")
+    try:
+        rest = {node.name: 1.0 for node in even.nodes if node.name != "node4"}
+        even.settle(rest, limit=0, dead=["node4"])
+        even.update()
+        others = [each for each in downloads if each.node != "node4"]
+        go_on(others)
+        assert broken(others) == []
+        assert "node4" not in {those.ask(source)[0] for source in CLIENTS}
+    finally:
+        even.switch.ip("link set p4 up")
+        for each in even.nodes:
+            even.switch.run(["true"])
+            each.ns.run(["ip", "neigh", "flush", "dev", "eth0"])
+
+
+def test_a_flushed_ruleset_is_noticed_said_and_repaired(even: Group, those: Clients) -> None:
+    node = even.nodes[0]
+    with node.ns:
+        assert node.plane.check(even.content(node)) == ""
+        assert not node.plane.disturbed()
+    for harm, said in (
+        ("flush ruleset", "table netdev director was removed by another program"),
+        ("flush chain ip director second", "table ip director was changed by another program"),
+        ("delete element netdev director owner_0_0 { 7 }", "elements of owner_0_0 in table netdev director were changed"),
+        ("flush set netdev director peers_0", "elements of peers_0 in table netdev director were changed"),
+    ):
+        node.ns.run(["nft", harm])
+        with node.ns:
+            assert node.plane.disturbed()
+            assert said in node.plane.check(even.content(node))
+            assert not node.plane.disturbed()
+    node.ns.run(["nft", "add table ip somebody"])
+    with node.ns:
+        assert node.plane.disturbed() and node.plane.check(even.content(node)) == "" and not node.plane.disturbed()
+        node.plane.update(even.content(node))
+    for source in CLIENTS:
+        assert those.ask(source)[0] == even.owner(source)
+    assert "table ip somebody" in node.ns.run(["nft", "list", "tables"])
+
+
+def test_an_update_over_missing_tables_loads_them_again(even: Group, those: Clients) -> None:
+    node = even.nodes[0]
+    node.ns.run(["nft", "delete", "table", "netdev", "director"])
+    even.settle({node.name: 1.0 for node in even.nodes[1:]}, limit=COUNT)
+    even.update()
+    for source in CLIENTS:
+        assert those.ask(source)[0] == even.owner(source)
+
+
+def test_nothing_is_left_behind(even: Group) -> None:
+    node = even.nodes[4]
+    with node.ns:
+        before = LOOSE.read_text()
+        node.plane.remove()
+        after = LOOSE.read_text()
+    assert (before.strip(), after.strip()) == ("0", "1")
+    assert "director" not in node.ns.run(["nft", "list", "tables"])
