@@ -30,13 +30,11 @@ from heartbeat.manager_link import ManagerLink
 from heartbeat.model import SERVING, Boot, ForceStopped, Heard, HeardFrame, Leave, LinkChanged, Record, Replication, Tick
 from heartbeat.ping import Pinger
 from heartbeat.radio import PingGroups, Radio
-from heartbeat.realtime import Collector, Timer, prepare
 from heartbeat.requests import Requests
 from heartbeat.rolefile import RoleFile
 from heartbeat.scripts import Services
 from heartbeat.store import Store
 from heartbeat.vip import NoAddress, ServiceAddress
-from heartbeat.vipwatch import VipWatch
 from heartbeat.writer import Writer
 from runtime import syslog
 from runtime.arp import Announcer
@@ -46,8 +44,10 @@ from runtime.errors import ConfigError, HaError
 from runtime.lease import VipLease
 from runtime.linkwatch import LinkWatch
 from runtime.priority import hurry
+from runtime.realtime import Collector, Timer, prepare
 from runtime.rtnetlink import AddressSocket
 from runtime.service import Service, run
+from runtime.vipwatch import VipWatch
 
 if TYPE_CHECKING:
     from heartbeat.linuxha import LinuxHaCore

@@ -14,11 +14,11 @@ import os
 #: heartbeat's, unless ha.cf says otherwise (``rtprio``), and that of whoever reports to it and must never be in its way
 HEARTBEAT, REPORTER = 2, 1
 #: what comes of it in heartbeat; and in ha_manager, which has no such setting
-_LATE_HEARTBEAT = "a busy server may be taken for dead; `realtime off` accepts that"
+LATE_HEARTBEAT = "a busy server may be taken for dead; `realtime off` accepts that"
 LATE_REPORTER = "a busy server may be taken for one whose ha_manager hangs"
 
 
-def hurry(priority: int = HEARTBEAT, inherited: bool = True, *, thread: int = 0, late: str = _LATE_HEARTBEAT) -> str:
+def hurry(priority: int = HEARTBEAT, inherited: bool = True, *, thread: int = 0, late: str = LATE_HEARTBEAT) -> str:
     """Ask for it, for this thread or the one with that number in the kernel; "" or why not. ``inherited``: by children too (a
     daemon detaches by forking).
     """

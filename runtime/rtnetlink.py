@@ -44,10 +44,12 @@ class AddressSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def add(self, address: str, interface: str, *, lifetime: float | None = None, prefix: int | None = None) -> None:
+    def add(
+        self, address: str, interface: str, *, lifetime: float | None = None, prefix: int | None = None, route: bool = False
+    ) -> None:
         """Add ``address``, or refresh it; it goes by itself after ``lifetime`` seconds (rounded up to whole ones).
 
-        ``prefix``: of one host, unless it is given.
+        ``prefix``: of one host, unless it is given. ``route``: the rest of that network is reached through the interface.
         """
         wanted = (address, interface, lifetime, prefix)
         if (again := self._added.pop(wanted, None)) is not None and self._repeated(again):
@@ -55,7 +57,7 @@ class AddressSocket:
             return
         six = ":" in address
         seconds = _FOREVER if lifetime is None else max(1, ceil(lifetime))
-        more = _attribute(_FLAGS, struct.pack("=I", _NOPREFIXROUTE | (_NODAD if six else 0)))
+        more = _attribute(_FLAGS, struct.pack("=I", (0 if route else _NOPREFIXROUTE) | (_NODAD if six else 0)))
         more += _attribute(_CACHEINFO, struct.pack("=IIII", 0 if six else seconds, seconds, 0, 0))
         length = prefix if prefix is not None else 128 if six else 32
         if six:

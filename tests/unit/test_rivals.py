@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from heartbeat.rivals import ASK_PERIOD, ASK_RIVAL_PERIOD, OVER_AFTER, Announce, Ask, Order, Rivals, Told
-from heartbeat.vipwatch import VipWatch
 from runtime.address import NetworkError
 from runtime.arpwatch import Claim
+from runtime.rivals import ASK_PERIOD, ASK_RIVAL_PERIOD, OVER_AFTER, Announce, Ask, Order, Rivals, Told
+from runtime.vipwatch import VipWatch
 
 VIP, MAC, OTHER = "10.0.0.9", "02:00:00:00:00:99", "02:00:00:00:00:98"
 

@@ -13,7 +13,7 @@ import os
 import time
 
 from runtime import memory
-from runtime.priority import hurry, relax
+from runtime.priority import LATE_HEARTBEAT, hurry, relax
 
 _TFD_NONBLOCK, _TFD_CLOEXEC, _TFD_TIMER_ABSTIME = os.O_NONBLOCK, os.O_CLOEXEC, 1
 _COLLECT_PERIOD = 10.0
@@ -66,12 +66,12 @@ class Timer:
         os.close(self._fd)
 
 
-def prepare(realtime: bool, priority: int) -> list[str]:
-    """Lock this process's memory and ask for a real-time priority; what was refused, in words."""
+def prepare(realtime: bool, priority: int, who: str = "heartbeat", late: str = LATE_HEARTBEAT) -> list[str]:
+    """Lock this process's memory and ask for a real-time priority; what was refused, in words (``late``: what comes of it)."""
     if not realtime:
         relax()
         return []
-    return [because for because in (memory.lock("heartbeat"), hurry(priority, inherited=False)) if because]
+    return [because for because in (memory.lock(who), hurry(priority, inherited=False, late=late)) if because]
 
 
 class Collector:

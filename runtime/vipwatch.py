@@ -10,14 +10,14 @@ import selectors
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from heartbeat.rivals import Announce, Ask, Order, Rivals, Told
 from runtime.address import mac
 from runtime.arpwatch import ArpWatch, Claim, text
 from runtime.errors import HaError
+from runtime.rivals import Announce, Ask, Order, Rivals, Told
 
 
 class Held(Protocol):
-    """``vip.ServiceAddress``."""
+    """Whoever holds the addresses."""
 
     @property
     def held(self) -> bool: ...
