@@ -66,14 +66,14 @@ class Router:
         self.master = ""
         self.master_priority = -1
         self._master_advert = instance.advert  # Master_Adver_Interval
-        self._link = True
+        self._link = Link(True)
         self._weighed = Weighed()
         self._down_at = inf
         self._advert_at = inf
         self._sent_at = -inf
         self._announced_at = -inf
         self._preempt_at: float | None = None
-        self._forcing = False
+        self._forcing = ""  # the lower master that isn't respected
         self._rival: tuple[str, float, float] | None = None  # a lower master: its address, since when, until when
         self._rival_told = False
         self._lapsed = False
@@ -120,7 +120,7 @@ class Router:
         return 3 * self._master_advert + self.skew()
 
     def may_serve(self) -> bool:
-        return self.instance.priority > SCANNING and self._link and not self._weighed.barred
+        return self.instance.priority > SCANNING and self._link.up and not self._weighed.barred
 
     def preempts(self) -> bool:
         return self.instance.preempt or self.instance.priority == OWNER
@@ -155,9 +155,9 @@ class Router:
                 self._heard(advert)
             case Start():
                 self._enter("started")
-            case Link(up, because):
-                self._link = up
-                self._serve_or_not(because)
+            case Link():
+                self._link = event
+                self._serve_or_not(event.because)
             case Weighed():
                 self._weigh(event)
             case Designated(successor):
@@ -173,7 +173,7 @@ class Router:
             self._rival_gone()
         if self._now >= self._down_at and self.state is State.BACKUP:
             silence = f"{self.master} is silent" if self.master else "nobody else advertises"
-            self._become(State.MASTER, silence)
+            self._become(State.MASTER, self._forcing or silence)
         elif self._now >= self._advert_at:
             self._advertise()
         self._lapsed = False
@@ -196,13 +196,14 @@ class Router:
             self._master_leaves(advert)
             return
         if advert.priority >= self.priority or not self.preempts():
-            self._preempt_at, self._forcing = None, False
+            self._preempt_at, self._forcing = None, ""
         elif self._preempt_at is None:
             self._preempt_at = self._now + self.instance.preempt_delay
         if not self.accepts(advert):
+            said = f"{advert.source} has priority {advert.priority}"
             if not self._forcing:
-                self._forcing = True
-                self._out.append(Say(f"forcing a new MASTER election: {advert.source} has priority {advert.priority}"))
+                self._out.append(Say(f"forcing a new MASTER election: {said}"))
+            self._forcing = said
             return
         self._follow(advert)
 
@@ -225,8 +226,6 @@ class Router:
             self._down_at = min(self._down_at, self._now + self.skew())
 
     def _follow(self, advert: Advertisement) -> None:
-        if advert.source != self.master:
-            self.designated = False
         self.master, self.master_priority = advert.source, advert.priority
         if self.instance.version == 3:
             self._master_advert = advert.interval
@@ -260,7 +259,7 @@ class Router:
         if self.instance.priority == SCANNING:
             self._become(State.SCANNING, "priority 0")
         elif not self.may_serve():
-            self._become(State.FAULT, self._weighed.barred or because)
+            self._become(State.FAULT, self._weighed.barred or self._link.because)
         elif self.instance.priority == OWNER:
             self._become(State.MASTER, "owner of the addresses")
         else:
@@ -306,15 +305,14 @@ class Router:
             return
         self.because, self.since = because, self._now
         self._down_at = self._advert_at = inf
-        self._preempt_at, self._forcing, self._lapsed = None, False, False
+        self._preempt_at, self._forcing, self._lapsed = None, "", False
         if previous is State.MASTER:
+            if state is not State.BACKUP:
+                self._out.append(SendAdvert(0))  # first: an address that two have for a moment loses no packet
             self._out.append(DropAddresses())
             self.master, self.master_priority = "", -1
             self._rival_gone()
-            if state is not State.BACKUP:
-                self._out.append(SendAdvert(0))
         if state is State.MASTER:
-            self.designated = False
             self._master_advert = self.instance.advert
             self._out.append(TakeAddresses())
             self._announce()

@@ -145,7 +145,7 @@ class World:
         if node.router is not None:
             self.disturb(f"{node.name} is killed")
             node.held_until = self.now + LEASE if node.holds else -inf
-            node.router, node.tick_at, node.holds = None, inf, False
+            node.router, node.tick_at, node.holds, node.paused_until = None, inf, False, -inf
 
     def pause(self, node: Node, seconds: float) -> None:
         if node.router is not None:
@@ -299,6 +299,8 @@ class World:
                 gap = self.now - node.sent_at
                 if gap > self.advert * 1.1 + 2 * LATE:
                     self.fail(f"{node.name} is master and has advertised nothing for {gap:.4f} s")
+        if any(node.router is not None and self.now < node.paused_until for node in self.nodes):
+            self.disturbed_at = max(self.disturbed_at, self.now)
         calm = self.now - self.disturbed_at
         masters = [node for node in self.nodes if node.master]
         able = [node for node in self.nodes if node.router is not None and node.may_serve]
