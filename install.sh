@@ -16,7 +16,8 @@ usage: install.sh [--root DIR] [--without-heartbeat] [--uninstall]
   --uninstall          stop the services and remove the programs; configuration and data stay
 
 Installs: Debian packages that are missing, /opt/ha-manager, the commands in /usr/bin, the init scripts manager, heartbeat,
-ha_manager, logrelay and notifier (manager starts at boot and starts the others), and sample configuration where there is none yet.
+ha_manager, logrelay, notifier and director (manager starts at boot and starts the others), and sample configuration where
+there is none yet.
 
   sudo ./install.sh && sudo ha start
 END
@@ -28,7 +29,7 @@ die() { echo "install: $*" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/opt/ha-manager
 venv=$prefix/venv
-services='manager heartbeat ha_manager logrelay notifier'
+services='manager heartbeat ha_manager logrelay notifier director'
 . "$here/packaging/debian.sh"
 
 # owned_by_debian FILE: belongs to another package (a real Linux-HA heartbeat, say), which is not ours to replace
@@ -166,7 +167,7 @@ sample_configuration() {
         fi
         install -D -m "$mode" "$new" "$samples/$file"
     done
-    folders 0755 /etc/ha_manager /etc/ha_manager/hooks.d /etc/heartbeat /etc/Manager /var/lib/heartbeat
+    folders 0755 /etc/ha_manager /etc/ha_manager/hooks.d /etc/heartbeat /etc/Manager /etc/director /var/lib/heartbeat
     folders 0700 /etc/ha_manager/keys /var/lib/ha_manager /opt/finjan/configuration/ha
 }
 
@@ -200,7 +201,7 @@ uninstall() {
     find /usr/bin -maxdepth 1 -type l -lname "$prefix/bin/*" -delete
     rm -rf "$prefix"
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-    say "done; configuration (/etc/ha_manager, /etc/heartbeat, /etc/Manager, /var/wasp) and data (/var/lib/ha_manager, /var/lib/heartbeat) stay"
+    say "done; configuration (/etc/ha_manager, /etc/heartbeat, /etc/Manager, /etc/director, /var/wasp) and data (/var/lib/ha_manager, /var/lib/heartbeat) stay"
 }
 
 root='' action=install without_heartbeat=''

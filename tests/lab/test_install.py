@@ -136,7 +136,7 @@ def test_uninstalling_leaves_configuration_and_data_only(server: Node) -> None:
     server.sh("rm /var/lib/ha_manager/postgres/postgresql.conf")
     install(server, "--uninstall")
     assert not server.path("/opt/ha-manager").exists()
-    ours = ".*manager|heartbeat|logrelay|notifier|ha|cl_status|manager-ctl|notifier-ctl"
+    ours = ".*manager|heartbeat|logrelay|notifier|director|ha|cl_status|manager-ctl|notifier-ctl"
     assert server.sh(f"ls /etc/init.d /etc/rc?.d /usr/bin | grep -xE '{ours}' || true") == ""
     assert server.find("manager") == []
     assert server.path(SAMPLE).exists() and server.path("/var/lib/heartbeat/record").exists()

@@ -1,0 +1,372 @@
+"""One virtual router at work: its core, its sockets, its addresses, and the loop between them.
+
+Promise: everything that has arrived is heard before a silence is judged. An interface that vanishes is a fault and not the end;
+when it is back, so is the router. Nothing here waits. Log lines are in the reference's words. Source: design §8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import time
+from collections import Counter
+from collections.abc import Sequence
+from math import inf
+from typing import Any, Protocol
+
+from director.instances import instance_of, interface_index, own_address, peers_of
+from director.model import (
+    Advertisement,
+    Alarm,
+    Announce,
+    Became,
+    Configured,
+    Designated,
+    Drop,
+    DropAddresses,
+    Event,
+    Heard,
+    Leave,
+    Link,
+    Say,
+    SendAdvert,
+    Start,
+    State,
+    TakeAddresses,
+    Tick,
+    Weighed,
+)
+from director.radio import Radio
+from director.settings import Config, VirtualIp
+from director.vips import VirtualAddresses, lease_of
+from director.vrrp import Router
+from runtime.arp import Announcer
+from runtime.errors import HaError
+from runtime.linkwatch import carrier
+from runtime.loop import Loop, Timer
+from runtime.rtnetlink import AddressSocket
+from runtime.vipwatch import VipWatch
+
+log = logging.getLogger(__name__)
+
+#: seconds between two looks at the links: the kernel may tell of a lost one a second late
+LOOK = 0.25
+#: seconds after a take-over in which the master of before, or what a killed one left in its kernel, may still answer
+_GRACE = 1.0
+
+
+class Owner(Protocol):
+    """The process that a participant belongs to."""
+
+    def changed(self, family: int, state: State, previous: State, because: str) -> None:
+        """After the addresses are taken, or dropped."""
+
+    def alarm(self, name: str, text: str) -> None: ...
+
+
+class Participant:
+    """This node's part in the virtual router of one family."""
+
+    def __init__(self, config: Config, family: int, loop: Loop, kernel: AddressSocket, owner: Owner) -> None:
+        self.family = family
+        self._config = config
+        self._loop = loop
+        self._kernel = kernel
+        self._owner = owner
+        self._failed: tuple[str, ...] = ()
+        self._own = own_address(config, family, kernel.addresses())
+        self.core = Router(instance_of(config, family, self._own or "0.0.0.0"), loop.now())
+        self._radio = Radio(config.vrrp.interface, family, peers_of(config, family), pseudo_header=config.vrrp.pseudo_header)
+        self._registered = -1
+        self._index = 0
+        vips = self._vips()
+        self.vips = VirtualAddresses(vips, lease_of(config.vrrp.advert), kernel, Announcer, self._trouble)
+        self._watch = self._watch_for(vips)
+        self._since = time.time()
+        self._changes = 0
+        self._dropped: Counter[str] = Counter()
+        self._link = Link(True)
+        self._weighed = Weighed()
+        self._look_at = -inf
+        self._timer: Timer | None = None
+
+    # --- life
+
+    def start(self) -> None:
+        self.vips.clear()
+        self._watch.start()
+        self._look(self._loop.now())
+        self.feed(Start())
+
+    def stop(self, because: str) -> None:
+        """Let go, and say so: the successor is master before this call is long over."""
+        self.feed(Leave(because))
+        self.close()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watch.close()
+        self._unregister()
+        self._radio.close()
+        self.vips.close()
+
+    def configure(self, config: Config) -> None:
+        """Another configuration that needs no other sockets (see ``instances.same_sockets``)."""
+        before, self._config = self._config, config
+        vips = self._vips()
+        if before.of_family(self.family) != config.of_family(self.family):
+            self.vips.change(vips, self._loop.now())
+            self._watch.close()
+            self._watch = self._watch_for(vips)
+            self._watch.start()
+        self.vips.lease = lease_of(config.vrrp.advert)
+        self._own = own_address(config, self.family, self._kernel.addresses())
+        self.feed(Configured(instance_of(config, self.family, self._own or "0.0.0.0")))
+        self._look(self._loop.now())
+
+    # --- what happens
+
+    def feed(self, event: Event) -> None:
+        for effect in self.core.handle(event, self._loop.now()):
+            self._carry_out(effect)
+        self._arm()
+
+    def designate(self, successor: bool) -> None:
+        if self.core.designated is not successor:
+            self.feed(Designated(successor))
+
+    def ports_failed(self, failed: Sequence[str]) -> None:
+        self._failed = tuple(failed)
+        self._weigh()
+
+    def links_changed(self) -> None:
+        """Something happened to an interface of this machine."""
+        now = self._loop.now()
+        self._look(now)
+        if self.core.state is State.MASTER:
+            self.vips.link_changed(now)
+        self._arm()
+
+    def _arrived(self, mask: int = 0) -> None:
+        for advert in self._radio.receive():
+            self.feed(Heard(advert))
+
+    def _turn(self) -> None:
+        """A deadline: of the core, of the addresses, or to look at the links."""
+        self._timer = None
+        self._arrived()
+        now = self._loop.now()
+        if now >= (self.core.deadline() or inf):
+            self.feed(Tick())
+        self.vips.tick(now)
+        self._watch.turn(in_contact=False, serving_too=False, now=now)
+        if now >= self._look_at:
+            self._look(now)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.core.state is not State.STOPPED:
+            due = min(self.core.deadline() or inf, self.vips.due, self._look_at, self._watch.due)
+            self._timer = self._loop.call_at(due, self._turn)
+
+    # --- what is to be done
+
+    def _carry_out(self, effect: object) -> None:
+        now = self._loop.now()
+        match effect:
+            case SendAdvert(priority):
+                self._advertise(priority)
+            case TakeAddresses():
+                self.vips.take(now)
+            case DropAddresses():
+                self.vips.drop()
+            case Announce():
+                self.vips.announce(now)
+            case Became(state, previous, because):
+                self._became(state, previous, because)
+            case Say(text):
+                log.info("%s %s", self._name, text)
+            case Alarm(name, text):
+                self._trouble(name, text)
+            case Drop(reason):
+                self._dropped[reason] += 1
+
+    def _advertise(self, priority: int) -> None:
+        one = self.core.instance
+        advert = Advertisement(one.own, one.version, one.vrid, priority, one.advert, one.addresses, one.password or None)
+        try:
+            self._radio.send(advert)
+        except HaError as error:
+            if self._link.up:
+                self._trouble("advert", str(error))
+            self._own = ""  # to be looked up again
+        else:
+            self._trouble("advert", "")
+
+    def _became(self, state: State, previous: State, because: str) -> None:
+        self._since = time.time()
+        self._changes += 1
+        vips = self.core.instance.addresses
+        if state is State.MASTER:
+            log.info("%s Transition to MASTER STATE: %s", self._name, because)
+            log.info("%s Entering MASTER STATE", self._name)
+            log.info("%s setting protocol VIPs.", self._name)
+            for vip in self.vips.vips:
+                log.info("%s Sending gratuitous ARPs on %s for %s", self._name, vip.interface, vip.address)
+        else:
+            log.info("%s Entering %s STATE: %s", self._name, state.value.upper(), because)
+            if previous is State.MASTER:
+                log.info("%s removing protocol VIPs.", self._name)
+        self._owner.changed(self.family, state, previous, because)
+        if State.MASTER in (state, previous):
+            verb = "Adding" if state is State.MASTER else "Removing"
+            for address in vips:
+                log.info("TX %s IPV%d Address %s", verb, self.family, address)
+
+    # --- links, addresses, ports
+
+    def _look(self, now: float) -> None:
+        """At the interfaces: whether this node can serve at all, and what lowers its priority."""
+        self._look_at = now + LOOK
+        link = self._inspect()
+        if link != self._link:
+            self._link = link
+            log.log(logging.INFO if link.up else logging.WARNING, "%s %s", self._name, link.because)
+            self.feed(link)
+        self._weigh()
+        self._tell_claims()
+
+    def _inspect(self) -> Link:
+        interfaces = dict.fromkeys((self._config.vrrp.interface, *(vip.interface for vip in self._vips())))
+        for interface in interfaces:
+            if not carrier(interface):
+                return Link(False, f"interface {interface} has no link, or isn't there")
+        try:
+            self._listen()
+        except HaError as error:
+            return Link(False, str(error))
+        if not self._own:
+            self._own = own_address(self._config, self.family, self._kernel.addresses())
+            if not self._own:
+                return Link(False, f"interface {self._config.vrrp.interface} has no IPv{self.family} address to advertise from")
+            if self._own != self.core.instance.own:
+                self.feed(Configured(instance_of(self._config, self.family, self._own)))
+        return Link(True, f"{', '.join(interfaces)} can be used")
+
+    def _listen(self) -> None:
+        """Open the sockets, anew if the interface is another one than before."""
+        index = interface_index(self._config.vrrp.interface)
+        if self._radio.opened and index == self._index:
+            return
+        self._unregister()
+        self._radio.open()
+        self._index, self._own = index, ""
+        self._registered = self._radio.fileno()
+        self._loop.selector.register(self._registered, selectors.EVENT_READ, self._arrived)
+
+    def _unregister(self) -> None:
+        if self._registered >= 0:
+            with contextlib.suppress(KeyError, ValueError):
+                self._loop.selector.unregister(self._registered)
+            self._registered = -1
+
+    def _weigh(self) -> None:
+        lowered, barred = 0, ""
+        for track in self._config.tracks:
+            if not carrier(track.interface):
+                lowered += track.weight
+                if track.weight == 0:
+                    barred = f"tracked interface {track.interface} has no link, or isn't there"
+        if self._failed:
+            lowered += self._config.vrrp.port_weight
+        weighed = Weighed(lowered, barred)
+        if weighed != self._weighed:
+            self._weighed = weighed
+            self.feed(weighed)
+
+    # --- who claims the addresses besides
+
+    def _watch_for(self, vips: Sequence[VirtualIp]) -> VipWatch:
+        devices = [(vip.address, vip.interface) for vip in vips]
+        return VipWatch(devices, _Holding(self), self._loop.selector, self._claimed, self._loop.now)
+
+    def _claimed(self, name: str, text: str) -> None:
+        # A claim is told at the next look only: a master that gives way in this moment may hear its successor's first.
+        if not name.startswith("claimed-"):
+            self._trouble(name, text)
+
+    def _tell_claims(self) -> None:
+        claims = self._watch.claims()
+        for vip in self.vips.vips:
+            their = claims.get(vip.address)
+            said = f"{their} claims the virtual address {vip.address}, which this node holds" if their else ""
+            self._trouble(f"claimed-{vip.address}", said)
+
+    @property
+    def alone_long_enough(self) -> bool:
+        """Whoever claims the addresses now is a rival."""
+        core = self.core
+        return core.state is State.MASTER and self._loop.now() - core.since > self.vips.lease + _GRACE
+
+    # --- words and numbers
+
+    @property
+    def _name(self) -> str:
+        return f"VRRP_Instance({self.core.instance.name})"
+
+    def _trouble(self, name: str, text: str) -> None:
+        self._owner.alarm(f"{name} IPv{self.family}", text and f"{self._name} {text}")
+
+    def _vips(self) -> tuple[VirtualIp, ...]:
+        return self._config.of_family(self.family)
+
+    def status(self) -> dict[str, Any]:
+        core, one = self.core, self.core.instance
+        return {
+            "family": self.family,
+            "vrid": one.vrid,
+            "version": one.version,
+            "interface": self._config.vrrp.interface,
+            "state": core.state.value,
+            "since": self._since,
+            "because": core.because,
+            "changes": self._changes,
+            "priority": one.priority,
+            "effective_priority": core.priority,
+            "preempt": one.preempt,
+            "advert": one.advert,
+            "own": self._own,
+            "peers": list(peers_of(self._config, self.family)),
+            "master": core.master,
+            "master_priority": core.master_priority,
+            "designated": core.designated,
+            "lease": self.vips.lease,
+            "virtual_ips": [
+                {"ip": vip.address, "prefix": vip.prefix, "interface": vip.interface, "held": self.vips.holds(vip)}
+                for vip in self.vips.vips
+            ],
+            "counters": {
+                "sent": self._radio.sent,
+                "received": self._radio.received,
+                "dropped": dict(self._radio.dropped + self._dropped),
+            },
+        }
+
+
+class _Holding:
+    """For ``VipWatch``."""
+
+    def __init__(self, participant: Participant) -> None:
+        self._participant = participant
+
+    @property
+    def held(self) -> bool:
+        return self._participant.alone_long_enough
+
+    def announce(self, now: float) -> None:
+        self._participant.vips.announce(now)
