@@ -120,6 +120,8 @@ class RoleIs:
     was_passive: bool = False
     #: names of the steps that have something to do on this server
     exists: frozenset[str] = frozenset()
+    #: the marker file of this very role exists
+    marked: bool = True
 
 
 @dataclass(frozen=True)
@@ -277,9 +279,13 @@ class Plan:
         return [Report("superseded", f"plan-{name}", False) for name, p in self._progress.items() if p.alarmed]
 
     def _resume(self, event: RoleIs) -> list[Effect] | None:
-        """Go on with the journal if it is of this very role and epoch; what had begun runs again: steps are idempotent."""
+        """Go on with the journal if it is of this very role and epoch; what had begun runs again: steps are idempotent. HA
+        turned off meanwhile leaves no marker: then what the journal calls done is not so any more.
+        """
         found = self.journal
         if found is None or found.change.role is not event.role or found.change.epoch.number != event.epoch.number:
+            return None
+        if found.states.get("marker") is State.DONE and not event.marked:
             return None
         self.journal = None
         self.change = found.change

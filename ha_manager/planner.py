@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from ha_manager.journal import JournalFile
@@ -66,7 +67,10 @@ class Planner:
     def take(self, event: Event) -> None:
         """One event, with all that follows from it."""
         if isinstance(event, RoleIs):
-            event = RoleIs(event.role, event.epoch, event.because, self._steps.was_passive(), self._steps.existing(event.role))
+            steps, role = self._steps, event.role
+            event = replace(
+                event, was_passive=steps.marked(Role.PASSIVE), exists=steps.existing(role), marked=steps.marked(role)
+            )
         for effect in self._plan.handle(event, self._clock()):
             match effect:
                 case Begin(change):

@@ -63,8 +63,9 @@ class Steps:
         }
         return frozenset(name for name in names_of(role, True, _all(role)) if there.get(name, True))
 
-    def was_passive(self) -> bool:
-        return (self._config().host.paths.etc / Role.PASSIVE.value).exists()
+    def marked(self, role: Role) -> bool:
+        """Its marker file exists."""
+        return (self._config().host.paths.etc / role.value).exists()
 
     # --- actions --------------------------------------------------------------------------------------------------------
 

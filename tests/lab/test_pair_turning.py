@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.pair import MODULE_XML, SERVERS, Pair, other
-from tests.lab.test_pair_scenarios import eventually, has_vip
+from tests.lab.test_pair_scenarios import eventually, has_vip, is_marked
 
 if TYPE_CHECKING:
     from tests.lab.pairing import Duo
@@ -87,6 +87,7 @@ def test_the_active_first_and_then_the_passive(installed: Duo) -> None:
     stopped(pair, passive)
     on(pair, passive)
     assert pair.status(passive)["role"] == "passive", "the older data waits"
+    eventually(lambda: is_marked(pair, passive, "passive"), "it says so, though its epoch is the same")
     on(pair, active)
     pair.settle(60.0, active)
     assert holds(pair, active, "alone")

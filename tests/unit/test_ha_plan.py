@@ -239,6 +239,19 @@ def test_a_journal_of_an_older_epoch_is_discarded_but_what_it_owes_is_not() -> N
     assert "base" not in done.states()
 
 
+@pytest.mark.parametrize("role", [Role.PASSIVE, Role.ACTIVE])
+def test_ha_turned_off_and_on_again_begins_anew_in_the_same_role_and_epoch(role: Role) -> None:
+    """`ha stop` removes the markers, and the journal still calls them written."""
+    steps = tuple(step.name for step in steps_of(role))
+    journal = Journal(Change(role, E5, "x", True, steps), dict.fromkeys(steps, State.DONE) | {"base": State.PENDING})
+    marked = Plan(journal=journal).handle(RoleIs(role, E5, "x", False, ALL, marked=True), 0)
+    assert "marker" not in runs(marked)
+    plan = Plan(journal=journal)
+    effects = plan.handle(RoleIs(role, E5, "on again", False, ALL, marked=False), 0)
+    assert isinstance(effects[0], Begin) and "marker" in runs(effects)
+    assert "base" in plan.states() or role is Role.PASSIVE, "a failover's copy that was owed before is owed still"
+
+
 def test_a_torn_or_foreign_journal_is_no_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = JournalFile(path)
