@@ -6,7 +6,7 @@ holds already. Every call is bounded by its ``limit`` in seconds. Source: design
 docs/protocols.md (the wants); facts/postgres.md.
 
 Threads: all methods may be called from any thread. Those that change Postgres exclude each other; ``facts``, ``renew``,
-``identity`` and ``kill`` never wait for them. Nothing is ever done in the background.
+``identity``, ``stop_ahead`` and ``kill`` never wait for them. Nothing is ever done in the background.
 """
 
 from __future__ import annotations
@@ -221,6 +221,10 @@ class Database:
             control = self._control()
             position = controldata.shutdown_lsn(control) if control is not None and clean else -1
             return Stopped(clean and control is not None, position, time.monotonic() - began)
+
+    def stop_ahead(self) -> None:
+        """An immediate stop begins, whatever is being done with Postgres, which then fails; ``make_stopped`` has the proof."""
+        self._watch.stop("immediate", keeper.IMMEDIATE_LIMIT, 1.0)
 
     def _stop(self, mode: str, limit: float) -> tuple[bool, bool]:
         """Through the keeper; without one that answers, by force. (It was, or had been, stopped cleanly; the keeper saw that no

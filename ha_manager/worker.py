@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from typing import Protocol
@@ -62,6 +63,7 @@ class Postgreses(Protocol):
     def rejoin(self, verdict: Verdict, follow: Upstream, active: Identity, progress: Callable[[Progress], bool]) -> str: ...
     def why_not_following(self, follow: Upstream, limit: float = 2.0) -> str | None: ...
     def mend(self, remedy: Remedy) -> str: ...
+    def stop_ahead(self) -> None: ...
 
 
 class Active(Protocol):
@@ -106,6 +108,8 @@ class Worker:
         self._mend: tuple[Remedy, ...] = ()
         self._reseed = ""
         self._ended = False
+        #: what is being carried out at this moment
+        self._doing: Want | None = None
         self.carried = Carried()
         # only the worker's thread touches what follows
         self._names: tuple[Names, int] | None = None
@@ -134,11 +138,15 @@ class Worker:
     # --- for other threads ----------------------------------------------------------------------------------------------
 
     def want(self, want: Want) -> None:
-        """Replace what is wanted."""
+        """Replace what is wanted. An immediate stop waits for nothing that is being done with Postgres meanwhile."""
         with self._condition:
             self._newest = want
             self._retry_at = inf
+            at_once = want.postgres is Postgres.STOPPED and want.stop is Stop.IMMEDIATE
+            amid = self._doing is not None and self._doing.postgres is not Postgres.STOPPED
             self._condition.notify()
+        if at_once and amid:
+            threading.Thread(target=self._stop_ahead, args=(want,), name="stop ahead", daemon=True).start()
 
     def new_link(self) -> None:
         """Another run of heartbeat counts its wants anew: what is wanted stays, its serial means nothing any more."""
@@ -187,6 +195,14 @@ class Worker:
             self._ended = True
             self._condition.notify()
 
+    def _stop_ahead(self, want: Want) -> None:
+        """A proof, a checkpoint or a start may take seconds, and ends at once with its Postgres. ``step`` has the proof."""
+        try:
+            if self._newest is want:
+                self._db.stop_ahead()
+        except HaError as wrong:
+            log.info("Postgres is not stopped ahead of what is being done: %s", wrong)
+
     def settle(self) -> None:
         """Wait for the question that is being asked, if one is."""
         if self._asking is not None:
@@ -208,7 +224,7 @@ class Worker:
         """Carry out ``want`` once; publish what came of it."""
         self._done = self._proof = None
         try:
-            self._carry(want)
+            self._carry_now(want)
         except Obsolete:
             self._publish(copying=self._awaited_copy())
             return
@@ -286,6 +302,27 @@ class Worker:
         return self._newest is want or (self._newest is not None and replace(self._newest, serial=want.serial) == want)
 
     # --- wants ----------------------------------------------------------------------------------------------------------
+
+    def _carry_now(self, want: Want) -> None:
+        """Raises Obsolete where a stop came in between: whatever went wrong then went wrong because of it."""
+        try:
+            with self._amid(want):
+                self._carry(want)
+        except HaError:
+            newest = self._newest
+            if newest is not None and newest.postgres is Postgres.STOPPED and want.postgres is not Postgres.STOPPED:
+                raise Obsolete("it is to be stopped") from None
+            raise
+
+    @contextmanager
+    def _amid(self, want: Want) -> Iterator[None]:
+        with self._condition:
+            self._doing = want
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._doing = None
 
     def _carry(self, want: Want) -> None:
         if want.postgres is not Postgres.PRIMARY:
@@ -423,7 +460,8 @@ class Worker:
         if want.phase is Phase.PROMOTING or not self._current(want):
             return
         try:
-            self._db.settle_primary(want.epoch.number)
+            with self._amid(want):
+                self._db.settle_primary(want.epoch.number)
             self._settled = want.epoch.number
             if self._checkpoint_due or self._checkpointed != self._timeline:
                 self._checkpoint_due = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 
@@ -131,6 +132,31 @@ def test_a_standby_that_vanishes_during_the_proof_leaves_nobody_waiting(clusters
         clusters.one.database.set_names_enforced(1, 0.5)
     assert clusters.one.facts().names == ""
     assert not hangs(clusters.one, 1)
+
+
+def test_an_immediate_stop_does_not_wait_for_a_proof(clusters: Pair) -> None:
+    """An isolated active has a deadtime to be gone. What acknowledged nothing is not called waited for afterwards."""
+    clusters.active()
+    clusters.join()
+    one = clusters.one
+    os.kill(one.find("checkpointer"), signal.SIGSTOP)  # nothing will be proven
+    failed: list[str] = []
+
+    def prove() -> None:
+        try:
+            one.database.set_names_enforced(1, 30.0)
+        except ReplicationError as wrong:
+            failed.append(str(wrong))
+
+    proving = threading.Thread(target=prove)
+    proving.start()
+    until(lambda: "ha_proof_1" in one.database._server.dynamic().names, 2.0)
+    one.database.stop_ahead()
+    until(lambda: one.processes() == [], 5.0)
+    proving.join(5.0)
+    assert not proving.is_alive() and failed
+    assert not one.database.make_stopped(immediate=True).clean
+    assert one.database._server.dynamic().names == "", "commits did not wait yet"
 
 
 @pytest.mark.parametrize("left", ["ha_vs-28_1", "ha_proof_1"])

@@ -33,10 +33,12 @@ class Recording:
         self.why: str | None = None
         self.kept = "ready"
         self.during: Callable[[], None] = lambda: None
+        self.proving: Callable[[], None] = lambda: None
         self.asked = threading.Event()
         self.checkpointed = threading.Event()
         self.answers = threading.Event()
         self.answers.set()
+        self.stopped_ahead = threading.Event()
         self.cancelled = False
         self.held = False
         self.timeline = 2
@@ -83,6 +85,7 @@ class Recording:
 
     def set_names_enforced(self, epoch: int, limit: float = 2.0) -> int:
         self._note(f"enforce {epoch}")
+        self.proving()
         return 77
 
     def prepare(self, limit: float = 60.0) -> None:
@@ -105,6 +108,10 @@ class Recording:
         self.moved()
         self.kept = "ready"
         return ""
+
+    def stop_ahead(self) -> None:
+        self._note("stop ahead")
+        self.stopped_ahead.set()
 
     def mend(self, remedy: Remedy) -> str:
         self._note(f"mend {remedy.name}")
@@ -229,8 +236,29 @@ def test_what_a_promotion_owes_waits_until_heartbeat_has_opened_the_gate(bench: 
 def test_a_promotion_that_nobody_wants_any_more_is_called_off(bench: Bench, newer: Postgres, called_off: bool) -> None:
     """Started anew in place, it comes up after its server has begun to let go: the timeline would be the successor's, too."""
     bench.db.during = lambda: bench.worker.want(want(newer, 2))
-    assert bench.do(want(Postgres.PRIMARY), STOPPED) == (["primary 5"] if called_off else ["primary 5", "relax", "settle 5"])
+    done = [call for call in bench.do(want(Postgres.PRIMARY), STOPPED) if call != "stop ahead"]
+    assert done == (["primary 5"] if called_off else ["primary 5", "relax", "settle 5"])
     assert bench.worker.carried.trouble == ""
+
+
+@pytest.mark.parametrize(("stop", "ahead"), [(Stop.IMMEDIATE, True), (Stop.FAST, False)])
+def test_an_immediate_stop_waits_for_no_proof(bench: Bench, stop: Stop, ahead: bool) -> None:
+    """What it interrupts fails because of it, and is no trouble."""
+
+    def isolated() -> None:
+        bench.worker.want(want(Postgres.STOPPED, 3, stop=stop))
+        assert bench.db.stopped_ahead.wait(5 if ahead else 0.05) == ahead
+        raise ReplicationError("the server closed the connection")
+
+    bench.do(want(Postgres.PRIMARY))
+    bench.db.proving = isolated
+    bench.do(want(Postgres.PRIMARY, 2, names=Names.ENFORCED))
+    assert (bench.worker.carried.serial, bench.worker.carried.trouble) == (1, "")
+    bench.db.stopped_ahead.clear()
+    stopped = want(Postgres.STOPPED, 3, stop=stop)
+    assert bench.do(stopped) == [f"stop {stop}"] and bench.worker.carried.serial == 3
+    bench.worker.want(replace(stopped, serial=4))
+    assert not bench.db.stopped_ahead.is_set(), "nothing is in its way"
 
 
 def test_keep_touches_nothing(bench: Bench) -> None:
