@@ -30,6 +30,8 @@ RENEW, AGAIN = 0.3, 0.02
 LOOP_LIMIT = 1.0
 #: a passive's Postgres may run for so long without ha_manager
 PASSIVE_TTL = 8.0
+#: so may an active's, while nobody else can become active
+ALONE_TTL = 30.0
 #: a keeper that can't be reached for so long is in trouble
 KEEPER_LIMIT = 0.5
 
@@ -100,6 +102,7 @@ class Monitor:
 
 class Lease:
     """Renews the keeper's lease. ``loop_alive``: when the main loop last turned; ``role_until``: heartbeat's role lease;
+    ``alone``: nobody else can become active before this ha_manager does something, so its restart may take as long as it takes;
     ``report`` gets an alarm's words, and "" when it is over.
     """
 
@@ -111,6 +114,7 @@ class Lease:
         role_until: Callable[[], float],
         allowance: Callable[[], float],
         primary: Callable[[], bool | None],
+        alone: Callable[[], bool],
         report: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
@@ -119,6 +123,7 @@ class Lease:
         self._role_until = role_until
         self._allowance = allowance
         self._primary = primary
+        self._alone = alone
         self._report = report
         self._clock = clock
         self._renewed_at = clock()
@@ -158,6 +163,8 @@ class Lease:
             if ttl <= 0:
                 self._fence(-ttl)
                 return
+            if self._alone():
+                ttl = ALONE_TTL
         self._fenced = False
         self.period = min(RENEW, max(QUICK, ttl / 3))
         self._renew(ttl, now)

@@ -40,7 +40,7 @@ from ha_manager.mailbox import Mailbox
 from ha_manager.managerwatch import ManagerWatch
 from ha_manager.monitor import CALM, Lease, Monitor
 from ha_manager.observation import Identity
-from ha_manager.orders import ROLE_OF, Epoch, Facts, Phase, Postgres, Role, Stop, Want
+from ha_manager.orders import ROLE_OF, Epoch, Facts, Names, Phase, Postgres, Role, Stop, Want
 from ha_manager.outlook import MIB, Look, Outlook, is_calm, observed_state
 from ha_manager.peer import Own, Peer
 from ha_manager.plan import Observed
@@ -125,6 +125,7 @@ class Daemon:
             role_until=self.role_until,
             allowance=lambda: self.config.site.timing.allowance,
             primary=lambda: self._primary,
+            alone=self.alone,
             report=lambda text: self.mail.post(lambda: self.messages.alarm("fence", text)),
             clock=boottime,
         )
@@ -296,6 +297,16 @@ class Daemon:
             return self.link.role_until
         line = role_line(self.config.host.paths.heartbeat_run)
         return max(self.link.role_until, line.expires if line else 0.0)
+
+    def alone(self) -> bool:
+        """The disk says "solo", and the names that would end that (design §4 rule 7) are not even wanted: nobody else can
+        become active while this process does nothing. Where commits don't wait, that takes no names. Any thread.
+        """
+        want, line = self.link.want, role_line(self.config.host.paths.heartbeat_run)
+        if want is None or line is None or not isinstance(self.link, HeartbeatLink) or not self.config.site.synchronous:
+            return False
+        solo = line.solo and line.role == Role.ACTIVE.value and line.epoch == want.epoch
+        return solo and want.phase is Phase.ACTIVE and want.names is Names.RELAXED
 
     def on_signal(self, number: signal.Signals) -> None:
         match number:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from heartbeat.model import Epoch
+from heartbeat.model import Epoch, Names, Phase
 
 from .disk import Disk
 from .ha_manager import HaManager
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: the keeper stops Postgres when ha_manager has not renewed its lease for so long (seconds)
 KEEPER_LEASE = 1.0
+#: likewise where nobody else can become active meanwhile (ha_manager.process.Daemon.alone)
+ALONE_LEASE = 30.0
 #: a process that answers no ping for so long is killed by the Manager
 HANG_LIMIT = 1.0
 RESTART = (0.2, 0.4)
@@ -55,7 +57,7 @@ class Server:
         self.postgres = Postgres(self)
         self.manager = HaManager(self)
         self.heartbeat = Heartbeat(self)
-        self._manager_ok_at = 0.0
+        self._manager_ok_at, self._keeper_lease = 0.0, KEEPER_LEASE
         self.peer: Server = self
 
     # --- time -----------------------------------------------------------------------------------------------------------
@@ -145,12 +147,20 @@ class Server:
         """The keeper's lease on Postgres, and heartbeat's view of a silent ha_manager."""
         self.later(0.1, self.watch)
         if self.manager.works:
-            self._manager_ok_at = self.engine.now
-        elif self.postgres.mode != STOPPED and self.engine.now - self._manager_ok_at > KEEPER_LEASE:
+            self._manager_ok_at, self._keeper_lease = self.engine.now, ALONE_LEASE if self._alone() else KEEPER_LEASE
+        elif self.postgres.mode != STOPPED and self.engine.now - self._manager_ok_at > self._keeper_lease:
             self.trace("the keeper stops Postgres: ha_manager's lease has lapsed")
             self.postgres.hung = 0
             self.postgres.kill()
         self.heartbeat.watch_manager()
+
+    def _alone(self) -> bool:
+        """As ha_manager finds: in the role file, in what is wanted, and in its own configuration."""
+        want, core = self.manager.want, self.heartbeat.core
+        if want is None or core is None or not self.world.sites[self.name].synchronous:
+            return False
+        solo = core.disk.solo and core.disk.epoch == want.epoch and self.clock() < self.role_expires
+        return solo and want.phase is Phase.ACTIVE and want.names is Names.RELAXED
 
     def restart(self, process: Heartbeat | HaManager) -> None:
         """The Manager starts what has died, unless it is to stay down."""

@@ -12,7 +12,7 @@ import pytest
 from ha_manager.greeting import FACTS, Greeting
 from ha_manager.keeper_client import Latest
 from ha_manager.link import HeartbeatLink
-from ha_manager.monitor import PASSIVE_TTL, Lease, Monitor
+from ha_manager.monitor import ALONE_TTL, PASSIVE_TTL, Lease, Monitor
 from ha_manager.observation import NOTHING, Observation
 from ha_manager.orders import Facts, Postgres, Want
 from ha_manager.outlook import Carried
@@ -184,13 +184,25 @@ class Keeper:
 class Clock:
     now, loop_alive, role_until = 100.0, 100.0, 100.4
     primary: bool | None = True
+    alone: bool = False
 
 
 def lease(keeper: Keeper, clock: Clock, said: list[str]) -> Lease:
     return Lease(
         keeper, loop_alive=lambda: clock.loop_alive, role_until=lambda: clock.role_until, allowance=lambda: 0.45,
-        primary=lambda: clock.primary, report=said.append, clock=lambda: clock.now,
+        primary=lambda: clock.primary, alone=lambda: clock.alone, report=said.append, clock=lambda: clock.now,
     )  # fmt: skip
+
+
+def test_one_that_nobody_can_succeed_outlives_a_slow_restart_but_not_heartbeat() -> None:
+    keeper, clock, said = Keeper(), Clock(), []
+    clock.alone = True
+    one = lease(keeper, clock, said)
+    one.turn()
+    assert keeper.calls == [f"renew {ALONE_TTL:.2f}"]
+    clock.now = clock.loop_alive = 100.86
+    one.turn()
+    assert keeper.calls[1:] == ["kill"] and len(said) == 1
 
 
 def test_a_primary_lives_only_as_long_as_heartbeats_word_and_the_allowance() -> None:
