@@ -16,7 +16,6 @@ from heartbeat.model import (
     Epoch,
     ForceStop,
     Garp,
-    Gate,
     Names,
     Phase,
     RefreshLease,
@@ -47,6 +46,7 @@ class Active(Backed):
         else:
             if self._lease_due:
                 self._refresh_lease()
+            self._keep_gate()
             if self.phase is Phase.PROMOTING:
                 self._promoting()
             elif self.phase is Phase.ACTIVE:
@@ -60,6 +60,13 @@ class Active(Backed):
     def _refresh_lease(self) -> None:
         self.lease_at = self.now
         self._out.append(RefreshLease())
+
+    def _keep_gate(self) -> None:
+        """Restarted in place, Postgres takes reads before it takes writes: clients get a reset meanwhile, as before a
+        promotion. One that merely doesn't answer keeps what its clients have: a closed gate resets it.
+        """
+        if self.phase in {Phase.ACTIVE, Phase.PREPARING} and self.facts.postgres is not Database.UNKNOWN:
+            self._gate(self.facts.postgres is Database.PRIMARY)
 
     def _test_arp(self) -> None:
         """While the passive is heard to be one, nobody else can hold the VIP: a ping node that doesn't answer it never will."""
@@ -87,7 +94,7 @@ class Active(Backed):
         if self._wanted_holds(Database.PRIMARY) and self.facts.postgres is Database.PRIMARY and self.disk.active:
             if self.disk.tentative and not self.saving:
                 self._save(replace(self._newest(), tentative=False))
-            self._out.append(Gate(True))
+            self._gate(True)
             self._become(Phase.ACTIVE, f"Postgres is promoted: {self.takeover.because}")
         elif self.unhealthy_since < inf and self.now - max(self.unhealthy_since, self.phase_since) > PROMOTE_LIMIT:
             self._stand_down(f"Postgres can't be promoted: {self.facts.because}")

@@ -17,10 +17,8 @@ from heartbeat.model import (
     SERVING,
     Boot,
     Database,
-    DropVip,
     Epoch,
     Garp,
-    Gate,
     Message,
     Phase,
     Record,
@@ -58,7 +56,8 @@ class Passive(Active):
             self._stand_down(because)
         elif because := self.rules.may_resume():
             self.lease_at = self.now
-            self._out += [TakeVip(), Gate(True)]
+            self._out.append(TakeVip())
+            self._gate(True)
             self._become(Phase.ACTIVE, because)
         elif self.now >= self.resume.expires:
             self._stand_down("heartbeat was restarted, and its lease ran out before the peer was heard to be passive")
@@ -234,7 +233,7 @@ class Passive(Active):
             return
         word_lost = self.takeover.on_word and not self.rules.word_given()
         if word_lost or not self.rules.fitness_fresh():
-            self._out += [Gate(False), DropVip()]
+            self._let_go_of_vip()
             self.opening = Epoch()
             self._give_up(self._missing() or f"{self.site.peer} took back its word")
         elif not self._missing():

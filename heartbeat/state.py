@@ -208,11 +208,12 @@ class Server:
         self._mute = False
         self.alarms: dict[str, str] = {}
         self._out: list[Effect] = []
+        self._gate_open = False
         self.rules = rules(self)
         if record.active and resume.epoch == record.epoch and now < resume.expires:
             self.phase, self.because = Phase.RESUMING, "heartbeat was restarted within its lease"
         else:
-            self._out += [Gate(False), DropVip()]
+            self._let_go_of_vip()
 
     @property
     def role(self) -> Role:
@@ -258,7 +259,7 @@ class Server:
         self._alarm("disk", f"the state of the pair can't be written: {error}")
         self._save_wait = self._takeover_wait = self.now + self.timing.deadtime
         if record is not None and self.phase is Phase.OPENING:
-            self._out += [Gate(False), DropVip()]
+            self._let_go_of_vip()
             self._become(Phase.PASSIVE, f"the takeover was given up: the new epoch can't be written ({error})")
         if self.phase is Phase.STANDING_DOWN:
             self._mute, self.returns = True, False
@@ -287,9 +288,18 @@ class Server:
         self.forced = ""
         self.opening = Epoch()
         self.ask_release_seq = self.ask_ping_seq = 0
-        self._out.append(Gate(False))
-        self._out.append(DropVip())
+        self._let_go_of_vip()
         self._become(Phase.STANDING_DOWN, because)
+
+    def _gate(self, is_open: bool) -> None:
+        """The port of Postgres at the virtual addresses."""
+        if is_open != self._gate_open:
+            self._gate_open = is_open
+            self._out.append(Gate(is_open))
+
+    def _let_go_of_vip(self) -> None:
+        self._gate_open = False
+        self._out += [Gate(False), DropVip()]
 
     # --- what ha_manager is to make so
 

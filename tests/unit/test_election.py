@@ -293,6 +293,24 @@ def test_an_active_without_ping_node_hands_over_only_when_the_passive_confirms_a
     assert server.said.stood_down
 
 
+def test_clients_are_reset_while_postgres_is_restarted_in_place() -> None:
+    """It comes up as a standby: they would be told that they may only read."""
+    server = active_in_sync()
+    seen = []
+    for postgres in (
+        Database.UNKNOWN,
+        Database.STOPPED,
+        Database.STANDBY,
+        Database.UNKNOWN,
+        Database.PRIMARY,
+        Database.PRIMARY,
+    ):
+        server.did.clear()
+        server.give(replace(server.facts, postgres=postgres))
+        seen.append([effect.open for effect in server.did if isinstance(effect, Gate)])
+    assert seen == [[], [False], [], [], [True], []] and server.core.phase is Phase.ACTIVE
+
+
 def test_vip_goes_before_postgres_before_disk_before_word() -> None:
     server = active_in_sync()
     server.did.clear()
