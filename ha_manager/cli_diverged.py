@@ -69,7 +69,9 @@ def diverged(ctx: click.Context, as_json: bool) -> None:
 def _line(kept: Kept) -> str:
     stamp = kept.label.partition("-")[2]
     when = f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}" if len(stamp) == 15 else stamp
-    held = f"{kept.transactions} transactions" if kept.transactions >= 0 else "unknown contents"
+    from ha_manager.divergence import how_many
+
+    held = how_many(kept) if kept.transactions > 0 or (kept.transactions == 0 and not kept.gap) else "unknown contents"
     whole = "log and directory" if kept.directory and kept.folder else "directory" if kept.directory else "log"
     return f"{kept.label}  {when}  {held}, {whole}, {max(1, kept.size >> 20)} MiB"
 
@@ -89,7 +91,7 @@ def show(label: str) -> None:
     kept = _named(config, label)
     say(kept.text or "there is no report any more")
     if kept.transactions > 0:
-        say(f"{kept.transactions} transactions; {ACKNOWLEDGED.get(kept.acknowledged, ACKNOWLEDGED['unknown'])}")
+        say(f"{divergence.how_many(kept)}; {ACKNOWLEDGED.get(kept.acknowledged, ACKNOWLEDGED['unknown'])}")
     files = [divergence.File.of(name) for name in kept.tables]
     names = tablenames.of(config, files)
     for file in files:

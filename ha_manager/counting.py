@@ -59,14 +59,14 @@ def count(folder: Path, bin_dir: Path, limit: float = LIMIT) -> Kept:
 
 
 def _counted(kept: Kept, folder: Path, bin_dir: Path, limit: float) -> Kept:
-    start = kept.fork or kept.redo
+    start = kept.gap or kept.fork or kept.redo
     committed, said = Committed(), ""
     log = _Log(bin_dir, folder / "pg_wal", kept.timeline, start)
     first = log.read(["Transaction"], committed.see, limit)
     said = log.said
     transactions, end = _extent(committed, said, lsn(start))
     if transactions <= 0:
-        acknowledged = "no" if transactions == 0 else kept.acknowledged
+        acknowledged = "no" if transactions == 0 and not kept.gap else kept.acknowledged
         return replace(kept, transactions=transactions, end=end, acknowledged=acknowledged, counted=True, whole=first)
     rows = Rows(committed)
     managers = ["Heap", "Heap2"] if _version(bin_dir) >= _FILTERS else []

@@ -121,6 +121,8 @@ class Kept:
     #: where its log ends; where it begins to be kept (used where the fork is not known)
     end: str = ""
     redo: str = ""
+    #: where what is left of its log begins, if that is beyond the fork: the rest was removed while it ran alone
+    gap: str = ""
     #: the log was looked at (else ``counting`` does it); all of it, or only what the time was enough for
     counted: bool = True
     whole: bool = True
@@ -134,7 +136,7 @@ class Kept:
             "label": self.label, "because": self.because, "timeline": self.timeline, "fork": self.fork,
             "transactions": self.transactions, "acknowledged": self.acknowledged,
             "tables": {name: dict(rows) for name, rows in self.tables.items()},
-            "end": self.end, "redo": self.redo, "counted": self.counted, "whole": self.whole,
+            "end": self.end, "redo": self.redo, "gap": self.gap, "counted": self.counted, "whole": self.whole,
         }  # fmt: skip
 
 
@@ -161,15 +163,25 @@ def words(kept: Kept, folder: Path) -> str:
     until = f" up to {kept.end}" if kept.end else ""
     if not kept.counted:
         holds = "and what it holds beyond that is being counted (`ha diverged`)"
-    elif kept.transactions < 0:
-        holds = f"and holds an unknown number of transactions beyond that{until}"
     else:
-        holds = f"and holds {'' if kept.fork else 'at most '}{kept.transactions} transactions beyond that{until}"
-    read = f"pg_waldump -p {folder}/pg_wal -t {kept.timeline}" + (f" -s {kept.fork}" if kept.fork else "")
+        bound = "" if kept.fork else "at most "
+        holds = f"and holds {bound}{how_many(kept)} beyond that{until}"
+    if kept.gap:
+        holds += f"; its log from there to {kept.gap} was gone, because it ran alone for longer than log is kept back"
+    start = kept.gap or kept.fork
+    read = f"pg_waldump -p {folder}/pg_wal -t {kept.timeline}" + (f" -s {start}" if start else "")
     return (
         f"the database of this server is replaced: {kept.because}; {extent}, {holds}."
         f" Its log is kept in {folder}; read it with: {read}"
     )
+
+
+def how_many(kept: Kept) -> str:
+    """Of transactions, as far as it is known."""
+    if kept.transactions < 0 or (kept.gap and not kept.transactions):
+        return "an unknown number of transactions"
+    bound = "at least " if kept.gap else ""
+    return f"{bound}{kept.transactions} transaction{'' if kept.transactions == 1 else 's'}"
 
 
 def listed(diverged_dir: Path, data_dir: Path) -> list[Kept]:
@@ -191,10 +203,9 @@ def newest(diverged_dir: Path) -> str:
         return (
             f"a database was replaced here, and what it held beyond the fork is being counted: `ha diverged show {kept.label}`"
         )
-    count, word = kept.transactions, kept.acknowledged
-    number = f"{count} transaction{'' if count == 1 else 's'}" if count >= 0 else "an unknown number of transactions"
-    if count:
-        number += {"yes": ", acknowledged to clients,", "no": ", never acknowledged,"}.get(word, "")
+    number = how_many(kept)
+    if kept.transactions:
+        number += {"yes": ", acknowledged to clients,", "no": ", never acknowledged,"}.get(kept.acknowledged, "")
     return f"the database that was replaced here held {number} beyond the fork: `ha diverged show {labels[-1]}`"
 
 

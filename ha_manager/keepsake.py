@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -27,6 +28,7 @@ DIRECTORIES = 2
 _UNFINISHED = "unfinished"
 #: segments kept from before the fork where the checkpoint before it is not known
 _BEFORE = 16
+_SEGMENT = re.compile("[0-9A-F]{24}")
 #: XLogPageHeaderData: magic, info, timeline, position
 _PAGE_HEADER = struct.Struct("=HHIQ")
 
@@ -99,7 +101,7 @@ def _reported(folder: Path, label: str, control: Control, verdict: Verdict, ackn
     fork = lsn_text(verdict.fork) if verdict.fork >= 0 else ""
     kept = Kept(
         label, because=verdict.because, timeline=control.last_timeline, fork=fork, acknowledged=acknowledged,
-        redo=lsn_text(control.redo), counted=False,
+        redo=lsn_text(control.redo), gap=gap(folder / "pg_wal", control, verdict), counted=False,
     )  # fmt: skip
     divergence.write(folder, kept)
     return kept
@@ -123,6 +125,19 @@ def _to_keep(data_dir: Path, control: Control, verdict: Verdict) -> list[Path]:
     wal = data_dir / "pg_wal"
     names = [name for name in controldata.segments(data_dir) if name[8:] >= first[8:] and _written(wal / name, control.segment)]
     return [*(wal / name for name in names), *sorted(wal.glob("*.history"))]
+
+
+def gap(wal: Path, control: Control, verdict: Verdict) -> str:
+    """Where the log in ``wal`` begins, if that is beyond the fork; "" if nothing is missing. A server that runs alone keeps log
+    back for the other one up to a limit, and the fork lies where that one was lost.
+    """
+    if verdict.fork < 0:
+        return ""
+    fork = controldata.segment_name(control.last_timeline, verdict.fork, control.segment)[8:]
+    names = sorted(path.name[8:] for path in wal.iterdir() if _SEGMENT.fullmatch(path.name) and _written(path, control.segment))
+    if not names or names[0] <= fork:
+        return ""
+    return lsn_text(int(names[0][:8], 16) * 0x100000000 + int(names[0][8:], 16) * control.segment)
 
 
 def _written(path: Path, segment: int) -> bool:

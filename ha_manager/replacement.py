@@ -182,7 +182,9 @@ def _copied(task: Replacement, name: str) -> str:
     """A fresh copy in place of what is here; returns where that is kept, in words."""
     config = task.config
     rewinding.restore_own_files(config)
-    ours = task.verdict.way in (Way.DIVERGED, Way.COPY) and not task.verdict.damaged
+    report = divergence.report(config.diverged_dir / name)
+    only_here = report is not None and bool(report.gap)  # what the kept log lacks is nowhere else
+    ours = task.verdict.way in (Way.DIVERGED, Way.COPY) and not task.verdict.damaged and not only_here
     if ours and not space.fits(config, task.active):
         space.check(config, task.active, reclaim=space.given_back(config))
         task.note(f"removing the database in {config.data_dir} before the copy: the disk does not hold both")

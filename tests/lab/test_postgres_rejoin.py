@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, pair, until
 
-from ha_manager import divergence, rewinding, tablenames, transfer
+from ha_manager import divergence, rewinding, space, tablenames, transfer
 from ha_manager.observation import Identity, Progress
 from ha_manager.rejoin import Verdict, Way
 from runtime.errors import ReplicationError
@@ -89,6 +89,33 @@ def test_a_crashed_primary_with_more_log_is_kept_reported_and_replaced(clusters:
     names = tablenames.of(one.config, map(divergence.File.of, kept.tables))
     assert {names[divergence.File.of(file)]: rows for file, rows in kept.tables.items()} == {"postgres: t": {"inserted": 7}}
     assert not list(one.root.glob("data.*")), f"rewound in place, nothing copied whole: {one.notes}"
+    two.database.set_names_enforced(2)
+
+
+def test_a_log_of_which_a_part_is_gone_is_told_and_its_database_kept(clusters: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone for longer than log is kept back: what is counted is a least, and the database goes nowhere where it is the only
+    copy of the rest."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.database.make_detached()
+    one.database.set_names_relaxed()
+    for number in range(6):
+        one.sql(f"INSERT INTO t VALUES ({number})")
+        one.sql("SELECT pg_switch_wal()")
+    one.database.prepare()
+    one.crash()
+    segments = sorted((one.config.data_dir / "pg_wal").glob("0" * 7 + "?" * 17), key=lambda path: path.name[8:])
+    for gone in segments[:4]:  # the one of the fork among them
+        gone.unlink()
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    one.up()
+    monkeypatch.setattr(space, "fits", lambda *_: False)  # by the first estimate; else it would be removed before the copy
+    way, report = follow(one, two, 2)
+    assert way == "diverged" and "was gone, because it ran alone for longer than log is kept back" in report
+    assert one.database.reports.settle(20.0)
+    (kept,) = divergence.listed(one.config.diverged_dir, one.config.data_dir)
+    assert 1 <= kept.transactions < 7 and kept.gap and kept.directory, kept
     two.database.set_names_enforced(2)
 
 

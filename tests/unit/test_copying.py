@@ -16,7 +16,7 @@ import pytest
 
 from ha_manager import basebackup, differences, divergence, keepsake, replacement, seeding, space, tablespaces, transfer
 from ha_manager.cluster import PostgresConfig
-from ha_manager.observation import Identity, Progress
+from ha_manager.observation import Identity, Progress, lsn_text
 from ha_manager.progress import Pace, Speed, words
 from ha_manager.rejoin import Control, Verdict, Way
 from ha_manager.transfer import Cancelled, Watch
@@ -306,6 +306,20 @@ def test_of_log_from_before_the_fork_not_all_is_kept(config: PostgresConfig, tmp
     keepsake.keep_log(config.data_dir, tmp_path / "diverged", LABEL, later, replace(VERDICT, fork=40 * SEGMENT + 5))
     names = sorted(int(path.name[-2:], 16) for path in (tmp_path / "diverged" / LABEL / "pg_wal").iterdir())
     assert names == list(range(24, 60))
+
+
+def test_log_that_was_removed_while_it_ran_alone_is_told(config: PostgresConfig, tmp_path: Path) -> None:
+    """Beyond the fork, and so nowhere else: not all of what it acknowledged can be counted."""
+    later = replace(CONTROL, redo=50 * SEGMENT)
+    for number, holds in ((44, 12), (45, -1), (46, -1)):
+        segment(config.data_dir, number, holds)
+    kept = keepsake.keep_log(config.data_dir, tmp_path / "diverged", LABEL, later, replace(VERDICT, fork=40 * SEGMENT + 5))
+    assert kept.gap == lsn_text(45 * SEGMENT)
+    counted = replace(kept, counted=True, transactions=8, end="0/4", acknowledged="yes")
+    said = divergence.words(counted, tmp_path)
+    assert "at least 8 transactions" in said and f"from there to {kept.gap} was gone" in said and f"-s {kept.gap}" in said
+    divergence.write(tmp_path / "diverged" / LABEL, replace(counted, transactions=0))
+    assert "an unknown number of transactions" in divergence.newest(tmp_path / "diverged")
 
 
 def test_a_replacement_begun_anew_keeps_nothing_twice_and_recounts_what_is_new(config: PostgresConfig, tmp_path: Path) -> None:
