@@ -221,6 +221,8 @@ class Observation:
     stalled: float = 0.0
     #: seconds for which somebody has waited for this server's own disk to take the log, and it took nothing
     unwritten: float = 0.0
+    #: seconds for which a client, or replay, has waited for one and the same read or write of the database's files
+    unread: float = 0.0
     disks: tuple[Disk, ...] = ()
     system_identifier: str = ""
     #: settings of ours that ALTER SYSTEM overrides
@@ -289,7 +291,7 @@ def promoted(seen: Observation, at: float, timeline: int) -> Observation:
     """It takes writes, and no commit waits."""
     return replace(
         _answering(seen, at), in_recovery=False, timeline=timeline, primary_conninfo="", receiver=None, names="",
-        standbys=seen.standbys if not seen.in_recovery else (), waiting=0, stalled=0.0, unwritten=0.0,
+        standbys=seen.standbys if not seen.in_recovery else (), waiting=0, stalled=0.0, unwritten=0.0, unread=0.0,
     )  # fmt: skip
 
 

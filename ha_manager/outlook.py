@@ -18,6 +18,8 @@ STALE = 1.0
 MIB = 1024 * 1024
 #: the disk takes nothing of the log for so long, and commits wait for it: it hangs, or who writes there (seconds)
 UNWRITTEN = 4.0
+#: one read or write of the database's files takes so long: its disk hangs (a busy one takes its time over many, not over one)
+UNREAD = 6.0
 #: names that were proven are set again and proven within this time, or they count as loose (seconds)
 LOOSE = 1.0
 
@@ -184,6 +186,8 @@ class Outlook:
             return f"Postgres does not answer: {seen.because}"
         if seen.unwritten > UNWRITTEN:
             return "nothing of the log of changes gets to the disk: it does not answer, or a process of Postgres hangs"
+        if seen.unread > UNREAD:
+            return "the disk of the database does not answer: what is to be read or written there waits"
         if want.postgres is not Postgres.PRIMARY and not seen.in_recovery:
             return promoted_by_hand(self.peer)
         return ""

@@ -12,7 +12,7 @@ import contextlib
 import json
 import signal
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -163,9 +163,14 @@ SELECT pg_is_in_recovery()::text,
   (SELECT json_agg(w)::text FROM (SELECT pid, query_start::text FROM pg_stat_activity WHERE wait_event = 'SyncRep') w),
   current_setting('ssl'), pg_conf_load_time()::text,
   CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn()::text END,
-  (SELECT count(*) FROM pg_stat_activity
-     WHERE lower(wait_event) IN ('walsync', 'walwrite', 'walinsert', 'walinitwrite', 'walinitsync'))::text
+  (SELECT json_build_object('log',
+       count(*) FILTER (WHERE lower(wait_event) IN ('walsync', 'walwrite', 'walinsert', 'walinitwrite', 'walinitsync')),
+       'data', json_agg(pid) FILTER (WHERE lower(wait_event) LIKE 'datafile%'
+          AND backend_type IN ('client backend', 'startup', 'io worker')))
+     ::text FROM pg_stat_activity WHERE wait_event_type IN ('IO', 'LWLock'))
 """
+#: so many of those who wait for the disk of the database are looked at
+_WAITERS = 16
 
 
 class Changes:
@@ -301,6 +306,7 @@ class Observer:
         (recovering, insert, walfile, received, replayed, paused, counter, names, info, system, control_tli,
          receiver, standbys, slots, waiting, ssl, loaded, flushed, writing) = row  # fmt: skip
         in_recovery = recovering == "true"
+        waited_for = json.loads(writing or "{}")
         got = self._receiver(_list(receiver), now)
         timeline = int(walfile, 16) if walfile else int(control_tli or 0)
         if in_recovery and got is not None and got[1]:
@@ -321,7 +327,8 @@ class Observer:
             slots=tuple(_slot(each) for each in _list(slots)),
             waiting=len(waits),
             stalled=max(waits, default=0.0),
-            unwritten=self._unwritten(flushed, int(writing or 0) > 0, now),
+            unwritten=self._unwritten(flushed, waited_for.get("log", 0) > 0, now),
+            unread=self._unread(waited_for.get("data") or [], now),
             system_identifier=system or "",
             tls=ssl == "on",
             loaded=loaded or "",
@@ -331,6 +338,14 @@ class Observer:
         """A look at an idle moment, and every byte that gets to the disk, begin it anew."""
         age = self._changes.age(("flushed",), (flushed, waited_for), now)
         return age if waited_for and flushed is not None else 0.0
+
+    def _unread(
+        self, waiting: list[int], now: float, stuck: Callable[[int], tuple[str, ...]] = postmaster.waits_for_device
+    ) -> float:
+        """A read or write that ends, however late, begins it anew: the kernel counts them when they return."""
+        found = {pid: calls for pid in waiting[:_WAITERS] if (calls := stuck(pid))}
+        self._changes.keep({("data", pid) for pid in found}, "data")
+        return max((self._changes.age(("data", pid), calls, now) for pid, calls in found.items()), default=0.0)
 
     def _receiver(self, found: list[dict[str, Any]], now: float) -> tuple[Receiver, int] | None:
         if not found:

@@ -152,3 +152,15 @@ def kill_all(data_dir: Path, limit: float) -> bool:
         if time.monotonic() >= end:
             return False
         time.sleep(_POLL)
+
+
+def waits_for_device(pid: int) -> tuple[str, ...]:
+    """What it has read and written so far (calls that returned), while it waits in the kernel for a device; else ()."""
+    found = process(pid)
+    if found is None or found.state != "D":
+        return ()
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        return ()
+    return tuple(line for line in lines if line.startswith(("syscr", "syscw")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from postgres_pair import BIN, Node, Pair, Writer, follow, pair, until
@@ -275,3 +277,45 @@ def test_what_is_installed_is_seen(clusters: Pair) -> None:
     assert any(each.startswith(f"{name} ") for each in mine.used) and "plpgsql" in mine.available
     until(lambda: two.database.inventory().used == mine.used, 5.0)
     assert mine.as_json() == two.database.inventory().as_json() | {"node": mine.node}
+
+
+@contextlib.contextmanager
+def on_a_disk_of_its_own(node: Node) -> Iterator[Path]:
+    """Its tables on a file system that can be frozen."""
+    base, image, place = node.config.data_dir / "base", node.root / "image", node.root / "disk"
+    place.mkdir()
+    for line in (
+        ["truncate", "-s", "300M", image], ["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, place],
+        ["mv", base, place / "base"], ["ln", "-s", place / "base", base], ["chown", "postgres:", place],
+    ):  # fmt: skip
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    try:
+        yield place
+    finally:
+        subprocess.run(["fsfreeze", "-u", place], stderr=subprocess.DEVNULL)
+        node.database.make_stopped(immediate=True)
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/loop-control"), reason="no loop devices")
+def test_a_disk_of_the_database_that_hangs_is_noticed_though_the_log_is_written(clusters: Pair) -> None:
+    one = clusters.one
+    one.initdb()
+    with on_a_disk_of_its_own(one) as disk:
+        one.up()
+        one.database.make_primary(1)
+        one.sql("CREATE TABLE t AS SELECT generate_series(1, 10000) AS id")
+        client = one.session()
+        client.rows(
+            "INSERT INTO t SELECT generate_series(1, 10000)", 5.0
+        )  # where it is frozen nothing can be opened, where it hangs it can
+        subprocess.run(["fsfreeze", "-f", disk], check=True)
+        client.send("INSERT INTO t SELECT generate_series(1, 100000)")
+        until(lambda: one.facts().unread > 1.0, 10.0, every=0.1)
+        assert one.sql("SELECT pg_logical_emit_message(true, 'test', 'the log is written')") != ""
+        seen = one.facts()
+        assert seen.answers and seen.unwritten == 0.0 and not client.done(0.0)
+        subprocess.run(["fsfreeze", "-u", disk], check=True)
+        until(lambda: client.done(0.1), 10.0)
+        client.close()
+        until(lambda: one.facts().unread == 0.0, 5.0)

@@ -218,3 +218,26 @@ def test_how_long_the_disk_has_taken_nothing() -> None:
     assert unwritten("0/20", True, 204.0) == 0.0, "slow, but it moves"
     assert unwritten("0/20", True, 206.0) == 2.0 and unwritten("0/20", False, 207.0) == 0.0
     assert unwritten(None, True, 300.0) == unwritten(None, True, 310.0) == 0.0, "a standby"
+
+
+@pytest.mark.parametrize(("wanted", "seen"), [(Postgres.PRIMARY, "primary"), (Postgres.STANDBY, "standby")])
+def test_a_hanging_disk_of_the_database_is_unhealthy(wanted: Postgres, seen: str) -> None:
+    """The log may lie elsewhere, and be written all the time."""
+    looked = PRIMARY if seen == "primary" else replace(PRIMARY, in_recovery=True)
+    assert told(replace(looked, unread=5.0), wanted).healthy
+    facts = told(replace(looked, unread=6.5), wanted)
+    assert not facts.healthy and "disk of the database does not answer" in facts.because
+
+
+def test_how_long_one_read_has_taken() -> None:
+    observer, calls = Observer(cast(Server, None)), {1: ("5", "0"), 2: ("9", "1")}
+
+    def unread(now: float, *waiting: int) -> float:
+        return observer._unread(list(waiting), now, lambda pid: calls.get(pid, ()))
+
+    assert unread(100.0, 1) == 0.0 and unread(103.0, 1, 2) == 3.0
+    calls[1] = ("6", "0")
+    assert unread(105.0, 1, 2) == 2.0, "the first one goes on, the second doesn't"
+    assert unread(106.0, 1) == 1.0 and unread(107.0, 1, 2) == 2.0, "which waited for something else in between"
+    del calls[1], calls[2]
+    assert unread(109.0, 1, 2) == 0.0, "no process that waits for a device"
