@@ -271,7 +271,7 @@ class Active(Backed):
         stopping = self.leaving and not self.rules.peer_may_be_fit()
         if stopping or newest.tentative:
             # stopped while solo: what is on the disk lets it take up again alone (rule 11); tentative: resolved at boot
-            self.returns = False
+            self.returns = self.overtaken = False
             self._become(Phase.PASSIVE, self.because)
             return
         record = replace(newest, active=False, solo=False, in_sync=False, stood_down=True)

@@ -12,7 +12,8 @@ the disk is what is on the disk; no message promises anything that is not persis
 
 The rules that decide are predicates in ``rules.Rules`` (one each; a mutant of the simulator overrides one):
 silent, sign_of_service, peer_stood_down, word_given, word_stands, higher_epoch_known, fitness_fresh, unfit, offers_itself,
-may_take_over, wants_to_yield, cannot_serve, peer_confirms, successor_seen, comes_back, may_return, peer_may_be_fit, isolated,
+may_take_over, wants_to_yield, cannot_serve, peer_confirms, successor_seen,
+successor_gives_up, comes_back, may_return, peer_may_be_fit, isolated,
 lost_by_pause, may_resume, wants_release, pinged_since_stall, released, solo_by_silence, standby_ready, holds_all, outranked,
 rival_wins, rival_hears, rival_knows, lag_known, word_is_new, their_end, elect, peer_pledged, may_boot_alone.
 Source: design §4; facts/safety-model.md.
@@ -44,6 +45,7 @@ from heartbeat.model import (
     Leave,
     LinkChanged,
     ManagerLost,
+    Message,
     Persisted,
     PersistFailed,
     Phase,
@@ -177,8 +179,7 @@ class Core(Passive):
         self._keep_step()
         if m.phase in REIGNING and not m.stood_down:
             self._heard_reigning_at = self.members.run
-        if m.phase in REIGNING or m.epoch.number > self.disk.epoch.number:
-            self.returns = False
+        self._note_successor(before, m)
         if m.stood_down and (before is None or not before.stood_down or before.epoch != m.epoch):
             self.stood_down_run = self.members.run
             self._pinged_at = -inf  # rule 2 wants a ping answered since: don't wait for the next one
@@ -202,6 +203,14 @@ class Core(Passive):
                 self._forgive()
         return True
 
+    def _note_successor(self, before: Message | None, m: Message) -> None:
+        """Whoever let go doesn't come back while the other one goes on; one that announced itself and gave up did not."""
+        if m.phase in REIGNING or m.epoch.number > self.disk.epoch.number:
+            self.overtaken = m.phase is Phase.OPENING and (self.returns or self.overtaken)
+            self.returns = False
+        elif self.overtaken and m.phase is Phase.PASSIVE and before is not None and before.boot == m.boot:
+            self.overtaken, self.returns, self.gave_up_run = False, True, self.members.run
+
     def _facts(self, facts: Facts) -> bool:
         nothing_new = self.calm and not self.manager_lost and _told(facts) == _told(self.facts)
         self.manager_lost = ""
@@ -211,7 +220,7 @@ class Core(Passive):
         self.facts, self.facts_at = facts, self.now
         self.highest = max(self.highest, facts.peer_epoch.number)
         if facts.peer_epoch.number > self.disk.epoch.number:
-            self.returns = False
+            self.returns = self.overtaken = False
         self.unhealthy_since = inf if facts.healthy else min(self.unhealthy_since, self.now)
         if self.disk.tentative and not self.saving and self.phase in {Phase.WAITING, Phase.PASSIVE} and facts.timeline > 0:
             self._resolve_tentative()

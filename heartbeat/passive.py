@@ -29,6 +29,9 @@ from heartbeat.state import Takeover
 #: a former active whose commits didn't wait may take so long to bring its database up, before its passive goes on without
 #: what it lacks (seconds, beyond initdead)
 LAX_START = 20.0
+#: the epoch of a takeover is on the disk within so long, or this server can't serve (seconds). Shorter than the time after
+#: which one whose disk hangs is not heard any more (``writer``): the other one must hear that this one gave up
+DISK_LIMIT = 5.0
 
 
 class Passive(Active):
@@ -116,10 +119,10 @@ class Passive(Active):
         """Rule 9: two passives in contact. The loser first persists that it gives way; only then does the winner take over."""
         outcome = self.rules.elect()
         p = self.members.peer
-        if outcome == "theirs" and p and self.returns and p.fit and not self.disk.lax:
+        if outcome == "theirs" and p and self.returns and (p.fit or self.rules.successor_gives_up()) and not self.disk.lax:
             pass  # the word "stood down" is enough for that one; with a pledge on top this server could not return
         elif outcome == "theirs" and p and (self.pledged_to != p.boot or self._newest().in_sync):
-            self.returns = False
+            self.returns = self.overtaken = False
             newest = self._newest()
             boot = p.boot
 
@@ -215,7 +218,7 @@ class Passive(Active):
         self.takeover.vip_taken_run = self.members.run
         self._out.append(TakeVip())
         self._send()
-        self.takeover.announced_seq, self.returns = self.seq, False
+        self.takeover.announced_seq, self.returns, self.overtaken = self.seq, False, False
         if not self._missing():
             self._write_epoch()
 
@@ -230,18 +233,26 @@ class Passive(Active):
     def _opening(self) -> None:
         """Written when nothing is missing, while this server is still fit and the word that it rests on holds."""
         if self.saving:
+            if self.now - self._writing_since > DISK_LIMIT and self.members.in_contact():
+                # the other one may be able to serve; nobody can while this server holds the address
+                self._abandon("the disk of the state does not answer")
             return
         word_lost = self.takeover.on_word and not self.rules.word_given()
         if word_lost or not self.rules.fitness_fresh():
-            self._let_go_of_vip()
-            self.opening = Epoch()
-            self._give_up(self._missing() or f"{self.site.peer} took back its word")
+            self._abandon(self._missing() or f"{self.site.peer} took back its word")
         elif not self._missing():
             self._write_epoch()
         elif self.now - self._announced_at >= self.timing.keepalive:
             self._out.append(Garp())
 
+    def _abandon(self, because: str) -> None:
+        """After the announcement. An epoch that gets to the disk all the same, and was never promoted, is forgotten."""
+        self._let_go_of_vip()
+        self.opening = Epoch()
+        self._give_up(because)
+
     def _write_epoch(self) -> None:
+        self._writing_since = self.now
         newest = self._newest()
         if not self.takeover.asked:
             self.restraint.took_over(self.now)

@@ -16,6 +16,8 @@ from runtime.sizes import size
 
 #: the sender reigns, or did a moment ago and is about to again
 REIGNING = SERVING | {Phase.RESUMING}
+#: one whose disk hangs gives a takeover up after 5 s (``passive``), and is not heard any more after 10 (``writer``); seconds
+GIVEN_UP = 7.0
 #: the sender can take part in an election of two passives (rule 9)
 ELECTABLE = frozenset({Phase.PASSIVE})
 
@@ -142,7 +144,12 @@ class Rules(LaxRules):
 
     def successor_seen(self) -> bool:
         """The other one has answered for the virtual IP since this server let go: it may have gone on, although unheard."""
-        return self.core.signs.at(VIP) > self.core.stands_down_run
+        return self.core.signs.at(VIP) > max(self.core.stands_down_run, self.core.gave_up_run)
+
+    def successor_gives_up(self) -> bool:
+        """It announced itself and gave up a moment ago: if its disk hangs, it can't take over at all, and will soon be silent.
+        With a pledge to it this server could not come back."""
+        return self.members.run - self.core.gave_up_run < GIVEN_UP
 
     def comes_back(self) -> bool:
         """This server let go for a passive that was not heard to go on: if that one died, it may take up again. Whoever

@@ -160,6 +160,10 @@ class Server:
         self.stood_down_run = inf
         #: this run let go for a passive that answered, and nothing has shown since that that one goes on (``may_return``)
         self.returns = False
+        #: it would still hold, had that one not announced that it goes on
+        self.overtaken = False
+        #: running clock: when it was heard to have given that up
+        self.gave_up_run = -inf
         #: running clock: when this run began to stand down last
         self.stands_down_run = inf
         #: of the last want that said to stop Postgres
@@ -177,7 +181,7 @@ class Server:
         self._attempt_wait = -inf
         #: why the peer could not be fenced, why the witnesses refused; "" if they didn't
         self.unfenced = self.refused = ""
-        self._announced_at = -inf
+        self._announced_at = self._writing_since = -inf
         #: where the active of the epoch of this server's data was when last heard (-1: not yet), on the running clock
         self.active_lsn, self.active_heard_run = -1, -inf
         #: where its log ends, as it said since it stood down; -1: not yet, or it doesn't say so any more
@@ -262,7 +266,7 @@ class Server:
             self._let_go_of_vip()
             self._become(Phase.PASSIVE, f"the takeover was given up: the new epoch can't be written ({error})")
         if self.phase is Phase.STANDING_DOWN:
-            self._mute, self.returns = True, False
+            self._mute, self.returns, self.overtaken = True, False, False
         self.opening = Epoch()
 
     # --- the one door
@@ -284,7 +288,7 @@ class Server:
 
     def _stand_down(self, because: str, stop: Stop = Stop.IMMEDIATE, returns: bool = False) -> None:
         """Rules 3, 4, 5, 8: VIP, client port, Postgres, disk, and only then the word; ``returns``: to one that answered."""
-        self._stop, self.returns, self.stands_down_run = stop, returns, self.members.run
+        self._stop, self.returns, self.overtaken, self.stands_down_run = stop, returns, False, self.members.run
         self.forced = ""
         self.opening = Epoch()
         self.ask_release_seq = self.ask_ping_seq = 0

@@ -111,3 +111,35 @@ def test_a_pair_that_lacks_everything(pair: Pair) -> None:
     wait_for("in sync", lambda: active.is_(phase="passive", fit=True, in_sync=True))
     wait_for("the end of the alarm", lambda: "state-folder" not in active.status()["alarms"], 15)
     assert (active.folder / "state" / "reserve").stat().st_size == SIZE
+
+
+@contextlib.contextmanager
+def freezable(node: Node) -> Iterator[Path]:
+    """Its state on a file system that can be made to hang: what writes there waits in the kernel, and can't be ended."""
+    image, state = node.folder / "image", node.folder / "state"
+    sh(f"truncate -s 16M {image} && mkfs.ext4 -q {image} && mount -o loop {image} {state}")
+    try:
+        yield state
+    finally:
+        subprocess.run(["fsfreeze", "-u", state], capture_output=True)
+        sh(f"umount --lazy {state}")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/loop-control"), reason="no loop devices")
+def test_a_disk_that_hangs_when_the_epoch_is_to_be_written(pair: Pair) -> None:
+    """The successor in a planned failover gives up, and the one that let go for it serves again."""
+    heir = pair.nodes["vs-28"]
+    with freezable(heir) as state:
+        active, passive = pair.settle()
+        assert passive is heir
+        sh(f"fsfreeze -f {state}")
+        active.ask("standby", by="test")
+        wait_for("announced", lambda: passive.is_(phase="opening"))
+        assert passive.has_vip()
+        wait_for("given up", lambda: passive.is_(phase="passive"), 8.0)
+        assert not passive.has_vip() and "the disk of the state does not answer" in passive.log()
+        wait_for("the other one serves again", lambda: active.is_(phase="active") and active.has_vip(), 20.0)
+        assert "silent" in passive.status()["alarms"]
+        sh(f"fsfreeze -u {state}")
+        wait_for("in sync again", lambda: passive.is_(phase="passive", fit=True, in_sync=True), 15.0)
+        assert active.is_(phase="active") and '"tentative": false' in (state / "record").read_text()

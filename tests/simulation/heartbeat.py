@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from heartbeat.model import (
+    SERVING,
     AskGrant,
     Boot,
     DropVip,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 #: datagrams that the socket keeps while the process stands still
 SOCKET = 64
 #: effects worth crashing between
+#: a disk that does not answer for so long is lost (heartbeat.writer; seconds)
+LOST = 10.0
 HEAVY = (Persist, TakeVip, DropVip, Want, Gate, RoleChanged, Fence, AskGrant)
 
 
@@ -74,6 +77,8 @@ class Heartbeat:
         self._inbox: deque[Event] = deque()
         self._link_down = False
         self._answers: deque[Persisted | PersistFailed] = deque()
+        #: when what the disk has not answered was given to it
+        self._asked_at: deque[float] = deque()
         self._busy = False
         self._tick_at = inf
         self._now = self._facts_at = 0.0
@@ -112,6 +117,7 @@ class Heartbeat:
         self.stopped = 0
         self._inbox.clear()
         self._answers.clear()
+        self._asked_at.clear()
 
     def kill(self) -> None:
         if self.running:
@@ -257,6 +263,7 @@ class Heartbeat:
             case Persist(serial, record):
                 life = self.life
                 server.world.checks.persists(server, record)
+                self._asked_at.append(self.engine.now)
                 server.disk.write(record, lambda ok: self._written(life, serial, ok))
             case Want():
                 server.later(0.001, server.manager.take, effect, self.life)
@@ -284,6 +291,7 @@ class Heartbeat:
 
     def _written(self, life: int, serial: int, ok: bool) -> None:
         if life == self.life:
+            self._asked_at.popleft()
             self._answers.append(Persisted(serial) if ok else PersistFailed(serial, "no space left on device"))
             self.server.later(0.0, self._answer, life)
 
@@ -296,10 +304,16 @@ class Heartbeat:
         server = self.server
         network = server.world.network
         peer = server.peer
-        if network.cuts["hb", server.name, peer.name]:
+        if network.cuts["hb", server.name, peer.name] or self._lost():
             return
         for link in LINKS:
             network.datagram(link, server.name, peer.name, peer.packet, peer.heartbeat.hears, link, message)
+
+    def _lost(self) -> bool:
+        """As the edge: a passive whose disk hangs can do nothing for the pair, and is not heard."""
+        assert self.core is not None
+        waits = self.engine.now - self._asked_at[0] if self._asked_at else 0.0
+        return waits > LOST and self.core.phase not in SERVING
 
     def _ping(self, seq: int) -> None:
         server = self.server

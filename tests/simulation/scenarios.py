@@ -196,6 +196,19 @@ HOLES: tuple[Scenario, ...] = (
     ),
     _s("planned failover", F(1.5, "failover", "A"), outage=1, activations=1, copies=0),
     _s(
+        "its successor's disk hangs when it writes the epoch of a planned failover",
+        F(1.5, "failover", "A"),
+        F(0.0, "slow", "B", 3.0, "30", "B TakeVip"),
+        outage=15,
+        strict=True,
+    ),
+    _s(
+        "the same, and the active is back from a power cut",
+        F(1.5, "power", "A", 2.0),
+        F(0.0, "slow", "B", 3.0, "20", "B TakeVip"),
+        strict=True,
+    ),
+    _s(
         "its successor dies before a planned failover",
         F(1.4, "power", "B", 15),
         F(1.5, "failover", "A"),

@@ -257,6 +257,53 @@ def test_one_that_let_go_waits_when_its_successor(what: str) -> None:
     assert server.core.phase is Phase.PASSIVE and not server.core.disk.solo
 
 
+def test_one_that_let_go_takes_up_again_when_its_successor_announced_itself_gave_up_and_died() -> None:
+    server = let_go()
+    server.hear(phase=Phase.OPENING, epoch=Epoch(5, "vs-28"), highest=5, fit=False, vip=True)
+    server.run(1.0)
+    assert server.said is not None and not server.said.returns
+    server.hear(phase=Phase.PASSIVE, epoch=Epoch(4, "vs-166"), vip=False)
+    assert server.core.returns
+    server.peer_speaks = False
+    server.run(4.0)
+    assert server.core.phase is Phase.ACTIVE and server.core.disk.epoch == Epoch(6, "vs-166")
+
+
+@pytest.mark.parametrize("what", ["promoted", "another run of it"])
+def test_one_that_let_go_waits_when_its_successor_may_have_served_since(what: str) -> None:
+    server = let_go()
+    server.hear(phase=Phase.OPENING, epoch=Epoch(5, "vs-28"), highest=5, fit=False, vip=True)
+    if what == "promoted":
+        server.hear(phase=Phase.PROMOTING, epoch=Epoch(5, "vs-28"))
+        server.hear(phase=Phase.PASSIVE, epoch=Epoch(4, "vs-166"), vip=False)
+    else:
+        server.hear(boot=Boot(4, 44), phase=Phase.PASSIVE, epoch=Epoch(4, "vs-166"), vip=False)
+    server.peer_speaks = False
+    server.run(8.0)
+    assert server.core.phase is Phase.PASSIVE
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_takeover_whose_epoch_does_not_get_to_the_disk_is_given_up_where_somebody_else_may_serve(heard: bool) -> None:
+    server = passive_in_sync()
+    server.disk = False
+    server.hear(phase=Phase.PASSIVE, stood_down=True, returns=True, calls_in_sync=-1, vip=False)
+    server.run(0.3)
+    assert server.core.phase is Phase.OPENING and server.core.saving
+    server.peer_speaks = heard
+    server.run(5.5)
+    if not heard:
+        assert server.core.phase is Phase.OPENING, "nobody else is there: as soon as the disk answers it goes on"
+        return
+    assert server.core.phase is Phase.PASSIVE and "does not answer" in server.core.because and "DropVip" in server.kinds()
+    late = [effect for effect in server.did if isinstance(effect, Persist) and effect.record.tentative]
+    server.disk = True
+    server.give(Persisted(late[-1].serial))
+    server.run(0.3)
+    disk = server.core.disk
+    assert (disk.epoch, disk.active, disk.solo, disk.in_sync, disk.tentative) == (Epoch(4, "vs-28"), False, False, False, False)
+
+
 def test_one_that_let_go_for_silence_waits() -> None:
     server = active_in_sync()
     server.pings = server.peer_speaks = False
