@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 
 from ha_manager.care import ATTEMPTS, Remedy
+from ha_manager.following import HANDED_OVER
 from ha_manager.observation import Identity, Observation, Progress, Receiver, Stopped, Upstream
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
 from ha_manager.outlook import Look, observed_state
 from ha_manager.rejoin import Verdict, Way
-from ha_manager.worker import HANDED_OVER, Worker
+from ha_manager.worker import Worker
 from runtime.errors import DidNotStart, ReplicationError
 
 E5, THEIRS = Epoch(5, "vs-166"), Epoch(6, "vs-28")
