@@ -8,18 +8,22 @@ facts/file-replication-and-libraries.md.
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import functools
 import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from runtime.errors import HaError
+
+#: -1 in 32 bits: to chown, "as it is"
+_NOBODYS = (1 << 32) - 1
 
 
 class Kind(StrEnum):
@@ -54,6 +58,37 @@ class Item:
             "mtime": self.mtime, "mode": self.mode, "owner": list(self.owner), "target": self.target,
             "xattrs": {name: base64.b64encode(value).decode() for name, value in self.xattrs.items()},
         }  # fmt: skip
+
+
+def dress(fd: int, item: Item) -> str:
+    """Give an open file or directory its owner, mode, attributes and time, in the order in which none of them undoes another.
+
+    Returns, in words, what this server can't give it ("": nothing): an owner that is not known here becomes root, without the
+    right to be run as root by anybody.
+    """
+    uid, gid, unknown = ids(item.owner)
+    os.fchown(fd, uid, gid)
+    os.fchmod(fd, item.mode & ~(stat.S_ISUID | stat.S_ISGID) if unknown else item.mode)
+    missing = [unknown] if unknown else []
+    for name in set(os.listxattr(fd)) - set(item.xattrs):
+        with contextlib.suppress(OSError):
+            os.removexattr(fd, name)
+    for name, value in item.xattrs.items():
+        try:
+            os.setxattr(fd, name, value)
+        except OSError as wrong:
+            if wrong.errno not in (errno.ENOTSUP, errno.EPERM):
+                missing.append(f"attribute {name} can't be kept ({os.strerror(wrong.errno or 0)})")
+    os.utime(fd, ns=(item.mtime, item.mtime))
+    return "; ".join(missing)
+
+
+def dress_link(path: str, item: Item, folder: int | None = None) -> str:
+    """The same for a symbolic link, relative to the directory that is open as ``folder``."""
+    uid, gid, unknown = ids(item.owner)
+    os.chown(path, uid, gid, dir_fd=folder, follow_symlinks=False)
+    os.utime(path, ns=(item.mtime, item.mtime), dir_fd=folder, follow_symlinks=False)
+    return unknown
 
 
 def item_of(kind: Kind, header: dict[str, Any]) -> Item:
@@ -163,16 +198,18 @@ def _group(gid: int) -> str:
 
 def ids(owner: tuple[str, str]) -> tuple[int, int, str]:
     """The numbers here of an owner by name, and in words who is not known ("" if both are): that one becomes root."""
-    unknown = []
     user, group = owner
+    uid = _number(user, lambda name: pwd.getpwnam(name).pw_uid)
+    gid = _number(group, lambda name: grp.getgrnam(name).gr_gid)
+    unknown = [*([f"user {user}"] if uid is None else []), *([f"group {group}"] if gid is None else [])]
+    words = f"{' and '.join(unknown)} {'do' if len(unknown) > 1 else 'does'} not exist: root instead" if unknown else ""
+    return uid or 0, gid or 0, words
+
+
+def _number(name: str, find: Callable[[str], int]) -> int | None:
+    if name.isdecimal():
+        return int(name) if int(name) < _NOBODYS else None
     try:
-        uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        return find(name)
     except KeyError:
-        uid = 0
-        unknown.append(f"user {user}")
-    try:
-        gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        gid = 0
-        unknown.append(f"group {group}")
-    return uid, gid, " and ".join(unknown)
+        return None

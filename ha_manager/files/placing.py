@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ha_manager.files import shadow
-from ha_manager.files.items import Item, Kind, ids, look, xattrs_of
+from ha_manager.files.items import Item, Kind, dress, dress_link, look
 from ha_manager.files.staging import PARTIAL, TEMPORARY
 from runtime.durable import sync_folder
 
@@ -124,7 +124,7 @@ class Placing:
             elif inner.kind in (Kind.FILE, Kind.LINK):
                 self._guarded(there, lambda p=path, i=inner, t=there: self._file(p, i, t))  # type: ignore[misc]
         self._extra(staged, names, target, entry)
-        _dress(target, item)
+        self._told(target, _dress_folder(target, item))
 
     def _folder(self, item: Item, target: str) -> None:
         there = look(target)
@@ -135,7 +135,7 @@ class Placing:
             self._keep(target)
             os.unlink(target)
         os.mkdir(target, 0o700)
-        _dress(target, item)
+        _dress_folder(target, item)
         sync_folder(os.path.dirname(target))
 
     def _extra(self, staged: str, names: set[str], target: str, entry: Wanted) -> None:
@@ -181,7 +181,7 @@ class Placing:
         os.makedirs(folder, exist_ok=True)
         temporary = f"{folder}/.ha-placing-{secrets.token_hex(6)}"
         try:
-            _copy(source, item, temporary)
+            missing = _copy(source, item, temporary)
             if look(target).kind is Kind.FOLDER:
                 self._take_away(target)
             elif os.path.lexists(target):
@@ -193,6 +193,7 @@ class Placing:
             raise
         sync_folder(folder)
         self.outcome.placed += 1
+        self._told(target, missing)
 
     def _keep(self, target: str) -> None:
         place = f"{self._kept}{target[len(self._root) :]}"
@@ -211,6 +212,10 @@ class Placing:
             do()
         except OSError as wrong:
             self._wrong(path, wrong)
+
+    def _told(self, path: str, missing: str) -> None:
+        if missing:
+            self.outcome.wrong.append(f"{path} is in place, but: {missing}")
 
     def _wrong(self, path: str, wrong: OSError) -> None:
         self.outcome.wrong.append(f"{path} could not be put in place: {wrong.strerror or wrong}")
@@ -268,21 +273,31 @@ def _content(path: str) -> bytes:
         return b""
 
 
-def _copy(source: str, item: Item, target: str) -> None:
+def _copy(source: str, item: Item, target: str) -> str:
+    """A new file or link, on the disk. Returns what of it this server can't have ("")."""
     if item.kind is Kind.LINK:
         os.symlink(item.target, target)
-    else:
-        reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(reading, "rb") as file:
-            if not stat.S_ISREG(os.fstat(reading).st_mode):
-                raise OSError(errno.EINVAL, "no file any more")
-            writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with open(writing, "wb") as copy:
-                _copy_content(reading, writing)
-                shutil.copyfileobj(file, copy, 1 << 20)  # what the kernel could not
-                copy.flush()
-                os.fsync(writing)
-    _dress(target, item)
+        return dress_link(target, item)
+    reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(reading, "rb") as file:
+        if not stat.S_ISREG(os.fstat(reading).st_mode):
+            raise OSError(errno.EINVAL, "no file any more")
+        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(writing, "wb") as copy:
+            _copy_content(reading, writing)
+            shutil.copyfileobj(file, copy, 1 << 20)  # what the kernel could not
+            copy.flush()
+            missing = dress(writing, item)
+            os.fsync(writing)
+    return missing
+
+
+def _dress_folder(path: str, item: Item) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return dress(fd, item)
+    finally:
+        os.close(fd)
 
 
 def _copy_content(reading: int, writing: int) -> None:
@@ -290,19 +305,3 @@ def _copy_content(reading: int, writing: int) -> None:
     with contextlib.suppress(OSError):
         while os.copy_file_range(reading, writing, 1 << 30):
             pass
-
-
-def _dress(path: str, item: Item) -> None:
-    uid, gid, unknown = ids(item.owner)
-    os.chown(path, uid, gid, follow_symlinks=False)
-    if item.kind is not Kind.LINK:
-        os.chmod(path, item.mode)
-        for name in set(xattrs_of(path)) - set(item.xattrs):
-            with contextlib.suppress(OSError):
-                os.removexattr(path, name)
-        for name, value in item.xattrs.items():
-            with contextlib.suppress(OSError):
-                os.setxattr(path, name, value)
-    os.utime(path, ns=(item.mtime, item.mtime), follow_symlinks=False)
-    if unknown:
-        raise OSError(errno.EINVAL, f"{unknown} does not exist on this server; it belongs to root here")

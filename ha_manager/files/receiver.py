@@ -1,7 +1,8 @@
 """The passive's end of the session's copying: takes small files into the staging directory.
 
-Promise: before each message it is asked anew whether this sender may write; a refusal is told in words and changes nothing. One
-thread a connection; a sender that breaks off leaves no half file. Source: docs/protocols.md ("Replicated files").
+Promise: before each message it is asked anew whether this sender may write; a refusal is told in words and changes nothing.
+What came together is flushed together, and answered when it is on the disk. One thread a connection; a sender that breaks off
+leaves no half file. Source: docs/protocols.md ("Replicated files").
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ha_manager.files.direction import Epoch
 from ha_manager.files.items import Kind, item_of
-from ha_manager.files.staging import Staging
+from ha_manager.files.staging import Batch, Put, Staging
 from runtime import frames
 from runtime.control import listen
 from runtime.errors import HaError
@@ -30,6 +31,8 @@ class Refusal(HaError):
     """The other server may not write here now."""
 
 
+Message = tuple[dict[str, Any], bytes]
+Answer = dict[str, Any]
 #: Raises Refusal if the active of that epoch may not write here now.
 Admit = Callable[[Epoch], None]
 
@@ -80,38 +83,58 @@ class Receiver:
         with connection:
             try:
                 while data := connection.recv(1 << 18):
-                    for header, content in reader.feed(data):
-                        connection.sendall(frames.encode(self.take(header, content)))
+                    answers = self.take(list(reader.feed(data)))
+                    connection.sendall(b"".join(frames.encode(answer) for answer in answers))
             except (OSError, ValueError) as wrong:
                 log.info("the copying session of the other server ended: %s", wrong)
             finally:
                 self._connections.discard(connection)
 
-    def take(self, header: dict[str, Any], content: bytes) -> dict[str, Any]:
-        """One message; the answer to it."""
+    def take(self, messages: Sequence[Message]) -> list[Answer]:
+        """The answer to each; all that was put is on the disk by then."""
+        with self.writing, self._staging.batch() as batch:
+            begun = [self._begin(batch, header, content) for header, content in messages]
+            try:
+                batch.settle()
+            except OSError as wrong:
+                return [_failed(wrong) for _ in messages]
+        return [_ended(each) if isinstance(each, Put) else each for each in begun]
+
+    def _begin(self, batch: Batch, header: dict[str, Any], content: bytes) -> Put | Answer:
         try:
-            return {"ok": True} | self._carry_out(header, content)
+            number, node = header["epoch"]
+            epoch, do, path = (int(number), str(node)), header["do"], str(header.get("path", ""))
+            self._admit(epoch)
+            if do not in _PUT:
+                return {"ok": True} | self._other(batch, do, path, epoch, header)
+            put = batch.put(path, item_of(_PUT[do], header), content)
+            if isinstance(names := header.get("names"), list):
+                batch.settle()
+                self._staging.only(path, {str(name) for name in names})
+            self._took(path)
+            return put
         except (HaError, OSError) as wrong:
-            return {"ok": False, "error": str(wrong), "refused": isinstance(wrong, Refusal)}
+            return _failed(wrong)
         except (KeyError, TypeError, ValueError) as wrong:
             return {"ok": False, "error": f"not understood: {wrong!r}", "refused": False}
 
-    def _carry_out(self, header: dict[str, Any], content: bytes) -> dict[str, Any]:
-        number, node = header["epoch"]
-        epoch, do, path = (int(number), str(node)), header["do"], str(header.get("path", ""))
-        with self.writing:
-            self._admit(epoch)
-            if do == "hello":
-                return {"entries": self._entries()}
-            if do == "complete":
-                self._complete(path, epoch, float(header["took"]))
-            elif do == "remove":
-                self._staging.remove(path)
-            else:
-                kind = _PUT[do]
-                unknown = self._staging.put(path, item_of(kind, header), content)
-                if isinstance(names := header.get("names"), list):
-                    self._staging.only(path, {str(name) for name in names})
-                self._took(path)
-                return {"unknown": unknown}
+    def _other(self, batch: Batch, do: str, path: str, epoch: Epoch, header: dict[str, Any]) -> Answer:
+        """What waits for all that came before it."""
+        batch.settle()
+        if do == "hello":
+            return {"entries": self._entries()}
+        if do == "complete":
+            self._complete(path, epoch, float(header["took"]))
+        elif do == "remove":
+            self._staging.remove(path)
+        else:
+            raise ValueError(do)
         return {}
+
+
+def _ended(put: Put) -> Answer:
+    return _failed(put.wrong) if put.wrong is not None else {"ok": True, "unknown": put.missing}
+
+
+def _failed(wrong: Exception) -> Answer:
+    return {"ok": False, "error": str(wrong), "refused": isinstance(wrong, Refusal)}

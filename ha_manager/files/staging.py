@@ -14,9 +14,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from ha_manager.files.items import Item, Kind, ids
+from ha_manager.files.items import Item, Kind, dress, dress_link
 from runtime.durable import read_json, write_json
 from runtime.errors import HaError
 
@@ -25,6 +27,7 @@ PARTIAL = ".ha-partial"
 TEMPORARY = ".ha-new-"
 _STATE = ".ha-state"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Escape(HaError):
@@ -69,33 +72,17 @@ class Staging:
     # --- changing it --------------------------------------------------------------------------------------------------------
 
     def put(self, path: str, item: Item, content: bytes) -> str:
-        """Make ``path`` like ``item``. Returns who of its owners is not known here (""). Raises OSError, Escape."""
-        *above, name = components(path)
-        uid, gid, unknown = ids(item.owner)
-        with self.folder(above, make=True) as folder:
-            if item.kind is Kind.FOLDER:
-                _folder(folder, name)
-                fd = os.open(name, _FOLDER, dir_fd=folder)
-                try:
-                    _dress(fd, item, uid, gid)
-                finally:
-                    os.close(fd)
-            else:
-                temporary = f"{TEMPORARY}{secrets.token_hex(6)}"
-                try:
-                    if item.kind is Kind.LINK:
-                        os.symlink(item.target, temporary, dir_fd=folder)
-                        os.chown(temporary, uid, gid, dir_fd=folder, follow_symlinks=False)
-                        os.utime(temporary, ns=(item.mtime, item.mtime), dir_fd=folder, follow_symlinks=False)
-                    else:
-                        _write(folder, temporary, item, content, uid, gid)
-                    _rename(folder, temporary, name)
-                except BaseException:
-                    with contextlib.suppress(OSError):
-                        os.unlink(temporary, dir_fd=folder)
-                    raise
-            os.fsync(folder)
-        return unknown
+        """Make ``path`` like ``item``, on the disk. Returns what of it can't be had here (""). Raises OSError, Escape."""
+        with self.batch() as batch:
+            put = batch.put(path, item, content)
+            batch.settle()
+        if put.wrong is not None:
+            raise put.wrong
+        return put.missing
+
+    def batch(self) -> Batch:
+        """For several at once."""
+        return Batch(self)
 
     def remove(self, path: str) -> None:
         """Whatever is there, with all below it."""
@@ -112,10 +99,19 @@ class Staging:
         with self.folder(components(path)) as folder:
             for name in set(os.listdir(folder)) - names:
                 _remove(folder, name)
+            os.fsync(folder)
 
     @contextlib.contextmanager
     def folder(self, parts: list[str], *, make: bool = False) -> Iterator[int]:
         """A descriptor of the directory below the staging directory, reached without following anything."""
+        fd = self.open_folder(parts, make=make)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def open_folder(self, parts: list[str], *, make: bool = False) -> int:
+        """The same, to be closed by the caller."""
         fd = os.open(self.root, _FOLDER)
         try:
             for number, part in enumerate(parts):
@@ -125,9 +121,10 @@ class Staging:
                     inner = self._inner(fd, parts[: number + 1], wrong, make)
                 os.close(fd)
                 fd = inner
-            yield fd
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        return fd
 
     def _inner(self, fd: int, parts: list[str], wrong: OSError, make: bool) -> int:
         """Could not be opened: made if it isn't there, refused if it is a link."""
@@ -141,41 +138,140 @@ class Staging:
         return os.open(parts[-1], _FOLDER, dir_fd=fd)
 
 
-def _folder(above: int, name: str) -> None:
-    try:
-        os.mkdir(name, 0o700, dir_fd=above)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=above)
-            os.mkdir(name, 0o700, dir_fd=above)
+@dataclass
+class Put:
+    """One thing on its way into the staging directory; the last two are told by ``Batch.settle`` at the latest."""
+
+    folder: int
+    name: str
+    temporary: str = ""
+    #: its content, to be flushed
+    fd: int = -1
+    #: in words: what of it can't be had here
+    missing: str = ""
+    wrong: OSError | None = None
 
 
-def _write(folder: int, name: str, item: Item, content: bytes, uid: int, gid: int) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-    try:
+class Batch:
+    """Several things that come together: their contents are flushed side by side, which the disk does at one go; then each gets
+    its name; then the directories are flushed. What fails, fails alone. Closed without ``settle``: nothing came.
+    """
+
+    #: more than that are settled in between, for the sake of open files
+    MOST = 64
+
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+        self._folders: dict[tuple[str, ...], int] = {}
+        self._new: list[Put] = []
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for put in self._new:
+            _drop(put)
+        self._close()
+
+    def put(self, path: str, item: Item, content: bytes) -> Put:
+        """Raises OSError, Escape."""
+        *above, name = components(path)
+        if len(self._new) >= self.MOST or len(self._folders) >= self.MOST:
+            self.settle()
+        put = Put(self._folder(above), name)
+        if item.kind is Kind.FOLDER:
+            self._make(put, item)
+            return put
+        put.temporary = f"{TEMPORARY}{secrets.token_hex(6)}"
+        try:
+            self._write(put, item, content)
+        except BaseException:
+            _drop(put)
+            raise
+        self._new.append(put)
+        return put
+
+    def settle(self) -> None:
+        """All that was put is on the disk, or says why not."""
+        new = self._new
+        try:
+            list(_flushers.map(_flush, new) if len(new) > 1 else map(_flush, new))
+        except RuntimeError:  # this process is ending
+            raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN)) from None
+        self._new = []
+        for put in new:
+            _name(put)
+        for folder in self._folders.values():
+            os.fsync(folder)
+        self._close()
+
+    def _close(self) -> None:
+        for folder in self._folders.values():
+            os.close(folder)
+        self._new, self._folders = [], {}
+
+    def _folder(self, parts: list[str]) -> int:
+        key = tuple(parts)
+        if key not in self._folders:
+            self._folders[key] = self._staging.open_folder(parts, make=True)
+        return self._folders[key]
+
+    def _make(self, put: Put, item: Item) -> None:
+        try:
+            os.mkdir(put.name, 0o700, dir_fd=put.folder)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(put.name, dir_fd=put.folder, follow_symlinks=False).st_mode):
+                os.unlink(put.name, dir_fd=put.folder)
+                os.mkdir(put.name, 0o700, dir_fd=put.folder)
+        fd = os.open(put.name, _FOLDER, dir_fd=put.folder)
+        try:
+            put.missing = dress(fd, item)
+        finally:
+            os.close(fd)
+
+    def _write(self, put: Put, item: Item, content: bytes) -> None:
+        if item.kind is Kind.LINK:
+            os.symlink(item.target, put.temporary, dir_fd=put.folder)
+            put.missing = dress_link(put.temporary, item, put.folder)
+            return
+        put.fd = os.open(put.temporary, _NEW, 0o600, dir_fd=put.folder)
         view = memoryview(content)
         while view:
-            view = view[os.write(fd, view) :]
-        _dress(fd, item, uid, gid)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+            view = view[os.write(put.fd, view) :]
+        put.missing = dress(put.fd, item)
 
 
-def _dress(fd: int, item: Item, uid: int, gid: int) -> None:
-    """Owner, mode, attributes and time, in the order in which none of them undoes another."""
-    os.fchown(fd, uid, gid)
-    os.fchmod(fd, item.mode)
-    for name in set(os.listxattr(fd)) - set(item.xattrs):
+#: flushed one after the other, each file would wait for a turn of the disk of its own
+_flushers = ThreadPoolExecutor(8, "flushing")
+
+
+def _flush(put: Put) -> None:
+    if put.fd < 0:
+        return
+    try:
+        os.fsync(put.fd)
+    except OSError as wrong:
+        put.wrong = wrong
+
+
+def _name(put: Put) -> None:
+    try:
+        if put.wrong is None:
+            _rename(put.folder, put.temporary, put.name)
+            put.temporary = ""
+    except OSError as wrong:
+        put.wrong = wrong
+    _drop(put)
+
+
+def _drop(put: Put) -> None:
+    """What is left of it, if it came to nothing."""
+    if put.fd >= 0:
+        os.close(put.fd)
+        put.fd = -1
+    if put.temporary:
         with contextlib.suppress(OSError):
-            os.removexattr(fd, name)
-    for name, value in item.xattrs.items():
-        try:
-            os.setxattr(fd, name, value)
-        except OSError as wrong:
-            if wrong.errno not in (errno.ENOTSUP, errno.EPERM):
-                raise
-    os.utime(fd, ns=(item.mtime, item.mtime))
+            os.unlink(put.temporary, dir_fd=put.folder)
 
 
 def _rename(folder: int, temporary: str, name: str) -> None:

@@ -81,6 +81,32 @@ def test_anything_takes_the_place_of_anything(staging: Staging, before: Item, af
     assert left == []
 
 
+def test_several_at_once_are_all_there_and_what_fails_fails_alone(staging: Staging) -> None:
+    staging.put("/e/blocked", FILE, b"a file")
+    with staging.batch() as batch:
+        for number in range(3 * batch.MOST):
+            batch.put(f"/e/{number % 7}/{number}", FILE, str(number).encode())
+        with pytest.raises(NotADirectoryError):
+            batch.put("/e/blocked/below", FILE, b"")
+        gone = batch.put("/e/gone/f", FILE, b"")
+        staging.remove("/e/gone")
+        batch.put("/e/link", Item(Kind.LINK, target="x"), b"")
+        batch.settle()
+    assert isinstance(gone.wrong, FileNotFoundError)
+    for number in range(3 * batch.MOST):
+        assert (staging.root / f"e/{number % 7}/{number}").read_text() == str(number)
+    assert os.readlink(staging.root / "e/link") == "x"
+
+
+def test_what_is_not_settled_did_not_come(staging: Staging) -> None:
+    staging.put("/e/f", FILE, b"before")
+    with pytest.raises(ZeroDivisionError), staging.batch() as batch:
+        batch.put("/e/f", FILE, b"after")
+        batch.put("/e/g", FILE, b"after")
+        _ = 1 / 0
+    assert (staging.root / "e/f").read_text() == "before" and names(staging.root) == ["e", "e/f"]
+
+
 def test_what_is_removed_is_gone_with_all_below_it_and_may_be_gone_already(staging: Staging) -> None:
     staging.put("/e/x/y/z", FILE, b"1")
     staging.remove("/e/x")
@@ -90,9 +116,12 @@ def test_what_is_removed_is_gone_with_all_below_it_and_may_be_gone_already(stagi
 
 
 def test_an_owner_that_is_not_known_here_is_told_and_becomes_root(staging: Staging) -> None:
-    assert staging.put("/f", Item(Kind.FILE, mode=0o600, owner=("nobody-at-all", "root")), b"") == "user nobody-at-all"
-    assert look(f"{staging.root}/f").owner == ("root", "root")
+    told = staging.put("/f", Item(Kind.FILE, mode=0o6755, owner=("nobody-at-all", "root")), b"")
+    found = look(f"{staging.root}/f")
+    assert told == "user nobody-at-all does not exist: root instead"
+    assert (found.owner, found.mode) == (("root", "root"), 0o755)  # not run as root by anybody who may start it
     assert ids(("12345", "54321")) == (12345, 54321, "")
+    assert ids(("4294967295", "no-group")) == (0, 0, "user 4294967295 and group no-group do not exist: root instead")
 
 
 def test_extended_attributes_come_along_and_go(staging: Staging, tmp_path: Path) -> None:
