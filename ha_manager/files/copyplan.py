@@ -19,7 +19,7 @@ from ha_manager.site import ReplicatedFile
 from runtime.frames import CONTENT_LIMIT
 
 #: more changes, or more bytes, at once are cheaper by rsync
-MANY = 64
+MANY = 512
 MUCH = 4 << 20
 
 
@@ -74,6 +74,17 @@ class Ask:
             self.changes = None
         else:
             self.changes |= other.changes
+
+    def touches(self, path: str) -> bool:
+        """Whether rsync, doing this, may write at ``path``, below it or above it."""
+        if self.changes is None or path in self.changes:
+            return True
+        above = posixpath.dirname(path)
+        while above not in ("", "/"):
+            if above in self.changes:
+                return True
+            above = posixpath.dirname(above)
+        return any(each.startswith(path + "/") for each in self.changes)
 
 
 def pass_of(entry: ReplicatedFile, ask: Ask, inner: Sequence[str], bandwidth: int) -> Pass:

@@ -87,11 +87,15 @@ def progress(line: str) -> tuple[int, int, str] | None:
     return (int(found[1].replace(",", "")), int(found[2]), found[3]) if found else None
 
 
+#: what rsync says after whoever knew the reason has said it
+_EMPTY = ("rsync error:", "rsync: connection unexpectedly closed")
+
+
 def words(code: int, said: str) -> str:
     """Why a transfer failed, "" if it didn't: what vanished while it ran is no failure."""
     if code in (0, 24):
         return ""
-    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("rsync error:")]
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith(_EMPTY)]
     told = next((line for line in lines if "ha_manager:" in line), lines[-1] if lines else f"rsync ended with {code}")
     if "permission denied (publickey" in said.lower():
         return (
