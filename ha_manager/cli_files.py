@@ -106,7 +106,9 @@ def _row(each: dict[str, Any], found: dict[str, Any], now: float) -> tuple[str, 
     how = "at once" if each["inotify"] else f"every {each['interval']} s"
     if found["role"] != "active":
         received, complete = found["staged"]["received"], found["staged"]["complete"]
-        return each["path"], how, _ago(received.get(each["path"], 0), now), _ago(complete.get(each["path"], 0), now), ""
+        doubt = each["path"] in found["staged"]["doubts"]
+        words = "came as power was lost, may be damaged: compared by content when an active is there" if doubt else ""
+        return each["path"], how, _ago(received.get(each["path"], 0), now), _ago(complete.get(each["path"], 0), now), words
     return each["path"], how, _ago(each["last_change"], now), _ago(each["last_copied"], now), state(each)
 
 

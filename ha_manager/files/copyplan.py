@@ -93,5 +93,5 @@ def pass_of(entry: ReplicatedFile, ask: Ask, inner: Sequence[str], bandwidth: in
     if ask.changes is None:
         return replace(own, exclude=tuple(posixpath.relpath(path, entry.name) for path in inner))
     if entry.name in ask.changes:  # a file, and large
-        return replace(own, folder=posixpath.dirname(entry.name), names=(posixpath.basename(entry.name),))
+        return replace(own, folder=posixpath.dirname(entry.name), names=(posixpath.basename(entry.name),), flush=True)
     return replace(own, names=tuple(path[len(entry.name) + 1 :] for path in ask.changes))

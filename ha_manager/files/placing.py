@@ -30,12 +30,14 @@ _OURS = (TEMPORARY, ".ha-placing-")
 @dataclass(frozen=True)
 class Wanted:
     """An entry of module.xml; ``owner``: "user:group", or "" for as it was sent. ``complete``: seconds since 1970 at which the
-    last full pass ended, None: there was none, so what is not staged may still be missing there.
+    last full pass ended, None: there was none, so what is not staged may still be missing there. ``doubt``: this server lost
+    power after what came since then, which may be damaged; None: it didn't.
     """
 
     path: str
     owner: str = ""
     complete: float | None = None
+    doubt: float | None = None
 
 
 @dataclass
@@ -55,12 +57,14 @@ class Placing:
     def __init__(self, staging: Path, kept: Path, check: Callable[[], None], root: str = "") -> None:
         self._staging, self._kept, self._check, self._root = staging, kept, check, root
         self._inner: frozenset[str] = frozenset()
+        self._doubt: float | None = None
         self.outcome = Outcome()
 
     def run(self, entries: Sequence[Wanted]) -> Outcome:
         # What takes a moment first: nobody who needs to log in waits for an archive.
         for entry in sorted(entries, key=lambda each: os.path.isdir(f"{self._staging}{each.path}")):
             self._inner = frozenset(each.path for each in entries if each.path.startswith(entry.path + "/"))
+            self._doubt = entry.doubt
             self._entry(entry)
         return self.outcome
 
@@ -140,7 +144,7 @@ class Placing:
 
     def _extra(self, staged: str, names: set[str], target: str, entry: Wanted) -> None:
         """What is here and not there was deleted on the other server, if its last full pass came after it."""
-        if entry.complete is None:
+        if entry.complete is None or entry.doubt is not None:
             return
         for each in list(os.scandir(target)):
             path = f"{staged}/{each.name}"[len(os.fspath(self._staging)) :]
@@ -168,6 +172,10 @@ class Placing:
         there = look(target)
         if _same(item, there):
             self.outcome.same += 1
+            return
+        if self._doubt is not None and os.lstat(staged).st_ctime > self._doubt - 1.0:
+            why = f"its copy came shortly before this server lost power, and may be damaged: {staged}"
+            self.outcome.wrong.append(f"{target} stays as it is: {why}")
             return
         if there.kind in (Kind.FILE, Kind.LINK) and there.mtime > item.mtime and _differs(staged, item, target, there):
             older = (there.mtime - item.mtime) / 1e9

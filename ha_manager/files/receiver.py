@@ -11,12 +11,13 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ha_manager.files.direction import Epoch
 from ha_manager.files.items import Kind, item_of
+from ha_manager.files.record import Refusal
 from ha_manager.files.staging import Batch, Put, Staging
 from runtime import frames
 from runtime.control import listen
@@ -27,30 +28,28 @@ log = logging.getLogger(__name__)
 _PUT = {kind.value: kind for kind in (Kind.FILE, Kind.FOLDER, Kind.LINK)}
 
 
-class Refusal(HaError):
-    """The other server may not write here now."""
-
-
 Message = tuple[dict[str, Any], bytes]
 Answer = dict[str, Any]
-#: Raises Refusal if the active of that epoch may not write here now.
-Admit = Callable[[Epoch], None]
+
+
+class Holder(Protocol):
+    """Who says what may be taken, and hears what came."""
+
+    def admit(self, epoch: Epoch) -> None:
+        """Raises Refusal if the active of that epoch may not write here now."""
+
+    def greeting(self) -> dict[str, Any]: ...
+
+    def complete(self, entry: str, epoch: Epoch, took: float, by_content: bool) -> None: ...
+
+    def took(self, path: str) -> None: ...
 
 
 class Receiver:
     """Serves ``path``, to which ha_manager connects what the peer opened in its session."""
 
-    def __init__(
-        self,
-        path: Path,
-        staging: Staging,
-        admit: Admit,
-        entries: Callable[[], list[str]],
-        complete: Callable[[str, Epoch, float], None],
-        took: Callable[[str], None],
-    ) -> None:
-        self._staging, self._admit, self._entries = staging, admit, entries
-        self._complete, self._took = complete, took
+    def __init__(self, path: Path, staging: Staging, holder: Holder) -> None:
+        self._staging, self._holder = staging, holder
         self._socket = listen(path)
         self._socket.setblocking(True)
         self._connections: set[socket.socket] = set()
@@ -104,14 +103,14 @@ class Receiver:
         try:
             number, node = header["epoch"]
             epoch, do, path = (int(number), str(node)), header["do"], str(header.get("path", ""))
-            self._admit(epoch)
+            self._holder.admit(epoch)
             if do not in _PUT:
                 return {"ok": True} | self._other(batch, do, path, epoch, header)
             put = batch.put(path, item_of(_PUT[do], header), content)
             if isinstance(names := header.get("names"), list):
                 batch.settle()
                 self._staging.only(path, {str(name) for name in names})
-            self._took(path)
+            self._holder.took(path)
             return put
         except (HaError, OSError) as wrong:
             return _failed(wrong)
@@ -122,9 +121,9 @@ class Receiver:
         """What waits for all that came before it."""
         batch.settle()
         if do == "hello":
-            return {"entries": self._entries()}
+            return self._holder.greeting()
         if do == "complete":
-            self._complete(path, epoch, float(header["took"]))
+            self._holder.complete(path, epoch, float(header["took"]), bool(header.get("checksum")))
         elif do == "remove":
             self._staging.remove(path)
         else:

@@ -33,6 +33,8 @@ class Pass:
     checksum: bool = False
     #: KiB a second; 0: as fast as it goes
     bandwidth: int = 0
+    #: each file is flushed before it gets its name
+    flush: bool = False
 
 
 def argv(transfer: Pass, shell: str, gate: str, host: str) -> list[str]:
@@ -43,6 +45,8 @@ def argv(transfer: Pass, shell: str, gate: str, host: str) -> list[str]:
     ]  # fmt: skip
     if transfer.checksum:
         options.append("-c")
+    if transfer.flush:
+        options.append("--fsync")
     if transfer.owner:
         options.append(f"--chown={transfer.owner}")
     if transfer.bandwidth:
@@ -64,7 +68,7 @@ def _pattern(relative: str) -> str:
 #: what may be asked of the gate's rsync: options that would read, follow links or write elsewhere are none of them
 _ALLOWED = re.compile(
     r"--server|-[lHogDtpAXrcR]+e[0-9]*\.[a-zA-Z]*|-@-1|--modify-window=-1|--timeout=[0-9]+|--bwlimit=[0-9]+|--delete-delay"
-    r"|--delete-missing-args|--from0|--partial-dir|(?:--partial-dir=)?\.ha-partial|--(?:user|group)map=\*:[A-Za-z0-9_.-]+|\."
+    r"|--delete-missing-args|--from0|--fsync|--partial-dir|(?:--partial-dir=)?\.ha-partial|--(?:user|group)map=\*:[A-Za-z0-9_.-]+|\."
 )
 
 

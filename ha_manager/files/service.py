@@ -7,28 +7,23 @@ anything, nothing is sent and nothing taken. Ends when ha_manager does. Source: 
 from __future__ import annotations
 
 import logging
-import os
 import selectors
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ha_manager.config import Config
 from ha_manager.files import placing, transport
 from ha_manager.files.bulk import Transfer
-from ha_manager.files.direction import NONE, Epoch, Standing, why_not_send, why_not_take
+from ha_manager.files.direction import NONE, Epoch, Standing, why_not_send
 from ha_manager.files.line import Line
 from ha_manager.files.placing import Outcome, Placing, Wanted
-from ha_manager.files.receiver import Receiver, Refusal
 from ha_manager.files.sending import Sending
-from ha_manager.files.staging import Staging
+from ha_manager.files.taking import Taking
 from ha_manager.files.watching import Watcher
 from ha_manager.mailbox import Mailbox
 from ha_manager.schedule import Schedule
-from runtime.channel import Channel
 from runtime.clock import boottime
 from runtime.control import ControlServer, Request
 from runtime.errors import ConfigError, HaError
@@ -42,9 +37,6 @@ TICK = 0.5
 COMPARE = 600.0
 #: one that can't be watched
 UNWATCHED = 60.0
-#: transfers that run when this server becomes active have so long to end (seconds)
-GATES = 5.0
-SSHD_AGAIN = 2.0
 
 
 class Service:
@@ -60,30 +52,25 @@ class Service:
         self.loop = Loop()
         self.mail = Mailbox(self.loop.selector)
         self._own = Standing()
-        self.staging = Staging(paths.staging)
-        self.staging.prepare()
-        self._gates: dict[Channel, int] = {}
-        self._received: dict[str, float] = {}
         self._placed: tuple[Epoch, Outcome | None, str] = (NONE, None, "")
         self._placing: Epoch = NONE
         self._alarms: dict[str, str] = {}
         self._said: Mapping[str, Any] = {}
-        self._sshd: subprocess.Popen[bytes] | None = None
         self._ended = False
         self.transfer = Transfer(self._folder)
         self.sending = Sending(lambda: self.config, self._dial, self.transfer, boottime)
         self.watcher = Watcher(self.sending)
         self.loop.selector.register(self.watcher.fd, selectors.EVENT_READ, lambda mask: self.watcher.read())
-        self.receiver = Receiver(paths.run / "files-in", self.staging, self._admit, self._names, self._complete, self._took)
+        self.taking = Taking(lambda: self.config, lambda: self._own, self.mail.post, self._alarms.__setitem__)
         self.schedule = Schedule()
         self.control = ControlServer(
             self._control_path,
             self.loop.selector,
             {
                 "role": self.on_role, "status": lambda request: self.status(), "sync": self.on_sync, "place": self.on_place,
-                "reload": self.on_reload, "gate": self.on_gate, "subscribe": self.on_subscribe,
+                "reload": self.on_reload, "gate": self.taking.on_gate, "subscribe": self.on_subscribe,
             },
-            on_close=self.on_gone,
+            on_close=self.taking.on_gone,
         )  # fmt: skip
 
     # --- life -------------------------------------------------------------------------------------------------------------
@@ -92,16 +79,18 @@ class Service:
         """Until ``lifeline``, which ha_manager holds the other end of, is closed."""
         self.loop.selector.register(lifeline, selectors.EVENT_READ, lambda mask: self.loop.stop())
         self._write_transport()
-        for name, body in (("sending", self.sending.run), ("rsync", self.sending.run_bulk), ("sshd", self._serve_rsync)):
+        bodies = {
+            "sending": self.sending.run, "rsync": self.sending.run_bulk, "sshd": self.taking.run,
+            "flushing": self.taking.record.run,
+        }  # fmt: skip
+        for name, body in bodies.items():
             threading.Thread(target=self._work, args=(name, body), name=name, daemon=True).start()
         self._start_schedule()
         self._tick()
         self.loop.run()
         self._ended = True
         self.sending.end()
-        self.on_ended_gates()
-        self._end_sshd()
-        self.receiver.close()
+        self.taking.end()
         self.control.close()
 
     def _work(self, name: str, body: Callable[[], None]) -> None:
@@ -170,9 +159,10 @@ class Service:
         if why_not_send(own) != why_not_send(before):
             log.info("replicated files: %s", why_not_send(own) or "sending")
         if own.role != "passive":
-            self.on_ended_gates()
+            self.taking.on_stop()
         if own.role == "passive" and before.role != "passive":
-            self._alarms = {}
+            for name in ("files-place", "files-newer", "files-removed"):
+                self._alarms.pop(name, None)
         self.sending.standing(own)
         # Watched before the first pass, so that nothing falls between the two.
         self._watch()
@@ -187,8 +177,8 @@ class Service:
         """Raises ConfigError, changing nothing."""
         self.config = self._load()
         self._write_transport()
-        self._end_sshd()  # another one follows
-        self.receiver.hang_up()
+        self.taking.end_sshd()  # another one follows
+        self.taking.receiver.hang_up()
         self.sending.renew()
         self._start_schedule()
         self._watch()
@@ -196,108 +186,22 @@ class Service:
 
     def on_sync(self, request: Request) -> Mapping[str, Any]:
         path = str(request.fields.get("path", ""))
-        names = self._names()
+        names = self.taking.names()
         found = [name for name in names if not path or path == name or path.startswith(name + "/")]
         if not found:
             raise HaError(f"{path} is not below a path that module.xml names: {', '.join(names) or 'it names none'}")
         return {"tickets": self.sending.sync([max(found, key=len)] if path else found)}
 
     def status(self) -> dict[str, Any]:
-        own, state = self._own, self.staging.state()
+        own, record = self._own, self.taking.record
         epoch, outcome, label = self._placed
-        complete = state.get("complete")
         return {
             "role": own.role, "epoch": list(own.epoch), "connected": not self.sending.why, "why": self.sending.why,
             "peer": self.config.peer, "entries": [account.as_json(behind) for account, behind in self.sending.rows()],
-            "staged": {"epoch": state.get("epoch", list(NONE)), "complete": complete if isinstance(complete, dict) else {},
-                       "received": dict(self._received)},
+            "staged": record.held.as_json() | {"received": dict(self.taking.received), "doubts": record.doubts()},
             "placed": {"epoch": list(epoch), "kept": label, **(vars(outcome) if outcome else {})},
             "watches": len(self.watcher), "alarms": self.alarms(), "summary": self.sending.summary(),
         }  # fmt: skip
-
-    # --- taking files -------------------------------------------------------------------------------------------------------
-
-    def _names(self) -> list[str]:
-        return [each.name for each in self.config.site.files]
-
-    def _admit(self, epoch: Epoch) -> None:
-        """Raises Refusal. A newer epoch is noted before its first file is taken."""
-        state = self.staging.state()
-        found = state.get("epoch")
-        newest: Epoch = (int(found[0]), str(found[1])) if isinstance(found, list) and len(found) == 2 else NONE
-        if why := why_not_take(self._own, newest, epoch):
-            raise Refusal(f"{self.config.node}: {why}")
-        if epoch != newest:
-            self.staging.note({"epoch": list(epoch), "complete": {}})
-            self._received = {}
-
-    def _complete(self, entry: str, epoch: Epoch, took: float) -> None:
-        """A full pass of ``entry`` has ended that took so long: what is not staged did not exist when it began."""
-        state = self.staging.state()
-        complete = state.get("complete")
-        known = complete if isinstance(complete, dict) else {}
-        self.staging.note({"epoch": list(epoch), "complete": known | {entry: time.time() - max(0.0, took)}})
-
-    def _took(self, path: str) -> None:
-        entry = max((name for name in self._names() if path == name or path.startswith(name + "/")), key=len, default="")
-        if entry:
-            self._received[entry] = time.time()
-
-    def on_gate(self, request: Request) -> Mapping[str, Any]:
-        """rsync asks whether it may write: as long as this connection stands."""
-        number, node = request.fields["epoch"]
-        self._admit((int(number), str(node)))
-        self._gates[request.channel] = int(request.fields["pid"])
-        self._took(str(request.fields["path"]))
-        return {"staging": os.fspath(self.staging.root)}
-
-    def on_gone(self, channel: Channel) -> None:
-        self._gates.pop(channel, None)
-
-    def on_ended_gates(self) -> None:
-        for channel in list(self._gates):
-            channel.send({"push": "stop"})
-
-    def _serve_rsync(self) -> None:
-        """sshd, while this server is passive and there is anything to take."""
-        while not self._ended:
-            if self._own.role != "passive" or not self.config.site.files:
-                self._end_sshd()
-                time.sleep(TICK)
-                continue
-            said = self._run_sshd()
-            if not self._ended and self._own.role == "passive" and said:
-                text = f"directories and large files can't be received here: sshd on port {self.config.site.files_port}: {said}"
-                self.mail.post(lambda text=text: self._alarms.update({"files-sshd": text}))  # type: ignore[misc]
-                time.sleep(SSHD_AGAIN)
-
-    def _run_sshd(self) -> str:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        argv = ["setpriv", "--pdeathsig=TERM", *transport.server_argv(self._folder)]
-        try:
-            with open(self._folder / "sshd.log", "w+b") as output:
-                self._sshd = child = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
-                )
-                began = boottime()
-                while child.poll() is None:
-                    if self._own.role != "passive":
-                        self._end_sshd()
-                    elif boottime() - began > SSHD_AGAIN:
-                        self._alarms.pop("files-sshd", None)
-                    time.sleep(TICK)
-                output.seek(0)
-                said = output.read(4096).decode(errors="replace").strip().splitlines()
-        except OSError as wrong:
-            return str(wrong)
-        ended = child.returncode in (0, -15, 255) and self._sshd is None
-        self._sshd = None
-        return "" if ended else (said[-1] if said else f"it ended with {child.returncode}")
-
-    def _end_sshd(self) -> None:
-        child, self._sshd = self._sshd, None
-        if child is not None and child.poll() is None:
-            child.terminate()
 
     # --- putting in place -----------------------------------------------------------------------------------------------------
 
@@ -316,28 +220,19 @@ class Service:
 
     def _place(self, epoch: Epoch) -> None:
         try:
-            self._await_gates()
-            with self.receiver.writing:
-                pass  # whoever wrote has ended; nobody begins any more
-            state = self.staging.state().get("complete")
-            complete = state if isinstance(state, dict) else {}
-            entries = [Wanted(each.name, each.owner, complete.get(each.name)) for each in self.config.site.files]
+            self.taking.ended()
+            complete, doubts = self.taking.record.held.complete, self.taking.record.doubts()
+            entries = [
+                Wanted(each.name, each.owner, complete.get(each.name), doubts.get(each.name)) for each in self.config.site.files
+            ]
             label = f"{epoch[0]}-{epoch[1]}-{time.strftime('%Y%m%dT%H%M%S')}"
             kept = self.config.host.paths.state / "replaced"
-            outcome = Placing(self.staging.root, kept / label, lambda: None).run(entries)
+            outcome = Placing(self.taking.staging.root, kept / label, lambda: None).run(entries)
             placing.prune(kept)
         except Exception as wrong:
             log.exception("replicated files can't be put in place")
             outcome, label = Outcome(wrong=[f"replicated files can't be put in place: {wrong}"]), ""
         self.mail.post(lambda: self.on_placed(epoch, outcome, label))
-
-    def _await_gates(self) -> None:
-        end = boottime() + GATES
-        while self._gates and boottime() < end:
-            time.sleep(0.02)
-        for pid in list(self._gates.values()):
-            log.warning("a transfer to this server did not end: killed")
-            os.kill(pid, 9)
 
     def on_placed(self, epoch: Epoch, outcome: Outcome, label: str) -> None:
         self._placing, self._placed = NONE, (epoch, outcome, label)

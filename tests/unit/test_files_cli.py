@@ -31,7 +31,8 @@ def entry(**more: Any) -> dict[str, Any]:
 def found(**more: Any) -> dict[str, Any]:
     return {
         "role": "active", "epoch": [5, "vs-166"], "connected": True, "why": "", "peer": "vs-28", "entries": [entry()],
-        "staged": {"epoch": [0, ""], "complete": {}, "received": {}}, "placed": {"epoch": [0, ""], "kept": ""}, "alarms": {},
+        "staged": {"epoch": [0, ""], "complete": {}, "received": {}, "doubts": {}},
+        "placed": {"epoch": [0, ""], "kept": ""}, "alarms": {},
     } | more  # fmt: skip
 
 
@@ -57,7 +58,9 @@ def test_the_state_of_an_entry_in_words(more: dict[str, Any], words: str) -> Non
 
 
 def test_a_passive_says_whose_files_it_holds_and_what_was_put_in_place() -> None:
-    staged = {"epoch": [5, "vs-166"], "complete": {"/etc/shadow": NOW - 200}, "received": {"/etc/shadow": NOW - 4}}
+    staged = {
+        "epoch": [5, "vs-166"], "complete": {"/etc/shadow": NOW - 200}, "received": {"/etc/shadow": NOW - 4}, "doubts": {},
+    }  # fmt: skip
     said = cli_files.lines(found(role="passive", staged=staged), NOW)
     assert said[0] == "this server is passive, staged here from vs-166 in epoch 5"
     assert "4.0 s ago" in said[2] and "3 min ago" in said[2]

@@ -113,6 +113,25 @@ def test_what_was_deleted_there_goes_here_too_if_a_full_pass_came_after_it(serve
     assert (server.kept / "var/t/d/deleted").read_text() == "1"
 
 
+def test_what_may_be_damaged_since_power_was_lost_is_not_put_in_place(server: Server) -> None:
+    server.here("var/t/both", "good")
+    server.here("var/t/same", "same", NEW)
+    server.here("var/t/only-here", "good")
+    for name in ("both", "new"):
+        server.staged(f"var/t/{name}", "")
+    server.staged("var/t/same", "same")
+    outcome = server.place(Wanted("/var/t", complete=time.time() + 5, doubt=time.time()))
+    assert (outcome.placed, outcome.same, outcome.removed, len(outcome.wrong)) == (0, 1, 0, 2)
+    assert "before this server lost power" in outcome.wrong[0]
+    assert server.read("var/t/both") == "good" and sorted(os.listdir(server.root / "here/var/t")) == [
+        "both",
+        "only-here",
+        "same",
+    ]
+    early = server.place(Wanted("/var/t", doubt=time.time() + 60))  # these came long before
+    assert (early.placed, early.wrong) == (2, [])
+
+
 def test_an_entry_within_another_is_left_to_its_own(server: Server) -> None:
     server.staged("var/t/f", "1")
     server.staged("var/t/own/f", "1")

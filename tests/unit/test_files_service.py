@@ -219,6 +219,22 @@ def test_entries_that_the_passive_does_not_name_are_told_until_it_does(pair: Pai
     until(lambda: pair.one.ask("status")["alarms"]["files-peer"] == "", 10.0)
 
 
+def test_what_came_as_the_passive_lost_power_is_compared_by_content(pair: Pair) -> None:
+    (pair.tree / "7").write_text("seven")
+    until(pair.same, 10.0)
+    assert pair.two.service is not None
+    record, damaged = pair.two.service.taking.record, pair.two.staged(pair.tree / "7")
+    until(lambda: not record.held.unflushed, 10.0, "all of it is flushed")
+    before = damaged.stat()
+    damaged.write_bytes(b"\0" * before.st_size)  # as long as it was, so that rsync's quick look finds nothing
+    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
+    record.held = replace(record.held, unflushed={str(pair.tree): ("an earlier start", 0.0)})
+    assert str(pair.tree) in pair.two.ask("status")["staged"]["doubts"]
+    pair.two.ask("reload")  # the active connects again
+    until(lambda: not record.doubts() and not record.held.unflushed, 20.0, "it is compared")
+    assert damaged.read_bytes() == (pair.tree / "7").read_bytes()
+
+
 def test_an_old_active_that_returns_overwrites_nothing(pair: Pair) -> None:
     until(pair.same, 5.0)
     old, new = pair.epoch, pair.epoch + 1

@@ -68,7 +68,7 @@ def test_passes_that_wait_become_one() -> None:
     one.merge(Ask(9.0, None))
     assert pass_of(entry, one, ["/e/b"], 0) == Pass("/e", "/e", (), "root:shadow", ("b",), True)
     large = Ask(1.0, {"/e": change("/e")})
-    assert pass_of(entry, large, [], 0) == Pass("/e", "/", ("e",), "root:shadow")
+    assert pass_of(entry, large, [], 0) == Pass("/e", "/", ("e",), "root:shadow", flush=True)
 
 
 # --- the gate -----------------------------------------------------------------------------------------------------------------
@@ -93,6 +93,7 @@ def asked_of_the_gate(folder: Path, transfer: Pass) -> list[str]:
         {"names": ("a", "b")},
         {"owner": "www-data:www-data"},
         {"checksum": True, "bandwidth": 500},
+        {"names": ("a",), "flush": True},
         {"exclude": ("inner", "odd[1]*")},
     ],
 )
