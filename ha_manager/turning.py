@@ -18,11 +18,11 @@ from ha_manager.config import NEEDS_HA_START, Config, Reachable, load
 from ha_manager.database import Database
 from ha_manager.host import CONF
 from ha_manager.local import addresses, interface_of
-from ha_manager.managerroles import role_enabled, set_role
 from ha_manager.site import MODULE_XML, Fence
 from ha_manager.wiring import cluster_of, database_of
 from heartbeat import fence_lines, haresources
 from heartbeat.scripts import SCRIPT_FOLDERS, script_of
+from manager.modulefile import role_enabled, set_role
 from runtime import durable, hafiles, modulexml, pidfile
 from runtime.commands import run
 from runtime.control import Client

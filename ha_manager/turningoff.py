@@ -17,10 +17,10 @@ from pathlib import Path
 from ha_manager.config import Config, Reach, Reachable, load, reach
 from ha_manager.database import Database
 from ha_manager.local import addresses
-from ha_manager.managerroles import role_enabled, set_role
 from ha_manager.turning import ROLE, TURNING_OFF, heartbeat, on_linux_ha, passive_module
 from ha_manager.wiring import cluster_of, database_of
 from heartbeat.store import Store
+from manager.modulefile import role_enabled, set_role
 from runtime import durable
 from runtime.commands import run
 from runtime.control import Client

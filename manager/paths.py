@@ -51,6 +51,29 @@ class Paths:
         """What an operator stopped; below /run, so that a boot forgets it."""
         return self.root / "run/manager/held"
 
+    @property
+    def state(self) -> Path:
+        return self.root / "var/lib/manager"
+
+    @property
+    def conf(self) -> Path:
+        """Where modules read: <Module>/current."""
+        return self.root / "var/wasp/conf"
+
+    @property
+    def conf_ready(self) -> Path:
+        """What was received last, whole."""
+        return self.root / "var/wasp/conf_ready"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "etc/ha_manager/keys"
+
+    @property
+    def receiver(self) -> Path:
+        """What the receiver tells of itself."""
+        return self.root / "run/manager/receiver.json"
+
     def kept(self, mode: Mode) -> Path:
         """The last good version of ``module``, for a start while that can't be used."""
         return self.root / f"var/lib/manager/{mode}_module.xml"

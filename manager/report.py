@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from runtime.durable import read_json
+from runtime.errors import HaError
+
 from .model import State
+from .paths import Paths
 from .roles import Entry
 
 if TYPE_CHECKING:
@@ -29,7 +33,26 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "roles": [{"name": name, "enabled": enabled} for name, enabled in roles.items()],
         "processes": [_process(supervisor, entry) for entry in entries.values()],
         "alarms": supervisor.alarms,
+        "receiver": receiver(supervisor.paths),
     }
+
+
+def receiver(paths: Paths) -> dict[str, Any]:
+    """What it tells of itself; {} if it has not begun."""
+    try:
+        told = read_json(paths.receiver, {})
+    except (HaError, OSError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def receiver_alarms(paths: Paths) -> dict[str, str]:
+    told = receiver(paths)
+    wrong = told.get("wrong")
+    found = {"notifier": str(told.get("trouble", ""))}
+    if isinstance(wrong, dict):
+        found |= {f"applying {name}": str(text) for name, text in wrong.items()}
+    return found
 
 
 def _process(supervisor: Supervisor, entry: Entry) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from runtime.loop import Loop, Timer
 from runtime.worker import Worker
 
 from . import config, uname
+from .child import Child
 from .config import Configuration
 from .hands import Hands
 from .model import (
@@ -43,7 +44,8 @@ from .model import (
     Tick,
 )
 from .paths import Paths
-from .report import status
+from .receiver import argv as receiver_argv
+from .report import receiver_alarms, status
 from .roles import Roles
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Supervisor:
         self._hands = Hands(loop, self.post)
         self._worker = Worker(loop.selector)
         self._uname = uname.DeviceUname(loop)
+        self._receiver = Child(loop, receiver_argv(paths.root), paths.keys / "node.key")
         #: "" or why the newest port of device_uname is not in force
         self._uname_refused = ""
         self._events: deque[Event] = deque()
@@ -94,8 +97,10 @@ class Supervisor:
         self._server = ControlServer(self.paths.control, self.loop.selector, handlers, on_close=self._forget_client)
         log.info("starts in %s mode", mode)
         self._apply(configuration, None, release=False)
+        self._receiver.begin()
 
     def end(self) -> None:
+        self._receiver.end()
         if self._server is not None:
             self._server.close()
         self._uname.close()
@@ -321,9 +326,13 @@ class Supervisor:
 
     @property
     def alarms(self) -> dict[str, str]:
-        own = {"configuration": self._outdated, "device_uname": self._uname_refused or self._uname.trouble}
+        own = {
+            "receiver": self._receiver.alarm,
+            "configuration": self._outdated,
+            "device_uname": self._uname_refused or self._uname.trouble,
+        }
         of_processes = {name: entry.alarm for name, entry in self.roles.entries.items()}
-        return {name: text for name, text in (of_processes | own).items() if text}
+        return {name: text for name, text in (of_processes | own | receiver_alarms(self.paths)).items() if text}
 
 
 def _mark(paths: Paths, mode: Mode) -> None:

@@ -86,9 +86,11 @@ def _ids(owner: Owner) -> tuple[int, int]:
     return (-1 if uid is None else uid), (-1 if gid is None else gid)
 
 
-def write_json(path: str | os.PathLike[str], value: Any, *, mode: int = 0o644, owner: Owner | None = None) -> None:
+def write_json(
+    path: str | os.PathLike[str], value: Any, *, mode: int = 0o644, owner: Owner | None = None, durable: bool = True
+) -> None:
     """``value`` as one JSON document, durably."""
-    write_durably(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", mode=mode, owner=owner)
+    write_durably(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", mode=mode, owner=owner, durable=durable)
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int = 16 * 1024 * 1024, *, follow: bool = False) -> bytes | None:

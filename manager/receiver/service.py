@@ -11,7 +11,7 @@ import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -32,6 +32,8 @@ MOST_PARTS = 128
 MOST_NAMED = 8192
 #: bytes that stay free on the disk of the configuration
 SPARE = 8 << 20
+#: above the number of every release
+_LAST = 1 << 62
 
 
 class Home(Protocol):
@@ -148,7 +150,7 @@ class Receiver:
     # --- requests -----------------------------------------------------------------------------------------------------------
 
     def _hello(self, fields: dict[str, Any], caller: Caller) -> dict[str, Any]:
-        name, device = _word(fields, "name"), _word(fields, "id") or _word(fields, "name")
+        name, device = _word(fields, "name"), _word(fields, "device") or _word(fields, "name")
         if name != self._home.node:
             raise Refusal(f"this is {self._home.node}, not {name}: correct devices.xml", "name", node=self._home.node)
         version, kind = wire.version(fields.get("version")), str(fields.get("kind", ""))
@@ -204,8 +206,9 @@ class Receiver:
 
     def _introduce(self, fields: dict[str, Any], caller: Caller) -> dict[str, Any]:
         with self._lock:
-            self._admit(caller, wire.version(fields.get("version")))
-            self._home.introduce(caller.node, _word(fields, "key"))
+            # The epoch of whoever asks counts: he names no release here.
+            self._admit(caller, Version(caller.epoch[0], caller.node, _LAST))
+            self._home.introduce(caller.node, _word(fields, "line"))
         return {}
 
     def _prepare(self, fields: dict[str, Any], caller: Caller) -> dict[str, Any]:
@@ -228,11 +231,8 @@ class Receiver:
         announced = self._announced.get(node)
         if announced is None or (announced.release, announced.parts, announced.next) != (release, parts, part):
             raise Unusable(f"part {part} of {parts} was not to come now")
-        delta = fields.get("delta")
-        if not isinstance(delta, dict):
-            raise Unusable("there is no delta")
-        announced.gone += wire.listed(delta, "gone")
-        announced.changed += wire.listed(delta, "changed")
+        announced.gone += wire.listed(fields, "gone")
+        announced.changed += wire.listed(fields, "changed")
         announced.next += 1
         return announced
 
@@ -316,6 +316,13 @@ class Receiver:
         return {"step": step.value}
 
     # --- afterwards ---------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[tuple[Manifest | None, str]]:
+        """What is in force, None if nothing is, and for which part of it this device is meant; no switch comes in between."""
+        with self._lock:
+            held = self.memory.holding.holds
+            yield (None if held is None else self._trees.in_force), self.memory.device
 
     def settle(self) -> None:
         """After a switch: make the next one cheap. Raises OSError."""

@@ -9,9 +9,9 @@ import pytest
 
 from ha_manager.config import Config, load, pinned_name
 from ha_manager.host import Host, load_host
-from ha_manager.managerroles import role_enabled, set_role
 from ha_manager.site import Fence
 from ha_manager.turning import advice_on
+from manager.modulefile import role_enabled, set_role
 from runtime.errors import ConfigError
 
 HERE = [ip_interface("192.168.120.166/24"), ip_interface("10.0.0.166/24")]

@@ -70,12 +70,12 @@ class Device:
         self.switches += 1
 
     # what a notifier does
-    def ask(self, do: str, by: str = "vs-1", **fields: Any) -> Mapping[str, Any]:
-        caller = Caller(by, "127.0.0.1", (0, by), 5.0)
+    def ask(self, do: str, by: str = "vs-1", epoch: int = 1, **fields: Any) -> Mapping[str, Any]:
+        caller = Caller(by, "127.0.0.1", (epoch, by), 5.0)
         return self.receiver.handlers()[do](fields, caller)
 
     def hello(self, version: Version, by: str = "vs-1", **more: Any) -> Mapping[str, Any]:
-        return self.ask("hello", by, name=self.node, id="7", version=wire.of_version(version), **more)
+        return self.ask("hello", by, name=self.node, device="7", version=wire.of_version(version), **more)
 
     def prepare(self, release: Release, wanted: Manifest, base: Manifest | None = None, by: str = "vs-1") -> list[str]:
         old = base.entries if base else {}
@@ -85,7 +85,7 @@ class Device:
             "changed": [[name, e.kind.value, e.mode, e.content, e.size] for name, e in new.items()],
         }
         answer = self.ask(
-            "prepare", by, release=wire.of_release(release), delta=delta, **({"from": base.digest} if base else {"from": None})
+            "prepare", by, release=wire.of_release(release), **delta, **({"from": base.digest} if base else {"from": None})
         )
         return list(answer["lacks"])
 
@@ -274,9 +274,11 @@ def test_a_scanning_node_becomes_nobodys_passive(device: Device) -> None:
 
 def test_only_who_is_listened_to_introduces(device: Device) -> None:
     device.hello(TWO)
-    device.ask("introduce", key="line", version=wire.of_version(TWO))
+    device.commit(THREE, OLD)
+    device.ask("introduce", line="line")
     assert device.introduced == [("vs-1", "line")]
-    assert refusal(lambda: device.ask("introduce", key="x", version=wire.of_version(ONE))).fields["code"] == "outdated"
+    device.hello(Version(1, "vs-2", 1), by="vs-2")
+    assert refusal(lambda: device.ask("introduce", line="x")).fields["code"] == "outdated"
 
 
 def test_another_name_than_its_own_is_refused(device: Device) -> None:
@@ -301,7 +303,7 @@ def test_hostile_entries_are_refused_and_change_nothing(device: Device, entry: A
     device.commit(ONE, OLD)
     release = {"version": wire.of_version(TWO), "digest": GOOD}
     for given in ([entry], [["good", "d", 493, "", 0], entry]):
-        refused = refusal(lambda given=given: device.ask("prepare", release=release, delta={"gone": [], "changed": given}))  # type: ignore[misc]
+        refused = refusal(lambda given=given: device.ask("prepare", release=release, gone=[], changed=given))  # type: ignore[misc]
         assert refused.fields["code"] == "malformed"
     assert device.in_force() == OLD and Device(device.folder).hello(ONE)["holds"]["version"] == wire.of_version(ONE)
 
@@ -319,16 +321,16 @@ BAD_RELEASES: list[Any] = [
 @pytest.mark.parametrize("release", BAD_RELEASES, ids=range(len(BAD_RELEASES)))
 @pytest.mark.parametrize("do", ["prepare", "prepared", "switch"])
 def test_what_is_no_release_is_refused(device: Device, do: str, release: Any) -> None:
-    fields = {"release": release, "delta": {"gone": [], "changed": []}}
+    fields = {"release": release, "gone": [], "changed": []}
     assert refusal(lambda: device.ask(do, **fields)).fields["code"] == "malformed"
 
 
 @pytest.mark.parametrize(
-    "fields", [{"part": 2, "parts": 2}, {"part": 0}, {"part": 1, "parts": 10**6}, {"part": "1"}, {"delta": 7}]
+    "fields", [{"part": 2, "parts": 2}, {"part": 0}, {"part": 1, "parts": 10**6}, {"part": "1"}, {"gone": 7}]
 )
 def test_parts_that_make_no_sense_are_refused(device: Device, fields: dict[str, Any]) -> None:
     release = wire.of_release(Release(ONE, tree(OLD)[0].digest))
-    given = {"release": release, "delta": {"gone": [], "changed": []}} | fields
+    given = {"release": release, "gone": [], "changed": []} | fields
     assert refusal(lambda: device.ask("prepare", **given)).fields["code"] == "malformed"
 
 

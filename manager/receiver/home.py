@@ -1,0 +1,83 @@
+"""The device around the receiver: what its Manager, its heartbeat and its ha_manager say.
+
+Promise: asks with a time limit, and never fails: what can't be had is told as such. Source: docs/protocols.md ("The session
+with a device", "Role file").
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from manager.paths import Paths
+from manager.receiver.trust import Trust
+from runtime.clock import boottime
+from runtime.control import Client
+from runtime.errors import ConfigError, ControlError
+from runtime.modulexml import parse
+
+#: seconds for the Manager's answer
+LIMIT = 2.0
+_SERVING = "active"
+
+
+class Home:
+    def __init__(
+        self, paths: Paths, trust: Trust, node: str, switched: Callable[[], None], more: Callable[[], Mapping[str, Any]]
+    ):
+        self.node = node
+        self._paths, self._trust = paths, trust
+        self._switched, self._more = switched, more
+        self._began = boottime()
+
+    def active_in(self) -> int | None:
+        """Of the role file, unless it has expired."""
+        try:
+            role, number, _, expires, *_ = (self._paths.root / "run/heartbeat/role").read_text().split()
+            return int(number) if role == _SERVING and float(expires) > boottime() else None
+        except (OSError, ValueError):
+            return None
+
+    def policy_server(self) -> bool:
+        """One on which the Manager can run high availability."""
+        try:
+            return any(role.text("name", "") == "HA" for role in parse(self._paths.configuration).children("role"))
+        except ConfigError:
+            return False
+
+    def state(self) -> Mapping[str, Any]:
+        try:
+            with Client(self._paths.control, LIMIT, name="the Manager") as manager:
+                told = manager.request("status")
+            mode, alarms = told.get("mode", ""), dict(told.get("alarms", {}))
+        except ControlError as wrong:
+            mode, alarms = "", {"Manager": str(wrong)}
+        return {
+            "mode": mode,
+            "alarms": alarms,
+            "kind": "Management Server" if self.policy_server() else "Scanning Server",
+            "replication": replication(self._paths.root / "etc/ha_manager/ha_manager_status"),
+            "uptime": round(boottime() - self._began, 1),
+            **self._more(),
+        }
+
+    def adopted(self, by: str) -> None:
+        self._trust.adopt(by)
+
+    def introduce(self, by: str, line: str) -> None:
+        self._trust.introduce(line)
+
+    def switched(self) -> None:
+        self._switched()
+
+
+def replication(file: Path) -> str:
+    """``replication`` of ha_manager's status file, "" if there is none."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in file.read_text().splitlines():
+            key, _, value = line.partition("=")
+            if key == "replication":
+                return value
+    return ""
