@@ -18,6 +18,7 @@ from runtime.channel import Message
 from runtime.control import Client
 from runtime.errors import ControlError, NotRunning
 
+from .ctl_keys import keys
 from .paths import Paths
 
 FAILED = 1
@@ -54,6 +55,9 @@ def _progress(push: Message) -> None:
 def main(context: click.Context, root: Path) -> None:
     """Start, stop and look at the roles of this device."""
     context.obj = Paths(root.absolute())
+
+
+main.add_command(keys)
 
 
 @main.command("reload", short_help="Read the configuration again and run what it enables.")
@@ -116,6 +120,19 @@ def _why(row: Message) -> str:
     return str(row["because"])
 
 
+def _configuration(told: Message) -> list[str]:
+    """What is held of the notifier's configurations, and to whom this device listens."""
+    if not told:
+        return ["configuration: no notifier reaches this device: it has no key yet (manager-ctl keys make)"]
+    held = told.get("holds")
+    listens = f"; listens to the notifier of {told['passive_of']}, as its passive" if told.get("passive_of") else ""
+    if held is None:
+        return [f"configuration: none was received yet{listens}"]
+    epoch, node, number = held["version"]
+    applied = "applied" if told.get("applied") == held["digest"] else "not applied yet"
+    return [f"configuration: release {number} of epoch {epoch}/{node} is held, {applied}{listens}"]
+
+
 def _print(answer: Message) -> None:
     # Only here: rich takes longer to load than everything else together.
     from rich.console import Console
@@ -130,6 +147,8 @@ def _print(answer: Message) -> None:
         pid = str(row["pid"] or "")
         table.add_row(row["name"], row["role"], row["state"], pid, str(row["restarts"] or ""), _why(row))
     console.print(table)
+    for line in _configuration(answer.get("receiver", {})):
+        console.print(line)
     for name, text in answer["alarms"].items():
         console.print(f"alarm: {name}: {text}", style="red")
     for text in [*answer["warnings"], *([f"refused: {answer['refused']}"] if answer["refused"] else [])]:
