@@ -30,10 +30,12 @@ def peers_of(config: Config, family: int) -> tuple[str, ...]:
 def same_sockets(one: Config, other: Config) -> bool:
     """Whether a participant of the one can become one of the other without leaving the virtual router."""
     a, b = one.vrrp, other.vrrp
+    cards = [{vip.interface for vip in config.vips} if config.vrrp.virtual_mac else None for config in (one, other)]
     families = [{vip.family for vip in config.vips} for config in (one, other)]
     same = (a.interface, a.vrid, a.version, a.virtual_mac, a.pseudo_header, a.password) == (
         b.interface, b.vrid, b.version, b.virtual_mac, b.pseudo_header, b.password,
     )  # fmt: skip
+    same = same and cards[0] == cards[1]
     return same and one.peers == other.peers and families[0] == families[1] and one.management_ip == other.management_ip
 
 

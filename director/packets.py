@@ -8,7 +8,8 @@ facts/vrrp-and-data-plane.md.
     version 3: 0x31 | vrid | priority | addresses | 4 bits 0, interval (12 bits, 1/100 s) | checksum | addresses
 
 The checksum of version 2 covers the message; that of version 3 the pseudo-header too. On IPv4, old implementations leave it
-out: such messages are understood as well, and sent on demand.
+out, or name the multicast group in it whomever they write to (keepalived's ``old_unicast_checksum``): such messages are
+understood as well, and those without it sent on demand.
 """
 
 from __future__ import annotations
@@ -130,8 +131,10 @@ def _password(kind: int, authentication: bytes) -> str | None:
 
 
 def _intact(message: bytes, version: int, source: str, destination: str) -> bool:
-    if version == 3 and checksum(_pseudo(source, destination, len(message)) + message) == 0:
-        return True
+    if version == 3:
+        receivers = (destination,) if ":" in source else (destination, GROUP[4])
+        if any(checksum(_pseudo(source, receiver, len(message)) + message) == 0 for receiver in receivers):
+            return True
     return ":" not in source and checksum(message) == 0
 
 

@@ -40,6 +40,7 @@ from director.model import (
 from director.radio import Radio
 from director.settings import Config, VirtualIp
 from director.vips import VirtualAddresses, lease_of
+from director.virtualmac import VirtualMac
 from director.vrrp import Router
 from runtime.arp import Announcer
 from runtime.errors import HaError
@@ -81,7 +82,9 @@ class Participant:
         self._registered = -1
         self._index = 0
         vips = self._vips()
-        self.vips = VirtualAddresses(vips, lease_of(config.vrrp.advert), kernel, Announcer, self._trouble)
+        self._mac = VirtualMac((vip.interface for vip in vips), config.vrrp.vrid, family) if config.vrrp.virtual_mac else None
+        devices = self._mac.devices if self._mac else {}
+        self.vips = VirtualAddresses(vips, lease_of(config.vrrp.advert), kernel, Announcer, self._trouble, devices)
         self._watch = self._watch_for(vips)
         self._since = time.time()
         self._changes = 0
@@ -111,6 +114,8 @@ class Participant:
         self._unregister()
         self._radio.close()
         self.vips.close()
+        if self._mac is not None:
+            self._mac.remove()
 
     def configure(self, config: Config) -> None:
         """Another configuration that needs no other sockets (see ``instances.same_sockets``)."""
@@ -143,6 +148,8 @@ class Participant:
 
     def links_changed(self) -> None:
         """Something happened to an interface of this machine."""
+        if self.core.state is State.STOPPED:
+            return
         now = self._loop.now()
         self._look(now)
         if self.core.state is State.MASTER:
@@ -182,9 +189,11 @@ class Participant:
             case SendAdvert(priority):
                 self._advertise(priority)
             case TakeAddresses():
+                self._raise_mac(True)
                 self.vips.take(now)
             case DropAddresses():
                 self.vips.drop()
+                self._raise_mac(False)
             case Announce():
                 self.vips.announce(now)
             case Became(state, previous, because):
@@ -195,6 +204,10 @@ class Participant:
                 self._trouble(name, text)
             case Drop(reason):
                 self._dropped[reason] += 1
+
+    def _raise_mac(self, on: bool) -> None:
+        if self._mac is not None:
+            self._mac.up(on)
 
     def _advertise(self, priority: int) -> None:
         one = self.core.instance
@@ -265,6 +278,8 @@ class Participant:
             return
         self._unregister()
         self._radio.open()
+        if self._mac is not None:
+            self._mac.make()
         self._index, self._own = index, ""
         self._registered = self._radio.fileno()
         self._loop.selector.register(self._registered, selectors.EVENT_READ, self._arrived)
@@ -292,7 +307,8 @@ class Participant:
     # --- who claims the addresses besides
 
     def _watch_for(self, vips: Sequence[VirtualIp]) -> VipWatch:
-        devices = [(vip.address, vip.interface) for vip in vips]
+        on = self._mac.devices if self._mac else {}
+        devices = [(vip.address, on.get(vip.interface, vip.interface)) for vip in vips]
         return VipWatch(devices, _Holding(self), self._loop.selector, self._claimed, self._loop.now)
 
     def _claimed(self, name: str, text: str) -> None:

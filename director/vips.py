@@ -8,7 +8,7 @@ never raised, and doesn't keep the others from being held. An address that the i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_interface
 from math import inf
@@ -20,6 +20,8 @@ from runtime.errors import HaError
 
 #: seconds after taking an address at which it is announced: a burst against one lost frame, repeats against a slow switch
 ANNOUNCE_AT = (0.0, 0.05, 0.2, 1.0, 5.0)
+#: a switch learns a virtual MAC from announcements alone, and forgets it after some minutes (seconds)
+REMIND = 60.0
 #: seconds; a lifetime in the kernel is of whole ones
 SHORTEST, LONGEST = 1.0, 3.0
 
@@ -56,7 +58,9 @@ class VirtualAddresses:
         kernel: Kernel,
         announcer: Callable[[str], Announcements],
         trouble: Callable[[str, str], None],
+        devices: Mapping[str, str] | None = None,
     ) -> None:
+        """``devices``: what the addresses of an interface go on instead of it (a virtual MAC's)."""
         self.vips = tuple(vips)
         self.lease = lease
         self.held = False
@@ -65,6 +69,7 @@ class VirtualAddresses:
         self._announcer = announcer
         self._announcers: dict[str, Announcements] = {}
         self._trouble = trouble
+        self._devices = devices or {}
         self._permanent: set[str] = set()
         self._routed: dict[str, bool] = {}
         self._again_at = inf
@@ -104,6 +109,8 @@ class VirtualAddresses:
         """Gratuitous ARP, unsolicited neighbour advertisement: now, and repeated."""
         if self.held:
             self._announce_at = [now + delay for delay in ANNOUNCE_AT]
+            if self._devices:
+                self._announce_at += [now + REMIND]
             self.tick(now)
 
     def refresh(self, now: float) -> None:
@@ -134,6 +141,8 @@ class VirtualAddresses:
         if self._announce_at and now >= self._announce_at[0]:
             # After a pause several are due: one will do.
             self._announce_at = [at for at in self._announce_at if at > now]
+            if self._devices and not self._announce_at:
+                self._announce_at = [now + REMIND]
             for vip in self.vips:
                 if self.holds(vip):
                     self._tell(vip)
@@ -158,19 +167,23 @@ class VirtualAddresses:
         add, route = self._kernel.add, self._routed.get(str(vip), False)
         return self._try(
             f"vip-{vip.address}",
-            lambda: add(vip.address, vip.interface, lifetime=self.lease, prefix=vip.prefix, route=route),
+            lambda: add(vip.address, self._device(vip), lifetime=self.lease, prefix=vip.prefix, route=route),
         )
 
     def _remove(self, vip: VirtualIp) -> None:
         self._there.discard(vip.address)
         if vip.address not in self._permanent:
-            self._try(f"vip-{vip.address}", lambda: self._kernel.remove(vip.address, vip.interface))
+            self._try(f"vip-{vip.address}", lambda: self._kernel.remove(vip.address, self._device(vip)))
         self._trouble(f"announcement-{vip.address}", "")
 
+    def _device(self, vip: VirtualIp) -> str:
+        return self._devices.get(vip.interface, vip.interface)
+
     def _tell(self, vip: VirtualIp) -> None:
-        announcer = self._announcers.get(vip.interface)
+        device = self._device(vip)
+        announcer = self._announcers.get(device)
         if announcer is None:
-            announcer = self._announcers[vip.interface] = self._announcer(vip.interface)
+            announcer = self._announcers[device] = self._announcer(device)
         self._try(f"announcement-{vip.address}", lambda: announcer.announce(vip.address, 2))
 
     def _try(self, name: str, act: Callable[[], object]) -> bool:

@@ -133,6 +133,10 @@ def test_what_is_no_ip_packet_of_ours_is_dropped(packet: bytes) -> None:
         unpack_ipv4(packet)
 
 
+def test_by_unicast_an_old_peer_may_name_the_group_in_its_checksum() -> None:
+    assert decode(encode(GOOD3, GROUP[4]), GOOD3.source, "10.1.1.2", None) == GOOD3
+
+
 def test_padding_behind_the_packet_is_cut_off() -> None:
     packet = HEAD[:2] + (20 + len(MESSAGE)).to_bytes(2) + HEAD[4:] + MESSAGE
     assert unpack_ipv4(packet + bytes(6)) == (MESSAGE, "10.1.1.3", "224.0.0.18", 255)
