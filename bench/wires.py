@@ -126,13 +126,14 @@ class Wires:
 
 
 def main() -> None:
-    """The probe: an echo request every 5 ms, the time of each answer on a line."""
+    """The probe: an echo request every so many seconds, the time of each answer on a line."""
     pinger = Pinger([sys.argv[1]])
+    period = float(sys.argv[2]) if len(sys.argv) > 2 else PERIOD
     seq, due = 0, boottime()
     while True:
         left = due - boottime()
         if left <= 0:
-            seq, due = seq + 1, max(due + PERIOD, boottime())
+            seq, due = seq + 1, max(due + period, boottime())
             pinger.send(seq)
         elif select.select([pinger], [], [], left)[0] and pinger.receive():
             print(f"{boottime():.4f}", flush=True)

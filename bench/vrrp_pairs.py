@@ -1,0 +1,237 @@
+"""Two directors and a client as network namespaces of this machine: two of ours, and two of keepalived as Debian packages it.
+
+Promise: both kinds hold the same virtual address with the same priorities, version and interval, on wires made in the same way;
+nothing of this machine's own network is touched, and everything is gone after ``down``. A power cut takes the cable first, so
+that nothing of a dying machine gets out. The client pings the virtual address every millisecond and notes when each answer
+came. Source: issue "director" ("Held to"); facts/vrrp-and-data-plane.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from bench.debian import copy, root
+from bench.wires import sh
+from runtime.clock import boottime
+from runtime.errors import HaError
+
+VIP = "10.10.74.74"
+CLIENT = "10.10.74.50"
+#: name of a node → its address and priority: the reference's two directors
+NODES = {"jupiter": ("10.10.74.70", 99), "nibiru": ("10.10.74.86", 89)}
+PERIOD = 0.001
+_POLL = 0.01
+
+
+@dataclass(frozen=True)
+class Pace:
+    """``name`` as in the figures."""
+
+    name: str
+    version: int
+    seconds: float
+
+
+PACES = {pace.name: pace for pace in (Pace("100ms", 3, 0.1), Pace("1s", 2, 1.0))}
+
+
+def other(node: str) -> str:
+    return next(name for name in NODES if name != node)
+
+
+class Directors(ABC):
+    """Two nodes of one kind."""
+
+    kind: str
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+        self.folder = Path(tempfile.mkdtemp(prefix="directors-", dir="/var/tmp"))
+        self._tag = f"{self.kind[:2]}{pace.name[:2]}{os.getpid()}"
+        self._probe: subprocess.Popen[bytes] | None = None
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    # --- wires
+
+    def space(self, node: str) -> str:
+        return f"{self._tag}-{node}"
+
+    def up(self) -> None:
+        sh(f"ip netns add {self.space('sw')}")
+        self._batch("sw", ["link set lo up", "link add sw0 address 02:00:00:00:00:01 type bridge", "link set sw0 up"])
+        for node, (address, _) in {"client": (CLIENT, 0), **NODES}.items():
+            self._plug(node, address)
+        with (self.folder / "answers").open("wb") as record:
+            probe = ["ip", "netns", "exec", self.space("client"), sys.executable, "-m", "bench.wires", VIP, str(PERIOD)]
+            self._probe = subprocess.Popen(probe, stdout=record)
+        for node in NODES:
+            (self.folder / node).mkdir()
+            self.configure(node)
+            self.start(node)
+
+    def down(self) -> None:
+        for node in list(self.processes):
+            self._end(node)
+        if self._probe is not None:
+            self._probe.kill()
+            self._probe.wait()
+        for node in ("sw", "client", *NODES):
+            subprocess.run(["ip", "netns", "del", self.space(node)], capture_output=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _plug(self, node: str, address: str) -> None:
+        sh(f"ip netns add {self.space(node)}")
+        self._batch(
+            "sw", [f"link add {node} type veth peer name eth0 netns {self.space(node)}", f"link set {node} master sw0 up"]
+        )
+        self._batch(node, ["link set lo up", f"addr add {address}/24 dev eth0", "link set eth0 up"])
+
+    def _batch(self, node: str, lines: list[str]) -> None:
+        done = subprocess.run(
+            ["ip", "-n", self.space(node), "-batch", "-"], input="\n".join(lines), text=True, capture_output=True
+        )
+        if done.returncode != 0:
+            raise HaError(f"ip in {self.space(node)}: {done.stderr.strip()}")
+
+    def power_cut(self, node: str) -> float:
+        """CLOCK_BOOTTIME from just before."""
+        at = boottime()
+        self._batch("sw", [f"link set {node} down"])
+        self._end(node)
+        self._batch("sw", [f"link del {node}"])
+        sh(f"ip netns del {self.space(node)}")
+        return at
+
+    def power_on(self, node: str) -> None:
+        self._plug(node, NODES[node][0])
+        self.start(node)
+
+    # --- what is seen
+
+    def holders(self) -> list[str]:
+        spaces = [node for node in NODES if Path("/run/netns", self.space(node)).exists()]
+        return [node for node in spaces if f" {VIP}/" in sh(f"ip -n {self.space(node)} -4 -o addr show")]
+
+    def settle(self) -> str:
+        """Wait until the first of them alone holds the address, and both are steady; its name."""
+        first = next(iter(NODES))
+        self.until(lambda: self.holders() == [first], 30.0, f"{first} to hold the address")
+        time.sleep(4 * self.pace.seconds + 0.5)
+        return first
+
+    def answers(self) -> list[float]:
+        return [float(line) for line in (self.folder / "answers").read_text().split("\n")[:-1]]
+
+    def longest_gap(self, since: float, until: float) -> float:
+        """Seconds without an answer, from the last one before ``since`` on."""
+        return max((b - a for a, b in pairwise(self.answers()) if b > since and a < until), default=until - since)
+
+    def await_answers(self, since: float) -> None:
+        """Until the address has answered for some time after ``since``, from another node."""
+        self.until(lambda: sum(at > since for at in self.answers()[-40:]) >= 40, 30.0, "the address to answer")
+
+    def until(self, holds: Callable[[], bool], limit: float, what: str) -> None:
+        end = boottime() + limit
+        while not holds():
+            if boottime() > end:
+                raise HaError(f"{self.kind}: waited {limit:g} s for {what}\n{self.explain()}")
+            time.sleep(_POLL)
+
+    def explain(self) -> str:
+        outputs = [self.folder / node / "output" for node in NODES]
+        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-3000:]}" for path in outputs if path.exists())
+
+    # --- processes
+
+    def clean_stop(self, node: str) -> None:
+        process = self.processes.pop(node)
+        self.terminate(node, process)
+        process.wait(30.0)
+
+    def _end(self, node: str) -> None:
+        process = self.processes.pop(node)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _spawn(self, node: str, *words: str) -> None:
+        with (self.folder / node / "output").open("ab") as output:
+            self.processes[node] = subprocess.Popen(
+                ["ip", "netns", "exec", self.space(node), *words], stdout=output, stderr=output, start_new_session=True
+            )
+
+    @abstractmethod
+    def configure(self, node: str) -> None: ...
+    @abstractmethod
+    def start(self, node: str) -> None: ...
+    @abstractmethod
+    def terminate(self, node: str, process: subprocess.Popen[bytes]) -> None:
+        """Ask for a clean stop."""
+
+
+class Ours(Directors):
+    kind = "ours"
+
+    def configure(self, node: str) -> None:
+        address, priority = NODES[node]
+        key = self.folder / "lb.key"
+        if not key.exists():
+            key.touch(mode=0o600)
+            key.write_text(secrets.token_hex(32) + "\n")
+        (self.folder / node / "module.xml").write_text(
+            f'<module><init><director priority="{priority}" management_ip="{address}"/>'
+            f'<vrrp version="{self.pace.version}" advert="{self.pace.seconds:g}"/><virtual_ip ip="{VIP}/24"/>'
+            f'<load_balancing key_file="{key}"/></init></module>\n'
+        )
+
+    def start(self, node: str) -> None:
+        folder = self.folder / node
+        command = (
+            f"hostname {node} && exec {sys.executable} -m director.daemon --foreground --config {folder}/module.xml"
+            f" --run-dir {folder}/run"
+        )
+        self._spawn(node, "unshare", "--uts", "sh", "-c", command)
+
+    def terminate(self, node: str, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGTERM)
+
+
+class Keepalived(Directors):
+    """``layer``: where Debian's package is installed (``debian.provide``)."""
+
+    kind = "keepalived"
+
+    def __init__(self, pace: Pace, layer: Path) -> None:
+        super().__init__(pace)
+        self._layer = layer
+
+    def configure(self, node: str) -> None:
+        copy(self._layer, self.folder / node)
+        etc = self.folder / node / "disk" / "etc" / "keepalived"
+        etc.mkdir(parents=True, exist_ok=True)
+        (etc / "keepalived.conf").write_text(
+            f"global_defs {{\n vrrp_version {self.pace.version}\n}}\n"
+            f"vrrp_instance VI_1 {{\n state BACKUP\n interface eth0\n virtual_router_id 51\n priority {NODES[node][1]}\n"
+            f" advert_int {self.pace.seconds:g}\n virtual_ipaddress {{\n  {VIP}/24 dev eth0\n }}\n}}\n"
+        )
+
+    def start(self, node: str) -> None:
+        folder = self.folder / node
+        command = f"{root(folder)} && exec chroot {folder}/root keepalived --vrrp --dont-fork --log-console"
+        self._spawn(node, "unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", command)
+
+    def terminate(self, node: str, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGTERM)
