@@ -49,6 +49,7 @@ def own_address(config: Config, family: int, assigned: Sequence[Assigned]) -> st
     there = [
         each.address for each in assigned
         if each.interface == config.vrrp.interface and (":" in each.address) == (family == 6) and each.address not in virtual
+        and each.usable
     ]  # fmt: skip
     if family == 6:
         local = not any(not ip_address(peer).is_link_local for peer in peers_of(config, 6))

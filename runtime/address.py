@@ -34,12 +34,15 @@ class NetworkError(HaError):
 
 @dataclass(frozen=True)
 class Assigned:
-    """One address of one interface. ``lifetime``: seconds that are left (whole), None: for ever."""
+    """One address of one interface. ``lifetime``: seconds that are left (whole), None: for ever. ``usable``: False while an
+    IPv6 address is tentative, or for good if it was found a duplicate: nothing can be sent from it.
+    """
 
     interface: str
     address: str
     prefix: int
     lifetime: int | None = None
+    usable: bool = True
 
     def __str__(self) -> str:
         return f"{self.interface} {self.address}/{self.prefix}"

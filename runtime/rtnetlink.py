@@ -174,4 +174,5 @@ def _assigned(body: bytes, interface: str) -> Assigned:
         at += (length + 3) & ~3
     raw = attributes.get(_LOCAL) or attributes[_ADDRESS]
     valid = struct.unpack_from("=II", attributes[_CACHEINFO])[1] if _CACHEINFO in attributes else _FOREVER
-    return Assigned(interface, socket.inet_ntop(body[0], raw), body[1], None if valid == _FOREVER else valid)
+    lifetime = None if valid == _FOREVER else valid
+    return Assigned(interface, socket.inet_ntop(body[0], raw), body[1], lifetime, usable=not body[2] & _UNUSABLE)
