@@ -1,9 +1,10 @@
 """Runs the checks and the tests, and sums them up.
 
 Promise: ends with 0 only if every check passed, every test passed and there was at least one; the last line is
-``N passed, N failed, N skipped`` over all pytest runs (an error counts as failed). The slow checks run beside the fast tests.
-The tests start real processes and real faults on a machine that others may use too: what fails is tried once more, alone, and
-a test that passes only then is named as unsteady, never silently.
+``N passed, N failed, N skipped`` over all pytest runs (an error counts as failed). The checks and the groups of fast tests run
+side by side; the lab alone, but for the thousands of schedules, which take only what processors it leaves. The tests start real
+processes and real faults on a machine that others may use too: what fails is tried once more, alone, and a test that passes
+only then is named as unsteady at the end, never silently.
 """
 
 from __future__ import annotations
@@ -16,16 +17,33 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-FAST = ("unit", "property", "simulation", "scenarios")
-COMPUTING = ("property", "simulation", "scenarios")
-#: unit tests that start processes and sessions, and wait for them
-WAITING = [
-    f"tests/unit/test_{name}.py" for name in ("manager_daemon", "session", "ha_cli", "ha_linuxha", "manager_hands", "store")
-]
+
+
+def _units(*names: str) -> list[str]:
+    return [f"tests/unit/test_{name}.py" for name in names]
+
+
+#: Unit tests that start processes and sessions, and wait for them; in groups that take about as long as each other
+WAITING = {
+    "tests that wait": _units("manager_daemon", "session", "ha_cli", "ha_linuxha", "manager_hands", "store"),
+    "tests that wait for files": _units(
+        "files_service", "files_transfers", "files_process", "files_watching", "copying", "adoption_crash", "scripts",
+        "notifier_store", "tree", "logrelay", "manager_uname",
+    ),
+}  # fmt: skip
+COMPUTING = [f"tests/{name}" for name in ("simulation", "property", "scenarios")]
+#: Compiled, over all cores; beside the lab
+THOUSANDS = "tests/simulation/test_simulation.py::test_thousands_of_schedules_compiled"
+GROUPS = {
+    "unit tests": ["tests/unit", *(f"--ignore={file}" for files in WAITING.values() for file in files)],
+    **WAITING,
+    "simulation, properties, scenarios": [*COMPUTING, f"--deselect={THOUSANDS}"],
+}
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
@@ -35,6 +53,8 @@ CHECKS = {
 #: CPython 3.11 can't always read a test's source for pytest's own kind of traceback while another thread writes one, too
 #: (SystemError "AST constructor recursion depth mismatch"): pytest then ends before it has said what failed
 TRACEBACK = "--tb=native"
+#: A process that runs only where no other one wants to
+IDLE = ["chrt", "--idle", "0"]
 #: A single test may take so long (seconds) before it counts as hanging
 FAST_LIMIT, LAB_LIMIT = 120, 600
 
@@ -43,43 +63,29 @@ def main() -> int:
     options, rest = arguments()
     began = time.monotonic()
     paths = [word for word in rest if not word.startswith("-") and (ROOT / word.partition("::")[0]).exists()]
-    running = start_checks()
-    failures: list[str] = []
-    counts: Counter[str] = Counter()
-    unsteady = 0
+    words = [word for word in rest if word not in paths]
+    total = Total()
+    checks = start_checks()
     if not options.fast and not paths:
         os.environ.setdefault("SIMULATED_SEEDS", "10000")
-    beside = []
-    if options.fast and not paths:
-        beside.append(Beside("simulation, properties, scenarios", [f"tests/{name}" for name in COMPUTING], rest))
-        beside.append(Beside("tests that wait", WAITING, rest))
-    for title, targets, limit, covered in plan(options.fast, paths):
-        say(title)
-        words = [word for word in rest if word not in paths]
-        code, seen = pytest([*targets, f"--timeout={limit}", *words], covered)
-        if code == 1 and seen["failed"]:
-            code, seen, steadier = once_more(title, [*targets, f"--timeout={limit}", *words], seen)
-            unsteady += steadier
-        counts += seen
-        if code not in (0, 5):  # 5: nothing collected there; nothing at all is dealt with below
-            failures.append(title)
-    for run_beside in beside:
-        code, seen = run_beside.finish()
-        if code == 1 and seen["failed"]:
-            code, seen, steadier = once_more(run_beside.title, run_beside.words, seen)
-            unsteady += steadier
-        counts += seen
-        failures += [] if code in (0, 5) else [run_beside.title]
-    failures += finish_checks(running)
-    if not sum(counts.values()):
-        failures.append("no test ran")
-    say(f"{time.monotonic() - began:.0f} s")
-    if unsteady:
-        print(f"UNSTEADY: {unsteady} passed only at the second try; see the first failure above")
-    for failure in failures:
-        print(f"FAILED: {failure}")
-    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
-    return 1 if failures or counts["failed"] else 0
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        if paths:
+            total.add(Run(data, "pytest " + " ".join(paths), paths, words, limit=LAB_LIMIT))
+        else:
+            covering = not options.fast
+            total.add(*(Run(data, title, targets, words, covering=covering, quiet=True) for title, targets in GROUPS.items()))
+            if covering:
+                report_coverage(data)
+                lab(data, words, total)
+    total.failures += finish_checks(checks)
+    return total.sum_up(time.monotonic() - began)
+
+
+def lab(data: Path, words: list[str], total: Total) -> None:
+    thousands = Run(data, "thousands of schedules, beside the lab", [THOUSANDS], words, quiet=True, before=IDLE)
+    total.add(Run(data, "lab tests", ["tests/lab"], words, limit=LAB_LIMIT))
+    total.add(thousands)
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -93,16 +99,85 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def plan(fast: bool, paths: list[str]) -> list[tuple[str, list[str], int, bool]]:
-    """Pytest runs: title, targets, time limit of a test, with coverage."""
-    if paths:
-        return [("pytest " + " ".join(paths), paths, LAB_LIMIT, False)]
-    folders = [f"tests/{name}" for name in FAST if not (fast and name in COMPUTING)]
-    folders += [f"--ignore={file}" for file in WAITING if fast]
-    runs = [("fast tests", folders, FAST_LIMIT, not fast)] if folders else []
-    if not fast and any((ROOT / "tests" / "lab").rglob("test_*.py")):
-        runs.append(("lab tests", ["tests/lab"], LAB_LIMIT, False))
-    return runs
+class Run:
+    """A run of pytest, begun; ``quiet``: what it prints is shown when it has ended."""
+
+    def __init__(
+        self, data: Path, title: str, targets: list[str], words: list[str], *,
+        limit: int = FAST_LIMIT, covering: bool = False, quiet: bool = False, before: list[str] | None = None,
+    ) -> None:  # fmt: skip
+        self.title, self._quiet = title, quiet
+        self._data = data
+        name = "".join(letter if letter.isalnum() else "-" for letter in title)[:60]
+        self._report = data / f"{name}.xml"
+        # what failed is remembered apart from the other runs
+        self._words = [*targets, f"--timeout={limit}", TRACEBACK, "-o", f"cache_dir=.pytest_cache/{name}", *words]
+        coverage = ["-m", "coverage", "run", f"--data-file={data / 'coverage'}.{name}"] if covering else []
+        if not quiet:
+            say(title)
+        self._child = self._start([*(before or []), sys.executable, *coverage])
+
+    def _start(self, python: list[str], *more: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE if self._quiet else None
+        argv = [*python, "-m", "pytest", f"--junitxml={self._report}", *self._words, *more]
+        return subprocess.Popen(argv, cwd=ROOT, text=True, stdout=pipe, stderr=subprocess.STDOUT if pipe else None)
+
+    def finish(self) -> tuple[int, Counter[str]]:
+        """Exit status and counts. Ctrl-C leaves pytest, which gets it too, the time to take its lab down."""
+        try:
+            output = self._child.communicate()[0]
+        except KeyboardInterrupt:
+            self._child.wait()
+            raise
+        if self._quiet:
+            say(self.title)
+            print(output, flush=True)
+        return self._child.returncode, count(self._report)
+
+    def once_more(self) -> tuple[int, Counter[str], list[str]]:
+        """What failed, alone: exit status, counts, and which tests passed only now."""
+        before = failed(self._report)
+        say(f"{self.title}: {len(before)} failed; once more, these only (named at the end as unsteady if they pass now)")
+        self._quiet = False
+        self._child = self._start([sys.executable], "--last-failed")
+        code, counts = self.finish()
+        still = failed(self._report)
+        return code, counts, [name for name in before if name not in still]
+
+
+@dataclass
+class Total:
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    unsteady: list[str] = field(default_factory=list)
+
+    def add(self, *runs: Run) -> None:
+        """Wait for all of them; then try what failed once more."""
+        for run, (code, seen) in [(run, run.finish()) for run in runs]:
+            if code == 1 and seen["failed"]:
+                code, again, steadier = run.once_more()
+                self.unsteady += steadier
+                seen = Counter(passed=seen["passed"] + again["passed"], failed=again["failed"], skipped=seen["skipped"])
+            self.counts += seen
+            if code not in (0, 5):  # 5: nothing collected there; nothing at all is dealt with below
+                self.failures.append(run.title)
+
+    def sum_up(self, seconds: float) -> int:
+        if not sum(self.counts.values()):
+            self.failures.append("no test ran")
+        say(f"{seconds:.0f} s")
+        for name in self.unsteady:
+            print(f"UNSTEADY, passed only at the second try: {name}")
+        for failure in self.failures:
+            print(f"FAILED: {failure}")
+        print(f"{self.counts['passed']} passed, {self.counts['failed']} failed, {self.counts['skipped']} skipped")
+        return 1 if self.failures or self.counts["failed"] else 0
+
+
+def report_coverage(data: Path) -> None:
+    environment = os.environ | {"COVERAGE_FILE": str(data / "coverage")}
+    for words in (["combine", "--quiet"], ["report", "--skip-covered", "--skip-empty"]):
+        subprocess.run([sys.executable, "-m", "coverage", *words], cwd=ROOT, env=environment, check=False)
 
 
 def start_checks() -> dict[str, subprocess.Popen[str]]:
@@ -130,56 +205,6 @@ def finish_checks(running: dict[str, subprocess.Popen[str]]) -> list[str]:
     return failed
 
 
-def pytest(words: list[str], covered: bool) -> tuple[int, Counter[str]]:
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
-        environment = os.environ | {"COVERAGE_FILE": str(Path(folder, "coverage"))}
-        coverage = ["-m", "coverage", "run"] if covered else []
-        code = run([sys.executable, *coverage, "-m", "pytest", TRACEBACK, f"--junitxml={report}", *words], environment)
-        if covered:
-            run([sys.executable, "-m", "coverage", "report", "--skip-covered", "--skip-empty"], environment)
-        return code, count(report)
-
-
-def once_more(title: str, words: list[str], seen: Counter[str]) -> tuple[int, Counter[str], int]:
-    """What failed, alone: exit status, the counts with it, and how many passed only now."""
-    say(f"{title}: {seen['failed']} failed; once more, these only (named below as unsteady if they pass now)")
-    code, again = pytest([*words, "--last-failed"], False)
-    passed = seen["passed"] + again["passed"]
-    return code, Counter(passed=passed, failed=again["failed"], skipped=seen["skipped"]), again["passed"]
-
-
-class Beside:
-    """A run of pytest beside the others, told when it has ended."""
-
-    def __init__(self, title: str, targets: list[str], words: list[str]) -> None:
-        self.title = title
-        self._folder = tempfile.TemporaryDirectory()
-        self._report = Path(self._folder.name, "report.xml")
-        # what failed is remembered apart from the other runs
-        cache = f".pytest_cache/{targets[0].replace('/', '-')}"
-        self.words = [*targets, f"--timeout={FAST_LIMIT}", "-o", f"cache_dir={cache}", *words]
-        argv = [sys.executable, "-m", "pytest", "-q", TRACEBACK, f"--junitxml={self._report}", *self.words]
-        self._child = subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    def finish(self) -> tuple[int, Counter[str]]:
-        output = self._child.communicate()[0]
-        say(self.title)
-        print(output, flush=True)
-        with self._folder:
-            return self._child.returncode, count(self._report)
-
-
-def run(argv: list[str], environment: dict[str, str]) -> int:
-    """Like subprocess.run; but Ctrl-C leaves pytest, which gets it too, the time to take its lab down."""
-    child = subprocess.Popen(argv, cwd=ROOT, env=environment)
-    try:
-        return child.wait()
-    except KeyboardInterrupt:
-        child.wait()
-        raise
-
-
 def count(report: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     if not report.exists():
@@ -190,6 +215,15 @@ def count(report: Path) -> Counter[str]:
         counts["skipped"] += numbers["skipped"]
         counts["passed"] += numbers["tests"] - numbers["failures"] - numbers["errors"] - numbers["skipped"]
     return counts
+
+
+def failed(report: Path) -> list[str]:
+    """The tests that failed or ended with an error, each once."""
+    if not report.exists():
+        return []
+    cases = ElementTree.parse(report).getroot().iter("testcase")
+    bad = (case for case in cases if case.find("failure") is not None or case.find("error") is not None)
+    return list(dict.fromkeys(f"{case.get('classname')}::{case.get('name')}" for case in bad))
 
 
 def say(text: str) -> None:
