@@ -45,6 +45,14 @@ def eventually(condition: Callable[[], bool], limit: float = 10.0) -> bool:
     return True
 
 
+@pytest.fixture(scope="module", autouse=True)
+def as_installed(pair: Lab) -> None:
+    """Whatever other tests left on the two servers, a pair that serves perhaps."""
+    pair.heal()
+    for name in ("vs-166", "vs-28"):
+        pair.reinstall(name)
+
+
 # --- machines and cables --------------------------------------------------------------------------------------------------
 
 
