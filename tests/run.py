@@ -2,9 +2,9 @@
 
 Promise: ends with 0 only if every check passed, every test passed and there was at least one; the last line is
 ``N passed, N failed, N skipped`` over all pytest runs (an error counts as failed). The checks and the groups of fast tests run
-side by side; the lab alone, but for the thousands of schedules, which take only what processors it leaves. The tests start real
-processes and real faults on a machine that others may use too: what fails is tried once more, alone, and a test that passes
-only then is named as unsteady at the end, never silently.
+side by side; then two labs, which mostly wait, and beside them thousands of schedules with what processors they leave. The
+tests start real processes and real faults on a machine that others may use too: what fails is tried once more, alone, and a
+test that passes only then is named as unsteady at the end, never silently.
 """
 
 from __future__ import annotations
@@ -37,13 +37,17 @@ WAITING = {
     ),
 }  # fmt: skip
 COMPUTING = [f"tests/{name}" for name in ("simulation", "property", "scenarios")]
-#: Compiled, over all cores; beside the lab
+#: Compiled, over all cores; beside the labs
 THOUSANDS = "tests/simulation/test_simulation.py::test_thousands_of_schedules_compiled"
 GROUPS = {
     "unit tests": ["tests/unit", *(f"--ignore={file}" for files in WAITING.values() for file in files)],
     **WAITING,
     "simulation, properties, scenarios": [*COMPUTING, f"--deselect={THOUSANDS}"],
 }
+LAB = "tests/lab"
+#: Tests with a whole pair of policy servers; they share one, the others have a lab of their own meanwhile
+PAIRS = [f"{LAB}/test_files.py", f"{LAB}/test_postgres_troubles.py"]
+PAIRS += sorted(os.fspath(path.relative_to(ROOT)) for path in (ROOT / LAB).glob("test_pair_*.py"))
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
@@ -83,9 +87,12 @@ def main() -> int:
 
 
 def lab(data: Path, words: list[str], total: Total) -> None:
-    thousands = Run(data, "thousands of schedules, beside the lab", [THOUSANDS], words, quiet=True, before=IDLE)
-    total.add(Run(data, "lab tests", ["tests/lab"], words, limit=LAB_LIMIT))
-    total.add(thousands)
+    rest = [LAB, *(f"--ignore={file}" for file in PAIRS)]
+    total.add(
+        Run(data, "lab tests with a pair", PAIRS, words, limit=LAB_LIMIT),
+        Run(data, "other lab tests", rest, words, limit=LAB_LIMIT, quiet=True),
+        Run(data, "thousands of schedules, beside the labs", [THOUSANDS], words, quiet=True, before=IDLE),
+    )
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -123,16 +130,15 @@ class Run:
         return subprocess.Popen(argv, cwd=ROOT, text=True, stdout=pipe, stderr=subprocess.STDOUT if pipe else None)
 
     def finish(self) -> tuple[int, Counter[str]]:
-        """Exit status and counts. Ctrl-C leaves pytest, which gets it too, the time to take its lab down."""
-        try:
-            output = self._child.communicate()[0]
-        except KeyboardInterrupt:
-            self._child.wait()
-            raise
+        """Exit status and counts."""
+        output = self._child.communicate()[0]
         if self._quiet:
             say(self.title)
             print(output, flush=True)
         return self._child.returncode, count(self._report)
+
+    def wait(self) -> None:
+        self._child.wait()
 
     def once_more(self) -> tuple[int, Counter[str], list[str]]:
         """What failed, alone: exit status, counts, and which tests passed only now."""
@@ -152,8 +158,14 @@ class Total:
     unsteady: list[str] = field(default_factory=list)
 
     def add(self, *runs: Run) -> None:
-        """Wait for all of them; then try what failed once more."""
-        for run, (code, seen) in [(run, run.finish()) for run in runs]:
+        """Wait for all; then try what failed once more. Ctrl-C, which they get too, leaves them the time to take a lab down."""
+        try:
+            ended = [(run, *run.finish()) for run in runs]
+        except KeyboardInterrupt:
+            for run in runs:
+                run.wait()
+            raise
+        for run, code, seen in ended:
             if code == 1 and seen["failed"]:
                 code, again, steadier = run.once_more()
                 self.unsteady += steadier
