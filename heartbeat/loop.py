@@ -109,7 +109,7 @@ class Daemon:
                       self._lookout, self._push)  # fmt: skip
         self.edge = self._act(hands)
         vips = [(vip.address, vip.device) for vip in config.vips]
-        self._vip_watch = VipWatch(vips, self._address, self._selector, self._trouble, boottime)
+        self._vip_watch = VipWatch(vips, self._address, self._selector, self._trouble, boottime, peers=self._peers_mac)
         self.edge.changes.extend(store.read_history())
         requests = Requests(self.core, self.edge, self._manager, boottime, self._extra, lambda: self._config.parameters)
         self._control: ControlServer | None = None
@@ -120,6 +120,9 @@ class Daemon:
         self._stop_at = inf
         self._exit_code = 0
         self.refused_by_system: list[str] = []
+
+    def _peers_mac(self, mac: bytes) -> str:
+        return self._config.site.peer if mac in self._radio.peers_macs else ""
 
     # --- what ``linuxha_daemon`` has its own of
 

@@ -1,6 +1,6 @@
 """Others that claim a virtual address which this server holds: told, and answered, never obeyed.
 
-Promise: a claim from another MAC is an alarm with that MAC until nobody has repeated it for ``OVER_AFTER``; the addresses are
+Promise: a claim from another MAC is an alarm with that MAC, and the peer's name if it is the peer's, until nobody has repeated it for ``OVER_AFTER``; the addresses are
 announced again one second later (when two servers are active after a partition, the core decides within that second, and the
 one that lets go must not have the last word), and then at most every ten seconds (RFC 5227 §2.4 c and DEFEND_INTERVAL). It
 never changes a role: anybody on the network can send such a packet. Who only answers is found by asking now and then. After the
@@ -71,8 +71,8 @@ class Rivals:
         self.rivals = {}
         return list(gone)
 
-    def claimed(self, address: str, mac: str, now: float) -> list[Order]:
-        """Another MAC than this server's speaks for ``address``."""
+    def claimed(self, address: str, mac: str, now: float, peer: str = "") -> list[Order]:
+        """Another MAC than this server's speaks for ``address``; ``peer``: the other server's name, if it is its MAC."""
         if not self._held:
             return []
         known = self.rivals.get(address)
@@ -82,7 +82,8 @@ class Rivals:
         self._ask_at = min(self._ask_at, now + ASK_RIVAL_PERIOD)
         if known and known.mac == mac:
             return []
-        return [Told(address, f"{mac} claims the virtual address {address}, which this server holds")]
+        who = f"{peer} ({mac})" if peer else mac
+        return [Told(address, f"{who} claims the virtual address {address}, which this server holds")]
 
     def peer(self, serving_too: bool, in_contact: bool, now: float) -> list[Order]:
         """How the peer is heard; to be told at every turn. Back, and not a rival: what its side of a cut knew may be stale."""
@@ -102,7 +103,7 @@ class Rivals:
             orders.append(Ask())
         if now >= self._defend_at:
             self._defend_at, self._defended = inf, now
-            orders.append(Announce("another machine claims the virtual address"))
+            orders.append(Announce("another one claims the virtual address"))
         return orders
 
     def _over(self, now: float) -> list[Order]:

@@ -45,8 +45,11 @@ class VipWatch:
         clock: Callable[[], float],
         watch: Callable[[str, Sequence[str]], Watch] = ArpWatch,
         own: Callable[[str], bytes] = mac,
+        peers: Callable[[bytes], str] = lambda mac: "",
     ) -> None:
-        """``vips``: address and interface. ``watch``, ``own``: what listens on an interface, and its MAC now."""
+        """``vips``: address and interface. ``watch``, ``own``: what listens on an interface, and its MAC now. ``peers``: the
+        other server's name, if the MAC is one of its own.
+        """
         self._devices: dict[str, list[str]] = {}
         for each, device in vips:
             self._devices.setdefault(device, []).append(each)
@@ -56,6 +59,7 @@ class VipWatch:
         self._clock = clock
         self._watch = watch
         self._own = own
+        self._peers = peers
         self._watches: dict[str, Watch] = {}
         self._rivals = Rivals()
 
@@ -100,7 +104,7 @@ class VipWatch:
         now = self._clock()
         for address, their in dict.fromkeys((claim.address, claim.mac) for claim in self._watches[device].drain()):
             if own and their != own:
-                self._carry_out(self._rivals.claimed(address, text(their), now))
+                self._carry_out(self._rivals.claimed(address, text(their), now, self._peers(their)))
 
     def _carry_out(self, orders: Sequence[Order]) -> None:
         for order in orders:

@@ -51,7 +51,7 @@ def test_a_claim_is_told_once_answered_after_a_second_and_over_when_nobody_repea
     told = [(at, order) for at, order in done if not isinstance(order, Ask)]
     assert told == [
         (3.0, Told(VIP, f"{MAC} claims the virtual address {VIP}, which this server holds")),
-        (4.0, Announce("another machine claims the virtual address")),
+        (4.0, Announce("another one claims the virtual address")),
         (told[2][0], Told(VIP, "")),
         (told[2][0], Announce("nobody else claims the virtual address any more")),
     ]
@@ -71,6 +71,13 @@ def test_another_mac_is_told_again() -> None:
     rivals = holding()
     assert len(rivals.claimed(VIP, MAC, 1.0)) == 1 and rivals.claimed(VIP, MAC, 1.1) == []
     assert rivals.claimed(VIP, OTHER, 1.2) == [Told(VIP, f"{OTHER} claims the virtual address {VIP}, which this server holds")]
+
+
+def test_the_other_server_is_called_by_its_name() -> None:
+    """After a cut it may hold the address for a moment more: no stranger, for whom an administrator would search."""
+    assert holding().claimed(VIP, MAC, 1.0, "vs-28") == [
+        Told(VIP, f"vs-28 ({MAC}) claims the virtual address {VIP}, which this server holds")
+    ]
 
 
 def test_letting_go_ends_the_quarrel() -> None:
@@ -139,7 +146,10 @@ class Scene:
         self.own = bytes.fromhex("020000000001")
         vips = [(VIP, "eth0"), ("fd00::9", "eth0"), ("10.1.0.9", "eth1")]
         told = self.troubles.__setitem__
-        self.watch = VipWatch(vips, self, self.selector, told, lambda: self.now, self.listen, lambda device: self.own)
+        self.watch = VipWatch(vips, self, self.selector, told, lambda: self.now, self.listen, lambda device: self.own, self.named)
+
+    def named(self, mac: bytes) -> str:
+        return "vs-28" if mac == bytes.fromhex("020000000098") else ""
 
     def listen(self, device: str, addresses: Sequence[str]) -> Wire:
         if device not in self.wires:
@@ -172,7 +182,10 @@ def test_our_own_packets_claim_nothing_and_anothers_are_an_alarm() -> None:
     assert scene.watch.claims() == {}
     scene.wires["eth0"].hear(*[Claim("fd00::9", bytes.fromhex("020000000099"), "answer")] * 50)
     scene.turn()
-    assert scene.watch.claims() == {"fd00::9": MAC} and MAC in scene.troubles["claimed-fd00::9"]
+    assert scene.watch.claims() == {"fd00::9": MAC} and scene.troubles["claimed-fd00::9"].startswith(f"{MAC} claims")
+    scene.wires["eth1"].hear(Claim("10.1.0.9", bytes.fromhex("020000000098"), "answer"))
+    scene.turn()
+    assert scene.troubles["claimed-10.1.0.9"].startswith(f"vs-28 ({OTHER}) claims")
     scene.now += 1.1
     scene.turn()
     assert scene.announced == [scene.now]
