@@ -9,16 +9,14 @@ entering of the lab's machine is not in it. Source: issue "A pair of policy serv
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from statistics import median
 
 import click
 
 from bench.drill import Drill
-from bench.screen import Screen
+from bench.screen import shown
 from bench.stage import need_root, stage
-from runtime.errors import HaError
 
 #: milliseconds
 GOALS = {"amIactive": 5.0, "status": 150.0}
@@ -47,19 +45,13 @@ def main(repeats: int, json_file: Path | None) -> None:
     """Measure ``ha amIactive`` and ``ha status`` on the active of a pair that is being written to."""
     need_root()
     found: dict[str, dict[str, list[float]]] = {}
-    with Screen() as screen:
-        try:
-            with stage(screen, "bench-commands", profile="recommended") as drill:
-                node = drill.pair.active()
-                for command, goal in GOALS.items():
-                    times = measure(drill, node, command, repeats)
-                    found[command] = {"ms": [round(ms, 2) for ms in times]}
-                    spread = f"{min(times):.2f} to {max(times):.2f}"
-                    screen.plain(f"ha {command}: median {median(times):.2f} ms ({spread}); held to {goal:g} ms")
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except HaError as wrong:
-            sys.exit(f"commands: {wrong}")
+    with shown("commands") as screen, stage(screen, "bench-commands", profile="recommended") as drill:
+        node = drill.pair.active()
+        for command, goal in GOALS.items():
+            times = measure(drill, node, command, repeats)
+            found[command] = {"ms": [round(ms, 2) for ms in times]}
+            spread = f"{min(times):.2f} to {max(times):.2f}"
+            screen.plain(f"ha {command}: median {median(times):.2f} ms ({spread}); held to {goal:g} ms")
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=1) + "\n")
 

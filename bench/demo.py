@@ -15,9 +15,8 @@ import click
 
 from bench.drill import Drill
 from bench.pair import other
-from bench.screen import Screen, write_json
+from bench.screen import Screen, shown, write_json
 from bench.stage import need_root, stage
-from runtime.errors import HaError
 
 LAB = "demo"
 
@@ -30,14 +29,9 @@ LAB = "demo"
 def main(keep: bool, json_file: Path | None, profile: str, local: bool) -> None:
     """Two policy servers on this machine, a client that writes, and what happens when the active one loses power."""
     need_root()
-    try:
-        with Screen() as screen, stage(screen, LAB, profile=profile, local=local, keep=keep) as drill:
-            good = run(drill, screen)
-            write_json(json_file, drill.results)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except HaError as wrong:
-        sys.exit(f"demo: {wrong}")
+    with shown("demo") as screen, stage(screen, LAB, profile=profile, local=local, keep=keep) as drill:
+        good = run(drill, screen)
+        write_json(json_file, drill.results)
     if keep:
         click.echo(_LOOK_AROUND.format(lab=f"{_python()} -m lab --name {LAB}", active=drill.pair.active()))
     else:

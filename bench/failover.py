@@ -26,11 +26,10 @@ from bench import pgbench
 from bench.drill import Drill, Result, figures
 from bench.pair import SERVERS
 from bench.patroni import Patroni, PatroniDrill
-from bench.screen import Screen
+from bench.screen import Screen, shown
 from bench.stage import need_root, stage
 from bench.writers import QUICK, Writers
 from lab.store import base
-from runtime.errors import HaError
 
 #: Held to, median, by profile (milliseconds; rejoin: seconds)
 _GOALS = {
@@ -72,26 +71,20 @@ def main(
     wanted = events or (EVENTS[:2] if skip_passive else EVENTS)
     found: dict[str, Any] = {}
     good = False
-    with Screen() as screen:
+    with shown("failover") as screen, stage(screen, "bench-failover", profile=profile, segment=int(segment)) as drill:
         try:
-            with stage(screen, "bench-failover", profile=profile, segment=int(segment)) as drill:
-                try:
-                    with _load(drill, found) if loaded else contextlib.nullcontext():
-                        for number in range(repeats):
-                            screen.heading(f"Repeat {number + 1} of {repeats}")
-                            one_round(drill, screen, wanted)
-                    theirs = _patroni(drill, screen, against_repeats or repeats, found) if against else []
-                    good = all(result.holds for result in (*drill.results, *theirs)) and not found.get("complaints")
-                finally:
-                    found = figures(drill.results) | found
-                    if json_file is not None:
-                        json_file.write_text(json.dumps(found, indent=1) + "\n")
-                    if drill.results:
-                        screen.console.print(summary(drill.results, _goals(profile, loaded), _title(profile, loaded)))
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except HaError as wrong:
-            sys.exit(f"failover: {wrong}")
+            with _load(drill, found) if loaded else contextlib.nullcontext():
+                for number in range(repeats):
+                    screen.heading(f"Repeat {number + 1} of {repeats}")
+                    one_round(drill, screen, wanted)
+            theirs = _patroni(drill, screen, against_repeats or repeats, found) if against else []
+            good = all(result.holds for result in (*drill.results, *theirs)) and not found.get("complaints")
+        finally:
+            found = figures(drill.results) | found
+            if json_file is not None:
+                json_file.write_text(json.dumps(found, indent=1) + "\n")
+            if drill.results:
+                screen.console.print(summary(drill.results, _goals(profile, loaded), _title(profile, loaded)))
     sys.exit(0 if good else 1)
 
 

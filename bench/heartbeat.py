@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,11 +27,10 @@ from rich.table import Table
 from bench import debian
 from bench.cost import Cost, cost
 from bench.load import loaded
-from bench.screen import Screen
+from bench.screen import Screen, shown
 from bench.stage import Ended, need_root
 from bench.vip_pairs import LinuxHa, Ours, Times, VipPair
 from runtime.clock import boottime
-from runtime.errors import HaError
 
 #: net-tools: Linux-HA's IPaddr calls ifconfig, which Debian only recommends
 PACKAGES = ("heartbeat", "net-tools", "stress-ng")
@@ -101,17 +99,13 @@ def main(repeats: int, minutes: float, keepalive: int, deadtime: int, json_file:
         signal.signal(number, _end)
     parts = only or _PARTS
     figures: dict[str, object] = {}
-    with Screen() as screen:
+    with shown("heartbeat") as screen:
         try:
             layer = debian.provide(PACKAGES, screen.say)
             if set(parts) != {"load"}:
                 _side_by_side(screen, figures, layer, Times(keepalive, deadtime), repeats, parts)
             if "load" in parts and minutes > 0:
                 figures["false_takeovers"] = _under_load(screen, layer, minutes)
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except HaError as wrong:
-            sys.exit(f"heartbeat: {wrong}")
         finally:
             if json_file is not None:
                 json_file.write_text(json.dumps(figures, indent=1) + "\n")

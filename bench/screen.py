@@ -6,13 +6,16 @@ house style, 11.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+import psycopg
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
@@ -21,6 +24,19 @@ from bench.drill import Result, figures
 from bench.ledger import in_words
 from bench.timeline import Moment, Outage
 from runtime.clock import boottime
+from runtime.errors import HaError
+
+
+@contextlib.contextmanager
+def shown(program: str) -> Iterator[Screen]:
+    """A screen for ``program``, which ends with one line where something failed, and with 130 after Ctrl-C."""
+    try:
+        with Screen() as screen:
+            yield screen
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (HaError, psycopg.Error) as wrong:
+        sys.exit(f"{program}: {wrong}")
 
 
 class Screen:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ import click
 import psycopg
 
 from bench.pair import ACTIVE, PASSIVE, SERVERS, Pair, other
-from bench.screen import Screen
+from bench.screen import Screen, shown
 from bench.stage import need_root
 from lab.api import Lab
 from runtime.clock import boottime
@@ -212,7 +211,7 @@ def main(
 ) -> None:
     """Measure copies of the database, and rejoins, of a pair in a lab."""
     need_root()
-    with Screen() as screen:
+    with shown("seeding") as screen:
         lab = Lab(lab_name, progress=screen.say)
         if not again:
             lab.up(ephemeral=not keep)
@@ -226,12 +225,9 @@ def main(
                     seeding.copies()
                 if only != "copies":
                     seeding.rejoin(seconds)
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except (HaError, psycopg.Error) as wrong:
-            screen.error(f"seeding: {wrong}")
+        except (HaError, psycopg.Error):
             screen.plain(seeding._pair.explain())
-            sys.exit(1)
+            raise
         finally:
             if json_file is not None:
                 json_file.write_text(json.dumps(seeding.figures.as_json(), indent=1) + "\n")

@@ -11,7 +11,6 @@ write lost …" ("Held to": ha_manager at most 1 % of a core).
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,10 +22,9 @@ import click
 from bench import pgbench
 from bench.cost import nanoseconds
 from bench.pair import SERVERS, Pair, other
-from bench.screen import Screen
+from bench.screen import shown
 from bench.stage import need_root, stage
 from runtime.clock import boottime
-from runtime.errors import HaError
 
 #: Percent of a core
 GOAL = 1.0
@@ -62,32 +60,30 @@ def main(repeats: int, seconds: float, json_file: Path | None) -> None:
     """Measure processor time of heartbeat and ha_manager on both servers of a pair that is written to."""
     need_root()
     figures: dict[str, Any] = {}
-    with Screen() as screen, tempfile.TemporaryDirectory(prefix="ha-load-") as folder:
-        try:
-            with stage(screen, "bench-steady", profile="recommended") as drill:
-                pgbench.prepare(drill.pair)
-                load = pgbench.Load(drill.pair.node("client"), Path(folder))
-                drill.pair.settle(30.0)
-                time.sleep(3.0)  # the looks that a change brings about are over
-                active = drill.pair.active()
-                screen.say(f"pgbench -c{pgbench.CLIENTS} writes; measuring {repeats} times {seconds:g} s")
-                costs = [measure(drill.pair, seconds) for _ in range(repeats)]
-                load.stop()
-                values = {
-                    role: {part: [cost[node][part] for cost in costs] for part in PARTS}
-                    for role, node in (("active", active), ("passive", other(active)))
-                }
-                figures = {role: {part: median(all_) for part, all_ in parts.items()} for role, parts in values.items()}
-                for role, parts in values.items():
-                    for part, all_ in parts.items():
-                        goal = f"; held to {GOAL:g} %" if (role, part) == ("active", "ha_manager") else ""
-                        spread = f"{median(all_):.2f} ({min(all_):.2f} to {max(all_):.2f})"
-                        screen.plain(f"{part} on the {role}: {spread} % of a core{goal}")
-                figures["all"] = values
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except HaError as wrong:
-            sys.exit(f"steady: {wrong}")
+    with (
+        shown("steady") as screen,
+        tempfile.TemporaryDirectory(prefix="ha-load-") as folder,
+        stage(screen, "bench-steady", profile="recommended") as drill,
+    ):
+        pgbench.prepare(drill.pair)
+        load = pgbench.Load(drill.pair.node("client"), Path(folder))
+        drill.pair.settle(30.0)
+        time.sleep(3.0)  # the looks that a change brings about are over
+        active = drill.pair.active()
+        screen.say(f"pgbench -c{pgbench.CLIENTS} writes; measuring {repeats} times {seconds:g} s")
+        costs = [measure(drill.pair, seconds) for _ in range(repeats)]
+        load.stop()
+        values = {
+            role: {part: [cost[node][part] for cost in costs] for part in PARTS}
+            for role, node in (("active", active), ("passive", other(active)))
+        }
+        figures = {role: {part: median(all_) for part, all_ in parts.items()} for role, parts in values.items()}
+        for role, parts in values.items():
+            for part, all_ in parts.items():
+                goal = f"; held to {GOAL:g} %" if (role, part) == ("active", "ha_manager") else ""
+                spread = f"{median(all_):.2f} ({min(all_):.2f} to {max(all_):.2f})"
+                screen.plain(f"{part} on the {role}: {spread} % of a core{goal}")
+        figures["all"] = values
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
 

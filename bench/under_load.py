@@ -27,12 +27,12 @@ from bench.heartbeat import PACKAGES, PROFILES
 from bench.load import loaded
 from bench.pair import SERVERS, Pair
 from bench.record import acknowledgements, gaps
-from bench.screen import Screen
+from bench.screen import Screen, shown
 from bench.stage import need_root, stage
 from bench.writers import QUICK
 from runtime.clock import boottime
 from runtime.control import Client
-from runtime.errors import ControlError, HaError
+from runtime.errors import ControlError
 
 #: seconds between two inserts of each client, between two looks at the pair, and between two lines of progress
 _EVERY, _LOOK, _REPORT = 0.1, 1.0, 30.0
@@ -142,16 +142,12 @@ def main(minutes: float, profiles: tuple[str, ...], json_file: Path | None) -> N
     """Count what a busy machine makes of a pair: it should be nothing. Ends with 1 if a role moved or a write was lost."""
     need_root()
     found: dict[str, Any] = {}
-    with Screen() as screen:
+    with shown("under load") as screen:
         try:
             layer = debian.provide(PACKAGES, screen.say)
             for profile in profiles or PROFILES:
                 found[profile] = run(screen, layer, profile, minutes)
                 screen.plain(f"profile {profile}: {json.dumps({k: v for k, v in found[profile].items() if k != 'changes'})}")
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except HaError as wrong:
-            sys.exit(f"under load: {wrong}")
         finally:
             if json_file is not None:
                 json_file.write_text(json.dumps(found, indent=1) + "\n")

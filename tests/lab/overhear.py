@@ -7,8 +7,8 @@ out. Ends with SIGTERM.
 
 from __future__ import annotations
 
+import argparse
 import socket
-import sys
 import time
 
 from heartbeat.authkeys import parse
@@ -37,9 +37,13 @@ def payload(packet: bytes) -> bytes | None:
 
 
 def main() -> None:
-    keyring = parse(f"auth 1\n{sys.argv[2]}\n", compatible=True)
+    parser = argparse.ArgumentParser(prog="python -m tests.lab.overhear", description="What two heartbeats say to each other.")
+    parser.add_argument("interface", help="of this network namespace")
+    parser.add_argument("keyline", help="as in authkeys: 1 sha1 secret")
+    given = parser.parse_args()
+    keyring = parse(f"auth 1\n{given.keyline}\n", compatible=True)
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL)) as s:
-        s.bind((sys.argv[1], _ALL))
+        s.bind((given.interface, _ALL))
         before: dict[object, str] = {}
         while True:
             datagram = payload(s.recv(65536))
