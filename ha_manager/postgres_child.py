@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ha_manager import postmaster, startfence
+from runtime.child import signal_at_parents_end
 from runtime.errors import HaError
 from runtime.proctree import process
 
 log = logging.getLogger("keeper")
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -156,8 +156,7 @@ def _become(entry: pwd.struct_passwd, groups: list[int], log_fd: int, parent: in
     os.setuid(entry.pw_uid)
     os.umask(0o077)
     os.chdir("/")
-    if _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    signal_at_parents_end(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(126)
 

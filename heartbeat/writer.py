@@ -11,7 +11,6 @@ store's lock until then.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -35,8 +34,6 @@ _MESSAGE = 65536
 _WAKE, _TELL = 0.5, 3.0
 #: a server whose disk does not answer for so long can do nothing for the pair (seconds)
 _LOST = 10.0
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Writer:
@@ -201,7 +198,7 @@ def _serve(connection: int, store: Store) -> NoReturn:
     code = 1
     try:
         # Stopped while heartbeat dies, it would keep the lock, and no other heartbeat could start.
-        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0)
+        child.signal_at_parents_end(signal.SIGCONT)
         _detach({connection, store.lock})
         with socket.socket(fileno=connection) as channel:
             try:
