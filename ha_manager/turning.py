@@ -6,6 +6,7 @@ Promise: ``start`` checks everything before it changes anything, and may be run 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -229,6 +230,11 @@ def heartbeat_refuses(config: Reachable) -> str:
 
 def restart_heartbeat(config: Reachable) -> None:
     """kill -9, as in the reference: it keeps its role if it is back within its lease. The Manager starts it again at once."""
+    with (
+        contextlib.suppress(ControlError),
+        Client(config.host.paths.manager_run / "control", 2.0, name="the Manager") as manager,
+    ):
+        manager.request("expect", {"name": "heartbeat", "because": "ha restart"})  # else it would be an alarm
     found = pidfile.find(config.host.paths.heartbeat_run / "heartbeat.pid")
     if found is not None:
         kill_tree(found.pid, found.start)

@@ -94,6 +94,14 @@ class OperatorStop:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """Its next death, if it comes soon, is on purpose."""
+
+    name: str
+    because: str
+
+
+@dataclass(frozen=True)
 class Shutdown:
     """Stop everything, in order, then exit."""
 
@@ -142,7 +150,9 @@ class Hung:
     because: str
 
 
-Event = Tick | Reload | OperatorStart | OperatorStop | Shutdown | Started | Found | StartFailed | Stopped | Died | Hung
+Event = (
+    Tick | Reload | OperatorStart | OperatorStop | Expected | Shutdown | Started | Found | StartFailed | Stopped | Died | Hung
+)
 
 
 # --- effects --------------------------------------------------------------------------------------------------------------

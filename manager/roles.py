@@ -9,6 +9,7 @@ Promise: no input or output, no clock. What is enabled runs, what is not is stop
   Should it die again before its quiet time is over, the next tries come after 1, 2, 4 … 60 s (at most 2 s for
   heartbeat and ha_manager). There is an alarm from the first death on (with ``restart_after``: if it is over, and it was not
   meant to stop) until it has been quiet.
+- A death that was announced as meant (``Expected``) raises no alarm; otherwise it is one like any other.
 - After ``give_up_after`` tries in a row it is given up: the alarm stays, and nothing is started until an operator or a reload
   asks for it, or the next boot. If somebody else starts it, that is noticed within a minute.
 - What an operator stopped stays stopped until an operator starts it, a reload releases it, or the next boot.
@@ -42,6 +43,7 @@ from .model import (
     Effect,
     Event,
     Exit,
+    Expected,
     Found,
     Held,
     Hung,
@@ -67,6 +69,8 @@ LONGEST_DELAY = 60.0
 LONGEST_OF_HA = 2.0
 #: from one look at a process that was given up to the next
 LOOK_PERIOD = 30.0
+#: an announced death comes within so many seconds
+EXPECTED = 5.0
 
 #: States in which there is, or may soon be, a process.
 _PRESENT = frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.KILLING})
@@ -94,6 +98,9 @@ class Entry:
     #: restarts since this Manager began
     restarts: int = 0
     alarm: str = ""
+    #: a death until then is on purpose, for this reason: no alarm
+    expected: str = ""
+    expected_until: float = 0.0
     #: becomes the alarm if nobody says within ``restart_after`` that it was meant to stop
     unsaid: str = ""
     #: it ran in this Manager's time: the next start is a restart
@@ -141,6 +148,8 @@ class Roles:
                     self.entries[name].held = True
                 self._tell_held()
                 self._wait_for(event.token, event.names)
+            case Expected(name=name, because=because):
+                self.entries[name].expected, self.entries[name].expected_until = because, now + EXPECTED
             case Shutdown():
                 self.leaving = event.because
             case Started() | Found() | StartFailed() | Stopped() | Died() | Hung():
@@ -242,7 +251,8 @@ class Roles:
                     self._failed(entry, problem)
                 self._gone(entry, problem or "stopped", now)
             case Died(because=because), State.RUNNING:
-                self._again(entry, entry.tries, because, now)
+                meant, entry.expected = entry.expected if now <= entry.expected_until else "", ""
+                self._again(entry, entry.tries, f"{because} ({meant})" if meant else because, now, alarming=not meant)
             case Died(), State.KILLING:
                 self._again(entry, entry.tries, f"killed, as it {entry.because}", now)
             case Hung(because=because), State.RUNNING:
@@ -253,7 +263,7 @@ class Roles:
                 # Late news of a state that has passed: the state that followed decides.
                 pass
 
-    def _again(self, entry: Entry, tries: int, because: str, now: float) -> None:
+    def _again(self, entry: Entry, tries: int, because: str, now: float, *, alarming: bool = True) -> None:
         """It is gone although it should be there: plan the next start, the first one for now."""
         if not self.wants(entry):
             self._gone(entry, because, now)
@@ -271,7 +281,7 @@ class Roles:
         news = entry.alarm != because
         if tries == 0 and entry.process.restart_after > 0 and not entry.alarm:
             entry.unsaid = because
-        else:
+        elif alarming:
             self._raise(entry, because)
         self._move(entry, State.WAITING, f"{because}; {when}", now, news=news)
 

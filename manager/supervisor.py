@@ -30,6 +30,7 @@ from .model import (
     Effect,
     Event,
     Exit,
+    Expected,
     Found,
     Held,
     Kill,
@@ -51,6 +52,8 @@ from .roles import Roles
 log = logging.getLogger(__name__)
 
 _HISTORY = 200
+#: the role of the pair's own processes: `ha` turns it on and off
+_PAIR = "HA"
 
 
 class Supervisor:
@@ -92,6 +95,7 @@ class Supervisor:
             "history": lambda _: {"changes": list(self.history)},
             "reload": self._asked_reload,
             "start": self._asked_start,
+            "expect": self._asked_expect,
             "stop": self._asked_stop,
         }
         self._server = ControlServer(self.paths.control, self.loop.selector, handlers, on_close=self._forget_client)
@@ -278,10 +282,10 @@ class Supervisor:
         for name in names:
             if not self.roles.entries[name].enabled:
                 role = self.roles.entries[name].process.role
-                raise ControlError(
-                    f"role {role} is not enabled in {self._mode()} mode: enable it in {self.paths.module(self._mode())}, "
-                    "then manager-ctl reload"
-                )
+                remedy = f"set it to 1 in {self.paths.module(self._mode())}, then manager-ctl reload"
+                if role == _PAIR:
+                    remedy = "ha start turns it on"
+                raise ControlError(f"{name} does not run while role {role} is off in {self._mode()} mode: {remedy}")
         self.post(OperatorStart(names, self._expect(request)))
 
     def _asked_stop(self, request: Request) -> None:
@@ -289,6 +293,12 @@ class Supervisor:
         kind = str(request.fields.get("kind", "handover"))
         self._hands.stop_kinds |= dict.fromkeys(names, kind)
         self.post(OperatorStop(names, self._expect(request)))
+
+    def _asked_expect(self, request: Request) -> Mapping[str, Any]:
+        """Whoever is about to kill a process, to have it started again, says so."""
+        for name in self._named(request):
+            self.post(Expected(name, str(request.fields.get("because", "on purpose"))[:100]))
+        return {}
 
     def _named(self, request: Request) -> tuple[str, ...]:
         name = str(request.fields.get("name", ""))

@@ -311,9 +311,11 @@ def test_manager_ctl_status(running: Device) -> None:
     assert "active mode" in table.stdout
     assert "second" in table.stdout
     assert json.loads(running.ctl("status", "--json").stdout)["mode"] == "active"
-    running.module("active", {"HA": True, "policyserver": False})
+    running.module("active", {"HA": False, "policyserver": False})
     running.ask("reload")
-    assert "role policyserver is not enabled in active mode: enable it in " in running.refusal("start", name="plain")
+    off = "first does not run while role HA is off in active mode: ha start turns it on"
+    assert running.ctl("start", "first").stderr.strip() == f"manager-ctl: {off}"
+    assert "while role policyserver is off in active mode: set it to 1 in " in running.refusal("start", name="plain")
     assert "there are: HA, first, plain, policyserver, second" in running.refusal("stop", name="nobody")
 
 

@@ -16,6 +16,7 @@ from manager.model import (
     Effect,
     Event,
     Exit,
+    Expected,
     Found,
     Held,
     Hung,
@@ -35,7 +36,7 @@ from manager.model import (
     Stopped,
     Tick,
 )
-from manager.roles import LONGEST_DELAY, LONGEST_OF_HA, LOOK_PERIOD, Roles
+from manager.roles import EXPECTED, LONGEST_DELAY, LONGEST_OF_HA, LOOK_PERIOD, Roles
 
 
 def process(name: str, start: int, stop: int, role: str = "HA") -> Process:
@@ -150,6 +151,24 @@ def test_shutdown_does_not_wait_for_a_retry() -> None:
     bench.do(Reload(Mode.ACTIVE, (HEARTBEAT,), HA))
     bench.do(StartFailed("heartbeat", "x"))
     assert bench.do(Shutdown("bye")) == ["exit"]
+
+
+def test_a_death_that_was_announced_is_no_alarm_and_the_next_one_is(bench: Bench) -> None:
+    bench.do(Expected("heartbeat", "ha restart"))
+    assert bench.do(Died("heartbeat", "pid 5 died")) == ["start heartbeat again"]
+    entry = bench.roles.entries["heartbeat"]
+    said = [effect.because for effect in bench.effects if isinstance(effect, Changed)]
+    assert entry.alarm == "" and said[0] == "pid 5 died (ha restart); starting it again at once"
+    bench.started("heartbeat")
+    bench.do(Died("heartbeat", "pid 6 died"))
+    assert entry.alarm == "pid 6 died"
+
+
+def test_an_announcement_is_good_for_seconds(bench: Bench) -> None:
+    bench.do(Expected("heartbeat", "ha restart"))
+    bench.now += EXPECTED + 1
+    bench.do(Died("heartbeat", "pid 5 died"))
+    assert bench.roles.entries["heartbeat"].alarm == "pid 5 died"
 
 
 def test_restarts_at_once_and_out_of_turn(bench: Bench) -> None:
