@@ -182,9 +182,11 @@ folders() {
 # ours NAME: /etc/init.d/NAME is ours, or gone
 ours() { [ ! -e "/etc/init.d/$1" ] || grep -qs "$prefix/" "/etc/init.d/$1"; }
 
+ha_is_on() { [ -e /var/lib/ha_manager/postgres/postgresql.conf ]; }
+
 uninstall() {
     # While HA is on, nothing but ha_manager starts Postgres.
-    if [ -e /var/lib/ha_manager/postgres/postgresql.conf ]; then
+    if ha_is_on; then
         die "HA is on here, and Postgres would be left without anybody to start it: ha stop, then again; nothing was removed"
     fi
     for name in $services; do
@@ -230,4 +232,8 @@ switch
 commands
 boot_services
 sample_configuration
-say "done: configure /var/wasp/conf/ha/current/module.xml and /etc/ha_manager/ha_manager.conf, then: ha start"
+if ha_is_on; then
+    say "done: what runs goes on with the programs of before; how each takes up the new ones: docs/operations.md, \"A new version\""
+else
+    say "done: configure /var/wasp/conf/ha/current/module.xml and /etc/ha_manager/ha_manager.conf, then: ha start"
+fi

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ha_manager import __version__
 from ha_manager.cli_diverged import diverged
 from ha_manager.cli_files import files
 from ha_manager.cli_logs import logs
@@ -35,6 +36,7 @@ SUCCESSOR_LIMIT = 3.0
 
 
 @click.group(cls=AnyCase, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ha_manager")
 def main() -> None:
     """High availability of this policy server.
 

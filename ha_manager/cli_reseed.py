@@ -36,7 +36,7 @@ def reseed(force: bool) -> None:
         say(str(risk))
         if not sys.stdin.isatty():
             fail("not confirmed; `ha reseed --force` does it without a question", FAILED)
-        click.confirm("Copy it", abort=True)
+        click.confirm("Replace it", abort=True)
     began = time.monotonic()
     say(str(_ask("reseed", {"force": True, "by": "ha reseed"})["text"]))
     _watch(began)

@@ -88,8 +88,8 @@ class Requests:
             daemon.worker.reseed(f"asked for by {by}")
             return {"text": f"the database of {active} is copied; the one here is kept aside if there is room"}
         return {
-            "text": f"Postgres here is stopped, and the database of {active} copied in its place. Until that is done {active}"
-            " runs solo, and nobody could take over. What is here and holds anything that it lacks is kept"
+            "text": f"The database here is replaced by a copy of {active}'s; what only the one here holds is kept. Until it is"
+            " done nobody could take over"
         }
 
     # --- for the peer -----------------------------------------------------------------------------------------------------

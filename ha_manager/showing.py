@@ -141,7 +141,7 @@ def print_all(found: dict[str, Any]) -> None:
     line(text, style="bold red" if troubles else f"bold {style}")
     for trouble in troubles:
         line(trouble, "  ! ", 4, "red")
-    for sentence in explaining.lines(found):
+    for sentence in [] if is_off(found) else explaining.lines(found):
         if not sentence.startswith("Alarm:"):
             line(sentence, "  ", 4)
     rows = _rows(found)
@@ -238,6 +238,8 @@ def _vip(found: dict[str, Any]) -> str:
     if not found["virtual_ip"]:
         return "none"
     held = found["heartbeat"].get("vip", {}).get("held")
+    if is_off(found):
+        return f"{found['virtual_ip']}, not held here: HA is off"
     if held is None:
         return f"{found['virtual_ip']}, not known whether it is held here"
     return f"{found['virtual_ip']}, {'held here' if held else 'not held here'}"

@@ -17,6 +17,7 @@ from pathlib import Path
 from ha_manager.config import Config, Reach, Reachable, load, reach
 from ha_manager.database import Database
 from ha_manager.local import addresses
+from ha_manager.statusfile import StatusFile
 from ha_manager.turning import ROLE, TURNING_OFF, heartbeat, on_linux_ha, passive_module
 from ha_manager.wiring import cluster_of, database_of
 from heartbeat.store import Store
@@ -57,6 +58,9 @@ def stop(say: Say) -> None:
     else:
         say("Postgres is stopped, its data kept (started by hand or at boot, it is read-only); HA is off on this server")
         say("`ha start` turns it on again")
+    StatusFile(config.host.paths.etc / "ha_manager_status").write(
+        {"role": "off", "node": config.node, "peer": config.peer, "replication": "off"}
+    )
     for name in ("active", "passive"):
         (config.host.paths.etc / name).unlink(missing_ok=True)
     durable.remove_durably(mark)

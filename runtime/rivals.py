@@ -1,10 +1,11 @@
 """Others that claim a virtual address which this server holds: told, and answered, never obeyed.
 
-Promise: a claim from another MAC is an alarm with that MAC, and the peer's name if it is the peer's, until nobody has repeated it for ``OVER_AFTER``; the addresses are
-announced again one second later (when two servers are active after a partition, the core decides within that second, and the
-one that lets go must not have the last word), and then at most every ten seconds (RFC 5227 §2.4 c and DEFEND_INTERVAL). It
-never changes a role: anybody on the network can send such a packet. Who only answers is found by asking now and then. After the
-last rival, and when the peer is back in contact and not serving, everybody is told once more where the addresses are. Pure.
+Promise: a claim from another MAC is an alarm with that MAC, and the peer's name if it is the peer's, until nobody has repeated
+it for ``OVER_AFTER``; the addresses are announced again one second later (when two servers are active after a partition, the
+core decides within that second, and the one that lets go must not have the last word), and then at most every ten seconds
+(RFC 5227 §2.4 c and DEFEND_INTERVAL). It never changes a role: anybody on the network can send such a packet. Who only
+answers is found by asking now and then. After the last rival, and when the peer is back in contact and not serving, everybody
+is told once more where the addresses are. Pure.
 Source: RFC 5227 §2.4; facts/linux-ha-heartbeat.md ("stale ARP after failover or heal").
 """
 

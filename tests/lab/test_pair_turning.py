@@ -78,6 +78,7 @@ def test_the_active_first_and_then_the_passive(installed: Duo) -> None:
     assert f"not replicated to {passive}" in said and "warning" not in said, said
     plain(pair, active)
     write(pair, active, "alone")
+    assert pair.node(active).read("/etc/ha_manager/ha_manager_status").startswith("role=off\n")
     again = pair.ha(active, "stop").stdout
     assert "already" in again and holds(pair, active, "alone"), "the second one changes nothing"
     status = pair.status(passive)

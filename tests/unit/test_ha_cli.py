@@ -25,6 +25,7 @@ from runtime.errors import CommandFailed
 from runtime.proctree import alive
 
 HA = Path(__file__).parents[2] / "packaging/bin/ha"
+SETUP = Path(__file__).parents[2] / "setup.cfg"
 
 
 def ask(root: Path, word: str) -> tuple[str, int]:
@@ -79,6 +80,7 @@ def test_names_in_any_case_and_an_example_in_each_help() -> None:
         assert said.exit_code == 0, said.output
         assert "Example: ha" in said.output or name == "keys"
     assert runner.invoke(main, ["Failower"]).exit_code == 2
+    assert f"version = {runner.invoke(main, ['--version']).output.split()[-1]}\n" in SETUP.read_text()
 
 
 ACTIVATIONS = [

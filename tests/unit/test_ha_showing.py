@@ -77,6 +77,7 @@ def test_what_does_not_answer_is_an_alarm_unless_ha_is_off(capsys: pytest.Captur
     assert "! heartbeat is not running" in (page := capsys.readouterr().out) and "not known whether it is held" in page
     print_all(found(errors=errors, manager=RESTING))
     assert "!" not in (page := capsys.readouterr().out) and "heartbeat stopped (as it should be)" in page
+    assert "not held here: HA is off" in page and "not known" not in page
 
 
 def test_a_configuration_that_cannot_be_used_is_the_first_alarm_of_a_page_that_is_shown_all_the_same(

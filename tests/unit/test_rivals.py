@@ -146,7 +146,9 @@ class Scene:
         self.own = bytes.fromhex("020000000001")
         vips = [(VIP, "eth0"), ("fd00::9", "eth0"), ("10.1.0.9", "eth1")]
         told = self.troubles.__setitem__
-        self.watch = VipWatch(vips, self, self.selector, told, lambda: self.now, self.listen, lambda device: self.own, self.named)
+        self.watch = VipWatch(
+            vips, self, self.selector, told, lambda: self.now, self.listen, lambda device: self.own, self.named
+        )
 
     def named(self, mac: bytes) -> str:
         return "vs-28" if mac == bytes.fromhex("020000000098") else ""
