@@ -48,9 +48,13 @@ class LaxRules(Silence):
         return not self.core.manager_lost
 
     def may_lack(self) -> bool:
-        """Passive: commits of its epoch didn't wait for it, as far as it knows; so it may lack some that were acknowledged."""
+        """Passive: commits of its epoch didn't wait for it, as far as it knows; so it may lack some that were acknowledged.
+
+        That they wait again, for a hand-over, counts when it was completed: given up, they need not wait any more, and that may
+        have gone unheard.
+        """
         c, p = self.core, self.members.peer
-        return c.disk.lax and (p is None or p.epoch != c.disk.epoch or p.mode.lax)
+        return c.disk.lax and (p is None or p.epoch != c.disk.epoch or p.mode.lax or not p.stood_down)
 
     def lag(self) -> int:
         """Passive: bytes of log that an active whose commits don't wait had when last heard, and that are not held here."""

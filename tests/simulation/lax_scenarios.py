@@ -37,6 +37,8 @@ LAX: tuple[Scenario, ...] = (
          F(1.46, "ping", "A", 0.8), F(6.4, "power", "A", 4), F(10.5, "postgres-broken", "A", 1.7)),
     _lax("A12 turned off while a planned failover makes commits wait", F(3.38, "heartbeat-hang", "B", 0.2, "unwatched"),
          F(3.45, "failover", "A"), F(3.55, "leave", "A", 0.0, "off")),
+    _lax("A13 a planned failover that made commits wait is given up unheard", F(1.95, "cut", "B", 3, "hb:out"),
+         F(2.0, "failover", "A"), F(0.3, "cut", "B", 3, "*:both", "A synchronous:"), activations=1),
     _lax("A7 the passive is gone for long", F(1.5, "power", "B", 15), outage=1, activations=0),
     _s("M1 only one server is changed", F(1.5, "mode", "A", 0, "off"), F(2.5, "cut", "B", 2.2, "repl:both"),
        F(3.0, "power", "A", 5)),

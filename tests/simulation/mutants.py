@@ -99,6 +99,14 @@ class RelaxedUnheard(Rules):
         return True
 
 
+class PreparedIsDone(Rules):
+    """Rule 6: that commits wait, said while a hand-over was prepared, counts though its end was not heard."""
+
+    def may_lack(self) -> bool:
+        c, p = self.core, self.members.peer
+        return c.disk.lax and (p is None or p.epoch != c.disk.epoch or p.mode.lax)
+
+
 class OneServersRelease(Rules):
     """Rule 6b: only this server's own solo="release" counts."""
 

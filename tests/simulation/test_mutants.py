@@ -93,6 +93,7 @@ BY_SCENARIO: tuple[tuple[type[Rules] | type[Core], str, int], ...] = (
     (mutants.TakesFromStandby, "A3", 3),
     (mutants.OneServerOff, "M1", 3),
     (mutants.RelaxedUnheard, "M2", 3),
+    (mutants.PreparedIsDone, "A13", 3),
     (mutants.OneServersRelease, "M4", 3),
 )
 #: mutant, seeds in which it is noticed
