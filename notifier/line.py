@@ -271,7 +271,7 @@ def open_line(
 
     session = connect(host, keys, epoch, port=port, timeout=LOGIN, limits=LIMITS, other=pinned, remedies=REMEDIES)
     try:
-        answer = session.request("hello", timeout=LOGIN, name=name, id=device_id, version=wire.of_version(version()))
+        answer = session.request("hello", timeout=LOGIN, name=name, device=device_id, version=wire.of_version(version()))
         return Line(session, _hello(answer), library, bulk)
     except BaseException:
         session.close()
