@@ -1,0 +1,603 @@
+"""Who is in the group, who directs it, and which member serves which clients: the decisions of one member. Pure.
+
+Promise: ``handle(event, now)`` returns what to do, in order. There is one director at a time: the one of the highest term of
+office is believed, and a term begins with the VIPs. It shares the buckets of each redirect among the members that answer and
+whose port answers; buckets of a member that can't serve move at once, all others a few at a time and in three steps (those who
+take know; the director switches; all know), so that no connection meets a node that doesn't know whom to ask. A member that
+was just started learns what is in force before it decides anything. Source: design §8; facts/vrrp-and-data-plane.md.
+
+    member     hears the director → answers, loads what it says        silent for 4 heartbeats → no director
+    director   every heartbeat: a broadcast with all members           a member silent for 4 heartbeats → failed
+    at first   asks who directs; as director without any buckets: takes them over from whoever has them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from director import tables as codec
+from director.balance import PERIOD, Load, corrected
+from director.buckets import Buckets, Move, Table
+from director.discovery import Kind, Message
+from director.members import Member, from_json, mac, serial, text, whole
+from director.tables import NONE, Tables
+
+#: heartbeats that may be missed; heartbeats of waiting for somebody who has buckets, for takers to confirm
+MISSED, LEARNING, CONFIRMING = 4, 2, 2
+#: seconds after which a failed member is not shown any more
+FORGOTTEN = 3600.0
+#: buckets that move at a time while nobody is in need, and how often (part of a heartbeat)
+FEW, PACE = 16, 0.2
+#: heartbeats between two broadcasts that list all members; of the wish to drain
+_ROSTER, _WISHING = 4, 20
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A message that counts. ``fresh`` False: its sender is only to be answered."""
+
+    message: Message
+    source: str
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What this node says of itself from now on."""
+
+    me: Member
+
+
+@dataclass(frozen=True)
+class Role:
+    """This node has the VIPs, or has them no more."""
+
+    director: bool
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The operator wants a member (by MAC) drained, or back."""
+
+    mac: str
+    drain: bool
+    number: int
+
+
+@dataclass(frozen=True)
+class Tick: ...
+
+
+Event = Heard | Report | Role | Wish | Tick
+
+
+@dataclass(frozen=True)
+class Send:
+    """``to``: an address; "" is a broadcast. ``echo``: whose number goes with it (None: everybody's)."""
+
+    kind: Kind
+    body: Mapping[str, Any]
+    to: str = ""
+    echo: str | None = None
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Members or buckets have changed: the kernel is to know before what follows is sent."""
+
+
+@dataclass(frozen=True)
+class Say:
+    text: str
+
+
+@dataclass(frozen=True)
+class Successor:
+    """The director names this node, or doesn't any more."""
+
+    designated: bool
+
+
+@dataclass(frozen=True)
+class Drain:
+    """This node was asked to drain, or to come back."""
+
+    on: bool
+
+
+Effect = Send | Apply | Say | Successor | Drain
+
+
+@dataclass
+class Known:
+    """A member as this node knows it."""
+
+    member: Member
+    heard: float
+    failed: bool = False
+    since: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A switch that takers have to confirm first."""
+
+    takers: frozenset[str]
+    until: float
+    moves: int
+
+
+class Group:
+    def __init__(self, me: Member, keys: Sequence[str], buckets: int, heartbeat: float, now: float) -> None:
+        self.me, self.keys, self.buckets, self.heartbeat = me, list(keys), buckets, heartbeat
+        self.known: dict[str, Known] = {me.mac: Known(me, now, since=now)}
+        self.tables = Tables()
+        self.term = 0
+        self.is_director = False
+        self.director = ""  # MAC; "": none is known
+        self.designated = False
+        self.factors: dict[str, float] = {}
+        self.moved_at = 0.0
+        self.now = now
+        self._started = now
+        self._sent_at = -1e9
+        self._ticks = 0
+        self._counted = 1  # what is in force when a term begins has number 1
+        self._roster_due = True
+        self._learn_until = 0.0
+        self._asked = ""
+        self._last = ""  # director, also after it fell silent
+        self._next_correction = now + PERIOD
+        self._switching: dict[str, _Pending] = {}
+        self._settled: dict[str, object] = {}
+        self._next_step: dict[str, float] = {}
+        self._wishes: dict[str, tuple[Wish, float]] = {}
+        self._granted: set[int] = set()
+        self._out: list[Effect] = []
+
+    # --- what others ask
+
+    def alive(self) -> dict[str, Member]:
+        return {each: known.member for each, known in self.known.items() if not known.failed}
+
+    def serving(self, key: str) -> dict[str, Member]:
+        return {each: member for each, member in self.alive().items() if member.serves(key)}
+
+    def weights(self, key: str) -> dict[str, float]:
+        """Who is to own buckets of this redirect, and how much; by capacity, load, the director's own share.
+
+        A drained member, or a director that takes no share, serves if nobody else does.
+        """
+        serving = self.serving(key)
+        found = {each: self._weight(member) for each, member in serving.items() if not member.draining}
+        wanted = {each: weight for each, weight in found.items() if weight > 0}
+        return wanted or {each: serving[each].capacity for each in found or serving}
+
+    def moving(self, key: str) -> int:
+        pending = self._switching.get(key)
+        return pending.moves if pending else 0
+
+    def deadline(self) -> float:
+        learnt = [self._learn_until] if self._learn_until else []
+        steps = [at for at in self._next_step.values() if at > self.now] if self.is_director else []
+        return min([self._sent_at + self.heartbeat, *learnt, *steps, *(each.until for each in self._switching.values())])
+
+    def reconfigure(self, keys: Sequence[str], buckets: int, heartbeat: float) -> None:
+        """Redirects have come or gone; those that stay keep their buckets."""
+        self.keys, self.buckets, self.heartbeat = list(keys), buckets, heartbeat
+        self.tables.keep(self.keys, buckets)
+        self._switching, self._settled = {}, {}
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event at ``now`` (boottime); what to do about it, in order."""
+        self.now = now
+        match event:
+            case Heard(message, source, fresh):
+                try:
+                    self._heard(message, source, fresh)
+                except ValueError as nonsense:
+                    self._out.append(Say(f"{source} says what can't be read: {nonsense}"))
+            case Report(me):
+                self._report(me)
+            case Role(director):
+                self._role(director)
+            case Wish():
+                self._wishes[event.mac] = (event, now + _WISHING * self.heartbeat)
+                self._grant([event])
+                self._sent_at = -1e9
+            case Tick():
+                pass
+        self._tick()
+        out, self._out = self._out, []
+        return out
+
+    # --- roles
+
+    def _role(self, director: bool) -> None:
+        if director == self.is_director:
+            return
+        self.is_director = director
+        self._switching, self._settled = {}, {}
+        self._out.append(Say(f"set lbnetwork {int(director)}"))
+        self._sent_at, self._roster_due = -1e9, True
+        if not director:
+            self.director = ""
+            return
+        previous = self.known.get(self._last)
+        for known in self.known.values():  # from now on they are to answer here; the last director has had its time to speak
+            known.heard = known.heard if known is previous else self.now
+        self.term += 1
+        self.director = self._last = self.me.mac
+        self._name_successor(False)
+        self._learn_until = 0.0
+        if not self.tables.current:
+            since = self.now if len(self.alive()) > 1 else self._started
+            self._learn_until = since + LEARNING * self.heartbeat
+        self._begin_term()
+
+    def _begin_term(self) -> None:
+        """What is in force stays in force, under the new term."""
+        for key, table in self.tables.current.items():
+            self.tables.take(key, table, (self.term, 1), True)
+            self._out.append(self._table(key))
+
+    def _report(self, me: Member) -> None:
+        before = self.me
+        self.me = me
+        self.known[me.mac].member = me
+        if (me.ports, me.draining, me.plane) != (before.ports, before.draining, before.plane):
+            self._sent_at = min(self._sent_at, self.now - self.heartbeat)  # the others are to know at once
+            self._roster_due = True
+        if me.places != before.places:
+            self._out.append(Apply())
+
+    # --- what is heard
+
+    def _heard(self, message: Message, source: str, fresh: bool) -> None:
+        if message.mac == self.me.mac:
+            raise ValueError("another node has this node's MAC")
+        if not fresh:
+            self._answer_stranger(message, source)
+            return
+        if message.kind is Kind.TABLE:
+            self._heard_table(message, source)
+            return
+        member = from_json(message.body.get("me"))
+        if member.mac != message.mac or member.ip != source:
+            raise ValueError(f"it says that it is {member.ip}")
+        self._note(member)
+        if message.kind is Kind.DIRECTOR:
+            self._heard_director(message, source)
+        elif self.is_director:
+            self._heard_member(message)
+
+    def _answer_stranger(self, message: Message, source: str) -> None:
+        """So that its next message counts; not more often than this, whoever sends what."""
+        if self.now - self._sent_at < self.heartbeat / 10:
+            return
+        if self.is_director:
+            self._broadcast()
+        else:
+            self._answer(source, message.mac)
+
+    def _note(self, member: Member) -> None:
+        known = self.known.get(member.mac)
+        if known is None:
+            self._out.append(Say(f"TX Scanning partner {member.name} {member.ip} has joined"))
+            self.known[member.mac] = Known(member, self.now, since=self.now)
+            self._roster_due = True
+            self._out.append(Apply())
+            return
+        if known.failed:
+            self._out.append(Say(f"TX Scanning partner {member.name} {member.ip} is back"))
+            known.failed, known.since = False, self.now
+            self._roster_due = True
+        if known.member.places != member.places:
+            self._out.append(Apply())
+        if (known.member.ports, known.member.draining) != (member.ports, member.draining):
+            self._roster_due = True
+        known.member, known.heard = member, self.now
+
+    def _heard_member(self, message: Message) -> None:
+        member = self.known[message.mac].member
+        self._grant(self._read_wishes(message))
+        latest = max((term for term, _ in member.loaded.values()), default=0)
+        if latest >= self.term and self._learn_until > self.now:
+            self.term = latest + 1
+        elif latest > self.term:
+            self.term = latest + 1
+            self._begin_term()
+        for key in self.keys:
+            held = member.loaded.get(key, NONE)
+            if self._learn_until > self.now and held > NONE:
+                self._ask_for_tables(message.mac)
+            elif key in self.tables.current and key in member.ports and held < self.tables.in_force(key):
+                self._out.append(self._table(key))
+        self._look_at_switches()
+
+    def _ask_for_tables(self, mac: str) -> None:
+        """This director was just started: whoever answers first and has buckets hands them over."""
+        if not self._asked:
+            self._asked = mac
+            self._broadcast()
+
+    def _heard_director(self, message: Message, source: str) -> None:
+        term = whole(message.body.get("term"), 2**53)
+        if self.is_director:
+            if term >= self.term:  # two at a time: VRRP decides; whoever stays has the last word
+                self.term = term + 1
+                self._begin_term()  # and said with the next heartbeat: two that answer each other would not end
+            return
+        if term < self.term and self.director:
+            self._answer(source, message.mac)  # its time is over, or it has just begun: what is loaded here tells it
+            return
+        self.term = term
+        if self.director != message.mac:
+            self.director = self._last = message.mac
+            self._out.append(Say(f"the director is {self.known[message.mac].member.name} {source}"))
+        self._read_roster(message.body.get("members"))
+        self._name_successor(message.body.get("successor") == self.me.mac)
+        self._grant(self._read_wishes(message))
+        self._follow(message.body.get("tables"))
+        self._answer(source, message.mac)
+        if message.body.get("want") == self.me.mac:
+            self._out += [self._table(key, source) for key in self.tables.current]
+
+    def _follow(self, said: object) -> None:
+        if not isinstance(said, dict):
+            raise ValueError("no tables")
+        before = dict(self.tables.current)
+        for key, number in said.items():
+            if not self.tables.commit(text(key), serial(number)):
+                self.tables.drop_pending(key)  # something was lost; without it, what is held tells the director what to repeat
+        if self.tables.current != before:
+            self._out.append(Apply())
+
+    def _heard_table(self, message: Message, source: str) -> None:
+        key, table, number, committed = codec.from_json(message.body)
+        if key not in self.keys or len(table.owners) != self.buckets:
+            return  # of another configuration: this node serves no such redirect
+        if self.is_director:
+            if self._learn_until > self.now and message.mac == self._asked and committed:
+                self.tables.take(key, table, number, True)
+                if set(self.keys) <= self.tables.current.keys():
+                    self._learned(f"buckets taken over from {source}")
+            return
+        if message.mac != self.director or number[0] != self.term:
+            return
+        if number > self.tables.loaded().get(key, NONE) or (committed and number > self.tables.in_force(key)):
+            self.tables.take(key, table, number, committed)
+            self._out.append(Apply())
+        self._answer(source, message.mac)
+
+    def _learned(self, how: str) -> None:
+        self._learn_until, self._asked = 0.0, ""
+        self._out.append(Say(how))
+        self._begin_term()
+        self._out.append(Apply())
+
+    def _read_roster(self, listed: object) -> None:
+        if listed is None:
+            return
+        if not isinstance(listed, list):
+            raise ValueError("no members")
+        for each in listed:
+            member = from_json(each.get("me") if isinstance(each, dict) else None)
+            failed = bool(each.get("failed"))
+            if member.mac == self.me.mac:
+                continue
+            known = self.known.setdefault(member.mac, Known(member, self.now, failed, self.now))
+            if known.member.places != member.places or known.failed != failed:
+                self._out.append(Apply())
+            known.since = known.since if known.failed == failed else self.now
+            known.member, known.failed, known.heard = member, failed, self.now
+        listed_macs = {mac(each["me"]["mac"]) for each in listed}
+        for gone in self.known.keys() - listed_macs - {self.me.mac, self.director}:
+            del self.known[gone]
+
+    def _name_successor(self, designated: bool) -> None:
+        if designated != self.designated:
+            self.designated = designated
+            self._out.append(Successor(designated))
+
+    # --- the operator's wishes travel with the heartbeats until they are granted
+
+    def _read_wishes(self, message: Message) -> list[Wish]:
+        said = message.body.get("wishes", [])
+        if not isinstance(said, list) or len(said) > 64:
+            raise ValueError("no wishes")
+        found = []
+        for each in said:
+            if not isinstance(each, list) or len(each) != 3 or not isinstance(each[1], bool):
+                raise ValueError("no wish")
+            found.append(Wish(mac(each[0]), each[1], whole(each[2], 2**64)))
+        return found
+
+    def _grant(self, wishes: list[Wish]) -> None:
+        for wish in wishes:
+            if wish.number in self._granted:
+                continue
+            self._granted.add(wish.number)
+            if wish.mac == self.me.mac:
+                self._wishes.pop(wish.mac, None)
+                self._out.append(Drain(wish.drain))
+            elif self.is_director:
+                self._wishes[wish.mac] = (wish, self.now + _WISHING * self.heartbeat)
+                self._sent_at = -1e9
+
+    # --- time
+
+    def _tick(self) -> None:
+        self._look_at_silence()
+        if self.is_director:
+            if self._learn_until and self.now >= self._learn_until:
+                self._learned("nobody has buckets: shared out anew")
+            self._look_at_switches()
+            if not self._learn_until:
+                self._correct()
+                for key in self.keys:
+                    self._share(key)
+        if self.now - self._sent_at >= self.heartbeat:
+            self._ticks += 1
+            self._wishes = {each: wish for each, wish in self._wishes.items() if wish[1] > self.now}
+            if self.is_director:
+                self._broadcast()
+            elif not self.director:
+                self._out.append(Send(Kind.MEMBER, self._body()))  # who directs?
+                self._sent_at = self.now
+            else:
+                self._sent_at = self.now
+
+    def _look_at_silence(self) -> None:
+        limit = self.now - MISSED * self.heartbeat
+        for each, known in list(self.known.items()):
+            if known.failed and self.now - known.since > FORGOTTEN and self.is_director:
+                del self.known[each]
+            if each == self.me.mac or known.failed or known.heard > limit:
+                continue
+            if self.is_director:
+                known.failed, known.since = True, self.now
+                self._roster_due = True
+                self._out.append(Say(f"TX Scanning partner has failed {known.member.ip}"))
+            elif each == self.director != self.me.mac:
+                self.director = ""
+                self._name_successor(False)
+                self._out.append(Say(f"the director {known.member.name} {known.member.ip} is silent"))
+
+    # --- the director's buckets
+
+    def _weight(self, member: Member) -> float:
+        own = member.own_share if self.is_director and member.mac == self.me.mac else 1.0
+        return member.capacity * self.factors.get(member.mac, 1.0) * own
+
+    def _correct(self) -> None:
+        if self.now < self._next_correction:
+            return
+        self._next_correction = self.now + PERIOD
+        loads = {each: Load(m.capacity, m.cpu, m.connections) for each, m in self.alive().items() if not m.draining}
+        if not self.me.own_share:
+            loads.pop(self.me.mac, None)
+        self.factors = corrected(self.factors, loads)
+
+    def _share(self, key: str) -> None:
+        """One step towards the shares; the first table if there is none."""
+        weights, serving, alive = self.weights(key), self.serving(key), self.alive()
+        if key in self._switching:
+            if set(self.tables.current[key].owners) <= serving.keys():
+                return
+            del self._switching[key]
+            self.tables.drop_pending(key)
+        if not weights:
+            if key not in self.tables.current:
+                self._switch(key, Table((self.me.mac,) * self.buckets, ((),) * self.buckets), f"nobody serves {key}")
+            return
+        circumstances = (weights, set(serving), set(alive))
+        if self._settled.pop(key, None) == circumstances:
+            self._settled[key] = circumstances
+            return
+        table = self.tables.current.get(key) or Table.empty(self.buckets)
+        buckets = Buckets(table)
+        if moves := buckets.settle(weights, serving, alive, 0):
+            self._switch(key, buckets.table, f"{len(moves)} buckets of {key} {_between(moves, self._name)}")
+        elif self.now < self._next_step.get(key, 0.0):
+            return
+        elif moves := buckets.settle(weights, serving, alive, FEW):
+            self._next_step[key] = self.now + PACE * self.heartbeat
+            self._prepare(key, buckets.table, moves)
+        else:
+            if buckets.table != table:
+                self._switch(key, buckets.table, "")
+            self._settled[key] = circumstances
+
+    def _prepare(self, key: str, table: Table, moves: Sequence[Move]) -> None:
+        self.tables.take(key, table, self._next(), False)
+        takers = frozenset(move.taker for move in moves) - {self.me.mac}
+        self._switching[key] = _Pending(takers, self.now + CONFIRMING * self.heartbeat, len(moves))
+        self._out.append(self._table(key))
+        self._look_at_switches()
+
+    def _look_at_switches(self) -> None:
+        """Switch what all takers have loaded. One that doesn't confirm in time isn't waited for: the next step asks anew."""
+        for key, pending in list(self._switching.items()):
+            number = self.tables.loaded()[key]
+            lacking = {each for each in pending.takers if self._loaded(each, key) < number}
+            if lacking and self.now < pending.until:
+                continue
+            del self._switching[key]
+            if lacking:
+                self.tables.drop_pending(key)
+                names = ", ".join(sorted(self._name(each) for each in lacking))
+                self._out.append(Say(f"{names} did not confirm the buckets of {key} in time: tried again"))
+                continue
+            self.tables.commit(key, number)
+            self.moved_at = self.now
+            self._out.append(Apply())
+            self._broadcast()
+
+    def _switch(self, key: str, table: Table, because: str) -> None:
+        """At once: whoever had these buckets serves nobody."""
+        self.tables.take(key, table, self._next(), True)
+        self.moved_at = self.now
+        if because:
+            self._out.append(Say(because))
+        self._out += [Apply(), self._table(key)]
+
+    def _next(self) -> tuple[int, int]:
+        self._counted += 1
+        return self.term, self._counted
+
+    def _loaded(self, member: str, key: str) -> tuple[int, int]:
+        known = self.known.get(member)
+        return known.member.loaded.get(key, NONE) if known and not known.failed else NONE
+
+    def _name(self, member: str) -> str:
+        return self.known[member].member.name if member in self.known else member
+
+    # --- what is sent
+
+    def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"me": replace(self.me, loaded=self.tables.loaded()).as_json()}
+        if self._wishes:
+            body["wishes"] = [[wish.mac, wish.drain, wish.number] for wish, _ in self._wishes.values()]
+        return body
+
+    def _answer(self, to: str, director: str) -> None:
+        self._out.append(Send(Kind.MEMBER, self._body(), to, director))
+        self._sent_at = self.now
+
+    def _broadcast(self) -> None:
+        body = self._body() | {
+            "term": self.term,
+            "tables": {key: list(self.tables.in_force(key)) for key in self.tables.current},
+            "successor": self.successor(),
+        }
+        if self._asked and self._learn_until:
+            body["want"] = self._asked
+        if self._roster_due or self._ticks % _ROSTER == 0:
+            self._roster_due = False
+            body["members"] = [
+                {"me": known.member.as_json(), "failed": known.failed}
+                for each, known in self.known.items()
+                if each != self.me.mac
+            ]
+        self._out.append(Send(Kind.DIRECTOR, body))
+        self._sent_at = self.now
+
+    def successor(self) -> str:
+        """Who takes over if this director stops."""
+        candidates = [m for each, m in self.alive().items() if m.priority > 0 and each != self.me.mac]
+        best = max(candidates, key=lambda m: (m.priority, tuple(map(int, m.ip.split(".")))), default=None)
+        return best.mac if best else ""
+
+    def _table(self, key: str, to: str = "") -> Send:
+        if not to and key in self.tables.pending:
+            return Send(Kind.TABLE, codec.as_json(key, self.tables.pending[key], self.tables.loaded()[key], False))
+        return Send(Kind.TABLE, codec.as_json(key, self.tables.current[key], self.tables.in_force(key), True), to)
+
+
+def _between(moves: Sequence[Move], name: Any) -> str:
+    givers = sorted({name(move.giver) for move in moves if move.giver})
+    takers = sorted({name(move.taker) for move in moves})
+    return f"{'moved from ' + ', '.join(givers) if givers else 'shared out'} to {', '.join(takers)}"

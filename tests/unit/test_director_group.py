@@ -1,0 +1,229 @@
+"""The group: joining, failing, draining, directing, learning; on a virtual network with the real codec."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.group import Role, Tick, Wish
+from tests.unit.proxy_members import BUCKETS, FTP, HTTP, World, group_of
+
+
+def everyone(world: World, key: str = HTTP) -> dict[str, int]:
+    assert world.agree(key)
+    return world.hosts[0].counts(key)
+
+
+def test_a_group_forms_and_shares_evenly() -> None:
+    world = group_of(5)
+    counts = everyone(world)
+    assert sorted(counts.values()) == [204, 205, 205, 205, 205]
+    for host in world.hosts:
+        assert len(host.group.alive()) == 5
+        assert host.group.director == world.hosts[0].mac
+        assert host.group.designated == (host is world.hosts[1])
+
+
+def test_a_member_joins_and_gets_its_share_a_few_at_a_time() -> None:
+    world = World(5)
+    late = world.hosts.pop()
+    world.run(1.0)
+    world.directs(world.hosts[0])
+    world.run(1.0)
+    before = world.hosts[0].table().owners
+    world.hosts.append(late)
+    late.start()
+    world.run(0.3)
+    assert 0 < everyone(world).get("node5", 0) < 150
+    world.run(5.0)
+    assert everyone(world)["node5"] in (204, 205)
+    moved = sum(a != b for a, b in zip(before, world.hosts[0].table().owners, strict=True))
+    assert moved <= 205
+    assert "TX Scanning partner node5 10.0.0.5 has joined" in world.hosts[0].said
+
+
+def test_a_failed_members_buckets_move_at_once_and_only_those() -> None:
+    world = group_of(5)
+    before = world.hosts[0].table()
+    world.hosts[3].up = False
+    world.run(1.2)
+    assert world.hosts[0].said.count("TX Scanning partner has failed 10.0.0.4") == 1
+    after = world.hosts[0].table()
+    moved = {b for b in range(BUCKETS) if before.owners[b] != after.owners[b]}
+    assert moved == {b for b in range(BUCKETS) if before.owners[b] == world.hosts[3].mac}
+    assert not any(world.hosts[3].mac in each for each in after.before)
+    world.hosts[3].up = True
+    world.run(8.0)
+    assert everyone(world)["node4"] in (204, 205)
+
+
+def test_a_dead_port_takes_only_that_port_away() -> None:
+    world = group_of(3)
+    world.hosts[2].report(ports={HTTP: True, FTP: False})
+    world.deliver()
+    world.run(0.5)
+    assert "node3" not in everyone(world, FTP) and everyone(world, HTTP)["node3"] in (341, 342)
+    world.hosts[2].report(ports={HTTP: True, FTP: True})
+    world.run(10.0)
+    assert everyone(world, FTP)["node3"] in (341, 342)
+
+
+def test_whole_node_mode_takes_the_node_away() -> None:
+    world = group_of(3)
+    world.hosts[2].report(ports={HTTP: True, FTP: False}, whole_node=True)
+    world.run(0.5)
+    assert "node3" not in everyone(world, FTP) and "node3" not in everyone(world, HTTP)
+
+
+def test_weights_by_capacity() -> None:
+    world = group_of(3)
+    world.hosts[2].report(capacity=2.0)
+    world.run(10.0)
+    assert everyone(world) == {"node1": 256, "node2": 256, "node3": 512}
+
+
+def test_the_directors_own_share_goes_with_the_office() -> None:
+    world = group_of(3)
+    world.hosts[0].report(own_share=0.0)
+    world.run(10.0)
+    assert everyone(world) == {"node2": 512, "node3": 512}
+    world.directs(world.hosts[1])
+    world.run(10.0)
+    assert sorted(everyone(world)) == ["node1", "node2", "node3"]
+
+
+def test_a_director_alone_serves_whatever_its_share() -> None:
+    world = World(1)
+    world.hosts[0].report(own_share=0.0)
+    world.directs(world.hosts[0])
+    world.run(1.0)
+    assert everyone(world) == {"node1": BUCKETS}
+
+
+def test_a_clean_move_of_the_director_moves_no_bucket() -> None:
+    world = group_of(5)
+    before = world.hosts[0].table()
+    world.directs(world.hosts[1])
+    assert world.hosts[1].table() == before
+    world.run(3.0)
+    assert everyone(world) and world.hosts[0].table() == before
+    assert all(host.group.director == world.hosts[1].mac for host in world.hosts)
+    assert world.hosts[0].said.count("set lbnetwork 0") == 1
+
+
+def test_power_loss_of_the_director_moves_only_its_buckets() -> None:
+    world = group_of(5)
+    before = world.hosts[0].table()
+    world.hosts[0].up = False
+    world.run(0.4)
+    world.hosts[1].give(Role(True))
+    world.run(1.0)
+    after = world.hosts[1].table()
+    assert "TX Scanning partner has failed 10.0.0.1" in world.hosts[1].said
+    moved = {b for b in range(BUCKETS) if before.owners[b] != after.owners[b]}
+    assert moved == {b for b in range(BUCKETS) if before.owners[b] == world.hosts[0].mac}
+
+
+def test_a_restarted_director_that_preempts_learns_the_buckets_first() -> None:
+    world = group_of(5)
+    world.directs(world.hosts[1])
+    world.run(1.0)
+    world.hosts[2].report(draining=True)
+    world.run(8.0)
+    before = world.hosts[1].table()
+    world.hosts[0].start()
+    world.hosts[1].give(Role(False))
+    world.hosts[0].give(Role(True))  # at once, before it has heard anybody
+    world.deliver()
+    world.run(0.3)
+    table = world.hosts[0].table()
+    assert table.owners == before.owners and table.before == before.before
+    world.run(2.0)
+    assert world.agree()
+
+
+def test_draining_is_asked_of_any_member_and_moves_all_a_few_at_a_time() -> None:
+    world = group_of(5)
+    world.hosts[4].give(Wish(world.hosts[2].mac, True, 77))
+    world.run(0.6)
+    assert world.hosts[2].drains == [True]
+    assert 0 < everyone(world)["node3"] < 204
+    world.run(6.0)
+    assert "node3" not in everyone(world)
+    assert all(world.hosts[2].mac in before or not before for before in world.hosts[0].table().before if before)
+    world.hosts[2].give(Wish(world.hosts[2].mac, False, 78))
+    world.run(8.0)
+    assert everyone(world)["node3"] in (204, 205)
+
+
+def test_all_drained_serve_all_the_same() -> None:
+    world = group_of(2)
+    for host in world.hosts:
+        host.report(draining=True)
+    world.run(2.0)
+    assert sum(everyone(world).values()) == BUCKETS
+
+
+def test_a_member_whose_kernel_cannot_gets_no_clients() -> None:
+    world = group_of(3)
+    world.hosts[1].report(plane="the kernel has no nftables")
+    world.run(1.0)
+    assert "node2" not in everyone(world)
+
+
+def test_takers_know_before_the_director_switches() -> None:
+    """At no moment does the director send a bucket to somebody who doesn't know whom to ask about its connections."""
+    world = group_of(5)
+    world.hosts[3].report(draining=True)
+    checked = 0
+    for _ in range(200):
+        before = world.hosts[0].table()
+        world.now += 0.01
+        for host in world.hosts:
+            host.give(Tick())
+        while world.wire:
+            sender, to, data = world.wire.pop(0)
+            for host in world.hosts:
+                if host is not sender and to in ("", host.ip):
+                    host.receive(data, sender.ip)
+                    after = world.hosts[0].table()
+                    for bucket in range(BUCKETS) if after is not before else ():
+                        if (taker := after.owners[bucket]) != before.owners[bucket] and taker != world.hosts[0].mac:
+                            tables = next(h for h in world.hosts if h.mac == taker).group.tables
+                            known = [t[HTTP] for t in (tables.current, tables.pending) if HTTP in t]
+                            assert any(t.owners[bucket] == taker and t.before[bucket] == after.before[bucket] for t in known)
+                            checked += 1
+                    before = after
+    assert checked > 100 and "node4" not in world.hosts[0].counts()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_lost_messages_delay_and_never_confuse(seed: int) -> None:
+    world = group_of(5, seed, loss=0.3)
+    for round_ in range(3):
+        world.directs(world.hosts[round_ % 2])
+        world.hosts[3].report(draining=round_ % 2 == 0)
+        world.run(3.0)
+    world.loss = 0.0
+    world.hosts[3].report(draining=False)
+    world.run(15.0)
+    assert world.agree() and world.agree(FTP)
+    assert sorted(world.hosts[0].counts().values()) == [204, 205, 205, 205, 205]
+
+
+def test_two_directors_and_the_one_that_stays_has_the_last_word() -> None:
+    world = group_of(4)
+    world.hosts[1].give(Role(True))  # a partition of VRRP only
+    world.run(1.0)
+    world.hosts[1].give(Role(False))
+    world.run(3.0)
+    assert world.agree()
+    assert all(host.group.director == world.hosts[0].mac for host in world.hosts)
+
+
+def test_an_idle_group_says_little() -> None:
+    world = group_of(5)
+    world.recorded.clear()
+    applied = [host.applied for host in world.hosts]
+    world.run(10.0)
+    assert len(world.recorded) < 10 / 0.25 * 5 * 1.3
+    assert [host.applied for host in world.hosts] == applied
