@@ -220,7 +220,6 @@ class Group:
             return
         self.is_director = director
         self._switching, self._settled = {}, {}
-        self._out.append(Say(f"set lbnetwork {int(director)}"))
         self._sent_at, self._roster_due = -1e9, True
         if not director:
             self.director = ""
