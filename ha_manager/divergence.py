@@ -189,7 +189,7 @@ def listed(diverged_dir: Path, data_dir: Path) -> list[Kept]:
     labels = {path.name for path in diverged_dir.glob("*") if _LABEL.match(path.name)}
     prefix = f"{data_dir.name}.diverged-"
     labels |= {path.name.removeprefix(prefix) for path in data_dir.parent.glob(f"{prefix}*")}
-    kept = [_one(label, diverged_dir / label, data_dir.with_name(prefix + label)) for label in labels]
+    kept = [_one(label, diverged_dir / label, data_dir.with_name(prefix + label), data_dir) for label in labels]
     return sorted(kept, key=lambda each: each.label.partition("-")[2])
 
 
@@ -209,7 +209,7 @@ def newest(diverged_dir: Path) -> str:
     return f"the database that was replaced here held {number} beyond the fork: `ha diverged show {labels[-1]}`"
 
 
-def _one(label: str, folder: Path, directory: Path) -> Kept:
+def _one(label: str, folder: Path, directory: Path, present: Path) -> Kept:
     kept = report(folder) or Kept(label)
     try:
         text = (folder / "report.txt").read_text().strip()
@@ -220,12 +220,8 @@ def _one(label: str, folder: Path, directory: Path) -> Kept:
         text=text,
         folder=str(folder) if folder.is_dir() else "",
         directory=str(directory) if directory.is_dir() else "",
-        size=_size(folder) + _size(directory),
+        size=tablespaces.size_of(folder) + tablespaces.size_of_trees([directory], present),
     )
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")) if folder.is_dir() else 0
 
 
 def remove(kept: Kept, present: Path) -> None:

@@ -102,7 +102,7 @@ def _could_go(config: PostgresConfig) -> str:
     kept = sorted(config.data_dir.parent.glob(pattern))
     if not kept:
         return ""
-    size = sum(tablespaces.size_of(path) for path in kept)
+    size = tablespaces.size_of_trees(kept, config.data_dir)
     return f" (`ha diverged remove` frees {_mb(size)} MB kept of earlier databases)"
 
 

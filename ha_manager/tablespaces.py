@@ -110,6 +110,22 @@ def remove_tree(data_dir: Path, present: Path | None = None) -> None:
     shutil.rmtree(data_dir)
 
 
+def size_of_trees(databases: Iterable[Path], present: Path) -> int:
+    """Bytes on the disk that ``remove_tree`` would free, each data directory with all that its links lead to."""
+    used = {os.path.realpath(path) for path in outside(present)}
+    places = {os.path.realpath(path): path for each in databases for path in outside(each)}
+    return sum(map(size_of, databases)) + sum(_size_outside(path) for real, path in places.items() if real not in used)
+
+
+def _size_outside(folder: Path) -> int:
+    """Of what ``clear`` removes: other databases may lie in folders below."""
+    if _OURS.match(folder.name) or not folder.is_dir():
+        return size_of(folder)
+    mine = [path for path in folder.iterdir() if _VERSION.match(path.name) or path.name == "archive_status"]
+    log = sum(path.lstat().st_blocks * 512 for path in folder.iterdir() if _LOG.match(path.name))
+    return log + sum(map(size_of, mine))
+
+
 def clear(folders: Iterable[Path]) -> None:
     """What a database has in these places."""
     for folder in folders:

@@ -184,6 +184,19 @@ def test_removing_a_database_spares_the_present_one_and_the_administrators_files
     assert (fast / f"ha-{LABEL}/PG_15_202209061").is_dir() and (shared / "PG_15_202209061").is_dir()
 
 
+def test_what_is_kept_is_as_large_as_what_its_removal_frees(tmp_path: Path) -> None:
+    """Log folders lie below each other: of the first one's, only the log itself is its own."""
+    wal = tmp_path / "wal"
+    first, second, present = (tmp_path / name for name in ("main.diverged-1", "main.diverged-2", "main"))
+    for data, log in ((first, wal), (second, wal / f"ha-{LABEL}"), (present, wal / "ha-9-20260101T000000")):
+        data.mkdir()
+        log.mkdir(parents=True)
+        (log / f"{1:024X}").write_bytes(bytes(MIB))
+        (data / "pg_wal").symlink_to(log)
+    sizes = [tablespaces.size_of_trees(databases, present) // MIB for databases in ([first], [second], [first, second])]
+    assert sizes == [1, 1, 2]
+
+
 def test_an_interrupted_copy_goes_with_what_it_has_elsewhere(config: PostgresConfig, tmp_path: Path) -> None:
     new, side = tmp_path / "main.new", tmp_path / f"fast/ha-{LABEL}"
     (new / "data" / "base").mkdir(parents=True)
