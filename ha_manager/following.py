@@ -45,6 +45,8 @@ class Following(Primary):
         self._misstarts = 0
         self._copied_at = -inf
         self._copies_failed = 0
+        #: the active and the reason of a copy that failed before it began: tried again every few seconds, and not told again
+        self._refused: tuple[str, str] | None = None
         self._handed_over_at = -inf
         self._asking: threading.Thread | None = None
         self._answer: tuple[Epoch, str, Identity | None] | None = None
@@ -203,15 +205,19 @@ class Following(Primary):
         self._replace(want, verdict, follow, active)
 
     def _replace(self, want: Want, verdict: Verdict, follow: Upstream, active: Identity) -> None:
-        self._events.replication("copying", f"copying the database of {want.follow.node}: {verdict.because}")
-        self._publish(copying=f"the database is being copied from {want.follow.node}: {verdict.because}", data="copying")
+        again = self._refused == (want.follow.node, verdict.because)
+        self._publish(data="copying")
+        if not again:
+            self._events.replication("copying", f"copying the database of {want.follow.node}: {verdict.because}")
+            self._publish(copying=f"the database is being copied from {want.follow.node}: {verdict.because}")
 
         pace, latest = Pace(), Progress(0, 0, 0.0)
 
         def progress(done: Progress) -> bool:
             nonlocal latest
             latest, newest = (done if done.total else latest), self._newest
-            self._publish(copying=f"the database is being copied from {want.follow.node}: {words(done)}")
+            if done.done or not again:
+                self._publish(copying=f"the database is being copied from {want.follow.node}: {words(done)}")
             if pace.due(done):
                 log.info("copying the database of %s: %s", want.follow.node, words(done))
             return not self._ended and newest is not None and same_copy(newest, want)
@@ -222,8 +228,9 @@ class Following(Primary):
             if self._ended or self._newest is None or not same_copy(self._newest, want):
                 raise Obsolete("no longer wanted") from None
             self._copies_failed += latest.done > 0
+            self._refused = (want.follow.node, verdict.because) if not latest.done else None
             raise
-        self._copies_failed = 0
+        self._copies_failed, self._refused = 0, None
         self._publish(copying="", data=self._data())
         if report:
             self._events.replication("kept", report)

@@ -74,6 +74,8 @@ class UnderKeeper:
         self._log_began = 0
         self.reports = reports.Reports(config, note)
         self._loaded = ""
+        #: the active of which the log says that nothing from it is encrypted
+        self._told_plain = ""
 
     def attach(self, limit: float = 5.0) -> str:
         """Start the keeper, or find the running one. Returns Postgres's state: stopped | starting | running | stopping."""

@@ -262,8 +262,9 @@ class Wanted(Looking):
         """An active that has not said yet whether it has TLS, since this process began, is reached as it was before."""
         before = is_plain(self._server.dynamic().conninfo)
         tls = follow.tls if follow.tls is not None else not before
-        if not tls and not before:
+        if not tls and not before and self._told_plain != follow.node:
             self._note(f"the replication from {follow.node} goes without TLS: ssl is off there")
+        self._told_plain = "" if tls else follow.node
         return replace(follow, tls=tls)
 
     def _follow(self, upstream: Upstream | None, *, reload: bool) -> None:

@@ -327,6 +327,21 @@ def test_a_copy_that_fails_on_its_way_again_and_again_is_begun_ever_more_seldom(
     assert bench.worker._copies_failed == 0
 
 
+def test_a_copy_that_is_refused_again_and_again_is_told_once(bench: Bench) -> None:
+    """For want of room, say: that is the trouble, for as long as it takes, and no copy is under way."""
+    bench.db.way, bench.db.kept = Way.COPY, "none"
+    bench.db.fail["copy"] = "no room"
+    said: list[str] = []
+    bench.heard.changed = lambda: said.append(bench.worker.carried.copying or bench.worker.carried.trouble)  # type: ignore[method-assign]
+    for _ in range(3):
+        bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    assert bench.heard.events == ["copying"] and bench.worker.carried.trouble == "no room"
+    assert set(said[said.index("no room") :]) == {"no room"} and bench.worker.carried.data == "none"
+    del bench.db.fail["copy"]
+    bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    assert bench.heard.events == ["copying", "initialised", "started"] and bench.worker.carried.trouble == ""
+
+
 def test_without_the_session_data_that_is_there_may_follow_and_none_waits(bench: Bench) -> None:
     bench.peer.known = None
     assert bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED) == ["standby vs-28"]
