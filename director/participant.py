@@ -261,14 +261,14 @@ class Participant:
                 return Link(False, f"interface {interface} has no link, or isn't there")
         try:
             self._listen()
-        except HaError as error:
+            if not self._own:
+                self._own = own_address(self._config, self.family, self._kernel.addresses())
+        except (HaError, OSError) as error:
             return Link(False, str(error))
         if not self._own:
-            self._own = own_address(self._config, self.family, self._kernel.addresses())
-            if not self._own:
-                return Link(False, f"interface {self._config.vrrp.interface} has no IPv{self.family} address to advertise from")
-            if self._own != self.core.instance.own:
-                self.feed(Configured(instance_of(self._config, self.family, self._own)))
+            return Link(False, f"interface {self._config.vrrp.interface} has no IPv{self.family} address to advertise from")
+        if self._own != self.core.instance.own:
+            self.feed(Configured(instance_of(self._config, self.family, self._own)))
         return Link(True, f"{', '.join(interfaces)} can be used")
 
     def _listen(self) -> None:

@@ -78,7 +78,7 @@ class VirtualAddresses:
     def clear(self) -> None:
         """What a predecessor that was killed has left behind goes now rather than with its lease."""
         wanted = {vip.address for vip in self.vips}
-        with suppress(HaError):
+        with suppress(HaError, OSError):
             for each in self._kernel.addresses():
                 if each.address in wanted and each.lifetime is not None:
                     self._kernel.remove(each.address, each.interface)
