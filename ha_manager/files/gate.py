@@ -10,20 +10,17 @@ What arrives in SSH_ORIGINAL_COMMAND: ``ha-files EPOCH NODE PATH --server …``,
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import selectors
 import shlex
-import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from ha_manager.files import rsync
 from ha_manager.files.staging import Staging, components
+from runtime import gated
 from runtime.errors import HaError
 
 WORD = "ha-files"
@@ -77,29 +74,10 @@ def main(argv: list[str]) -> int:
             os.fchdir(folder)
     except (HaError, OSError, ValueError) as wrong:
         print(f"ha_manager: {wrong}", file=sys.stderr)
-        return 3
+        return gated.REFUSED
     os.umask(0o022)
-    return _run([rsync.PROGRAM, *own], permission.socket)
-
-
-def _run(argv: list[str], permission: socket.socket) -> int:
-    """Until it ends, or the permission does; then nothing of it is left."""
-    child = subprocess.Popen(argv, process_group=0)
-    end = os.pidfd_open(child.pid)
-    with selectors.DefaultSelector() as selector:
-        selector.register(end, selectors.EVENT_READ)
-        selector.register(permission, selectors.EVENT_READ)
-        selector.select()
-    if child.poll() is None:
-        print("ha_manager: the transfer was ended: this server takes no files any more", file=sys.stderr)
-        for number in (signal.SIGTERM, signal.SIGKILL):  # asked first: it keeps what it has of a large file
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(1.0)
-        return 3
-    os.close(end)
-    return child.returncode if child.returncode >= 0 else 3
+    ended = "ha_manager: the transfer was ended: this server takes no files any more"
+    return gated.run([rsync.PROGRAM, *own], permission.socket, ended)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from manager import wire
 from manager.paths import Paths
 from manager.receiver.applying import COMMANDER, HA, Applied, Applying, Outcome
+from manager.receiver.bulk import Bulk
 from manager.receiver.home import Home
 from manager.receiver.memory import Store
 from manager.receiver.service import Receiver
@@ -64,7 +65,9 @@ class Process:
         self._applying = Applying(paths.conf, paths.state)
         self._trees = Trees(paths.conf_ready, paths.state)
         self._home = Home(paths, self._trust, self._node(), self._wake, self._told)
-        self.receiver = Receiver(self._trees, Store(paths.state), self._home)
+        trees = (self._trees.staging, self._trees.front)
+        self._bulk = Bulk(paths.receiver.with_name("bulk"), self._trust, settings.addresses, settings.bulk_port, trees)
+        self.receiver = Receiver(self._trees, Store(paths.state), self._home, self._bulk)
         self._server: SessionServer | None = None
         self._woken = threading.Event()
         self._ended = False
@@ -85,12 +88,14 @@ class Process:
         """Now and then: listen, if that was not possible before."""
         if self._server is None:
             self._listen()
+        self._bulk.turn()
         self._write()
 
     def end(self) -> None:
         self._ended = True
         if self._server is not None:
             self._server.close()
+        self._bulk.close()
 
     @property
     def port(self) -> int:

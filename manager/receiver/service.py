@@ -79,9 +79,21 @@ class Preparation:
     lacking: Mapping[str, int]
 
 
+class Transfers(Protocol):
+    """rsync's way into the staging tree."""
+
+    def start(self, release: Release) -> int:
+        """Open it for that release; the port. Raises HaError, OSError."""
+
+    def finish(self) -> None:
+        """Nobody writes there any more."""
+
+
 class Receiver:
-    def __init__(self, trees: Trees, store: Store, home: Home) -> None:
-        self._trees, self._store, self._home = trees, store, home
+    def __init__(self, trees: Trees, store: Store, home: Home, transfers: Transfers | None = None) -> None:
+        self._trees, self._store, self._home, self._transfers = trees, store, home, transfers
+        #: somebody else has written into the staging tree, or may
+        self._open = False
         self._lock = threading.RLock()
         self._announced: dict[str, _Announced] = {}
         self.preparation: Preparation | None = None
@@ -111,6 +123,7 @@ class Receiver:
             "status": self._status,
             "introduce": self._introduce,
             "prepare": self._prepare,
+            "bulk": self._bulk,
             "prepared": self._prepared,
             "switch": self._switch,
         }
@@ -248,6 +261,7 @@ class Receiver:
     def _begin(self, caller: Caller, release: Release, wanted: Manifest) -> dict[str, Any]:
         """The staging tree is to become ``wanted``; what does it take?"""
         self.preparation = None
+        self._shut()
         self._change(caller, lambda held: held.prepare(release))
         missing, size = self._trees.lacks(wanted)
         free = self._trees.free
@@ -262,7 +276,28 @@ class Receiver:
         """Give back what a preparation that can't be finished has taken."""
         with self._lock, contextlib.suppress(OSError):
             self.preparation = None
+            self._shut()
             self._trees.mirror()
+
+    def _bulk(self, fields: dict[str, Any], caller: Caller) -> dict[str, Any]:
+        release = wire.release(fields.get("release"))
+        with self._lock:
+            self._admit(caller, release.version)
+            if self.preparation is None or self.preparation.release != release:
+                raise Refusal(f"release {release.version} is not being prepared here", "unprepared")
+            if self._transfers is None:
+                raise HaError("there is no rsync here")
+            self._shut()
+            self._trees.open_to_others()
+            self._open = True
+            return {"port": self._transfers.start(release)}
+
+    def _shut(self) -> None:
+        """From here on nobody but this process writes into the staging tree. Raises OSError."""
+        if self._open and self._transfers is not None:
+            self._transfers.finish()
+            self._trees.take_back()
+            self._open = False
 
     def incoming(self, sha: str) -> Incoming:
         """A content that is coming. Raises Refusal if nobody needs it."""
@@ -279,6 +314,7 @@ class Receiver:
             if preparation is None or preparation.release != release:
                 raise Refusal(f"release {release.version} is not being prepared here", "unprepared")
             try:
+                self._shut()
                 self._build(preparation.wanted)
                 self._trees.flush()
             except Wrong as wrong:

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,6 +251,21 @@ class Trees:
             for folder in folders:
                 sync_folder(folder)
         self._new, self._folders = 0, set()
+
+    def open_to_others(self) -> None:
+        """Somebody else is about to write into the staging tree: nothing in it may be a link to what is in force."""
+        self._empty(self.staging)
+        self.staged = _EMPTY
+
+    def take_back(self) -> None:
+        """Nobody else writes there any more. Raises OSError."""
+        for above, folders, files in os.walk(self.staging):
+            for name in (*folders, *files):
+                about = os.lstat(f"{above}/{name}")
+                if about.st_mode & 0o7000 and not stat.S_ISLNK(about.st_mode):
+                    os.chmod(f"{above}/{name}", about.st_mode & 0o777)
+        self._new = _FEW + 1
+        self.verify()
 
     # --- in force -----------------------------------------------------------------------------------------------------------
 

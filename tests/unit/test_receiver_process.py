@@ -18,14 +18,18 @@ import pytest
 from manager import wire
 from manager.holding import Release, Version
 from manager.paths import Paths
+from manager.receiver import gate
 from manager.receiver.trust import Trust
+from notifier.bulk import Bulk
 from runtime import frames
 from runtime.durable import read_json
+from runtime.errors import HaError
 from runtime.keys import Keys
 from runtime.session import KeyChanged, PeerRefused, Refusal, connect, fetch_key
 from runtime.session_client import Session
 from tests.unit.test_receiver import Content, content_of, tree
 
+BULK_PORT = 20000 + os.getpid() % 10000
 ONE, TWO, THREE = (Version(1, "vs-1", number) for number in (1, 2, 3))
 ROLES = '<module name="Commander"><init><roles>{}</roles></init></module>'
 MODULE = "<module><init/></module>"
@@ -89,6 +93,7 @@ def said(channel: paramiko.Channel) -> dict[str, Any]:
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
     argv = [sys.executable, "-P", "-m", "manager.receiver", "--root", str(folder), "--address", "127.0.0.1", "--port", "0"]
+    argv += ["--bulk-port", str(BULK_PORT)]
     return subprocess.Popen([*argv, "--foreground"], env=os.environ | {"PYTHONPATH": os.getcwd()})
 
 
@@ -209,3 +214,61 @@ def test_contents_out_of_order_or_unasked_end_the_channel_with_words(device: Dev
     channel.sendall(b"\0\0\0\2{}")
     assert said(channel)["code"] == "malformed"
     assert session.alive
+
+
+def test_large_amounts_come_by_rsync_through_the_gate(device: Device, tmp_path: Path) -> None:
+    content = {"global/Scan/module.xml": MODULE, "global/Scan/link": "-> module.xml", "global/run": "x run"}
+    content |= {f"global/Scan/{number}": f"number {number}" for number in range(200)}
+    source = tmp_path / "source"
+    laid(source, content)
+    session = device.connect()
+    session.request("hello", name="scan-1", version=wire.of_version(ONE))
+    for version, more in ((ONE, {}), (TWO, {"global/Scan/7": "another", "global/new": "new"})):
+        laid(source, content | more)
+        wanted, _ = tree(content | more)
+        release = Release(version, wanted.digest)
+        changed = [[name, e.kind.value, e.mode, e.content, e.size] for name, e in wanted.entries.items()]
+        asked: Mapping[str, Any] = {"release": wire.of_release(release), "from": None, "gone": [], "changed": changed}
+        session.request("prepare", **asked)
+        port = session.request("bulk", release=wire.of_release(release))["port"]
+        (tmp_path / "ssh").mkdir(exist_ok=True)
+        bulk = Bulk(tmp_path / "ssh", device.notifier, Keys(device.paths.keys).show(), "127.0.0.1")
+        with pytest.raises(HaError, match="not being prepared"):
+            bulk.run(source, Release(version, "0" * 64), port, lambda: None)
+        bulk.run(source, release, port, lambda: None)
+        session.request("prepared", release=wire.of_release(release))
+        session.request("switch", release=wire.of_release(release))
+        assert content_of(device.paths.conf_ready) == content | more
+    with pytest.raises(HaError, match="not being prepared"):
+        bulk.run(source, release, port, lambda: None)
+
+
+def laid(folder: Path, content: Content) -> None:
+    for name, text in content.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text.startswith("-> "):
+            path.unlink(missing_ok=True)
+            path.symlink_to(text[3:])
+        else:
+            path.write_text(text)
+            path.chmod(0o755 if text.startswith("x ") else 0o644)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "", "sh", "ha-release 1 vs-1 1 d --server --sender -e.iLsfxCIvu . .", "ha-release 1 vs-1 1 d --server -ltpr . /etc",
+        "ha-release 1 vs-1 1 d --server -ltprce.iLsfxCIvu --files-from=/etc/shadow . .", "ha-release x vs-1 1 d --server . .",
+        "ha-release 1 vs-1 1 d --server -ltprce.iL --copy-dest=/etc . .", "ha-release 1 vs-1 1 d --server -LKe.iL . .",
+        "ha-release 1 vs-1 1 d --server -ltpre.iL --partial-dir /etc . .", "ha-files 1 vs-1 1 d --server . .",
+    ],
+)  # fmt: skip
+def test_the_gate_opens_nothing_else(command: str) -> None:
+    with pytest.raises(HaError):
+        gate.parse(command)
+
+
+def test_the_gate_takes_what_the_notifier_says() -> None:
+    words = "ha-release 1 vs-1 5 abc --server -ltprce.iLsfxCIvu --timeout=20 --delete --partial-dir .ha-partial . ."
+    assert gate.parse(words)[:2] == ([1, "vs-1", 5], "abc")
