@@ -8,9 +8,11 @@ umask 022
 
 usage() {
     cat <<'END'
-usage: install.sh [--root DIR] [--without-heartbeat] [--uninstall]
+usage: install.sh [--root DIR] [--scanner] [--without-heartbeat] [--uninstall]
 
   --root DIR           install into the Debian system under DIR (with /proc and /dev mounted in it) instead of this one
+  --scanner            this is a scanning node: the Manager and the director; no Postgres, no heartbeat, no ha_manager, no notifier.
+                       Remembered for the next run
   --without-heartbeat  leave the init script and the commands of heartbeat to the Linux-HA that runs here; so it is without this
                        word, too, where Debian's package heartbeat is installed
   --uninstall          stop the services and remove the programs; configuration and data stay
@@ -20,6 +22,7 @@ ha_manager, logrelay, notifier and director (manager starts at boot and starts t
 there is none yet.
 
   sudo ./install.sh && sudo ha start
+  sudo ./install.sh --scanner && sudo manager-ctl keys make
 END
 }
 
@@ -31,6 +34,9 @@ prefix=/opt/ha-manager
 venv=$prefix/venv
 services='manager heartbeat ha_manager logrelay notifier director'
 . "$here/packaging/debian.sh"
+
+# It was installed as a scanning node, or is now
+is_scanner() { [ -n "$scanner" ] || [ -e "$prefix/share/scanner" ]; }
 
 # owned_by_debian FILE: belongs to another package (a real Linux-HA heartbeat, say), which is not ours to replace
 owned_by_debian() { dpkg-query -S "$1" >/dev/null 2>&1; }
@@ -54,6 +60,7 @@ in_other_root() {
 
 debian_packages() {
     missing=$(missing_packages "$here/packaging/debian-packages.txt")
+    if is_scanner; then missing=$(for package in $missing; do [ "$package" = postgresql ] || echo "$package"; done); fi
     [ -n "$missing" ] || return 0
     say "installing Debian packages:" $missing
     add_packages $missing
@@ -155,9 +162,10 @@ boot_services() {
 
 # Samples where there is nothing yet; one that nobody touched since it was installed is brought up to date.
 sample_configuration() {
-    samples=$prefix/share/conf
-    (cd "$here/conf" && find . -type f ! -name '.*' | sed 's|^\./||') | while read -r file; do
-        new=$here/conf/$file mode=0644
+    samples=$prefix/share/conf conf=conf
+    if is_scanner; then conf=conf-scanner; fi
+    (cd "$here/$conf" && find . -type f ! -name '.*' | sed 's|^\./||') | while read -r file; do
+        new=$here/$conf/$file mode=0644
         [ ! -x "$new" ] || mode=0755
         case $file in */authkeys) mode=0600 ;; esac
         if [ ! -e "/$file" ] && [ ! -e "$samples/$file" ] || cmp -s "/$file" "$samples/$file"; then
@@ -206,12 +214,13 @@ uninstall() {
     say "done; configuration (/etc/ha_manager, /etc/heartbeat, /etc/Manager, /etc/director, /var/wasp) and data (/var/lib/ha_manager, /var/lib/heartbeat) stay"
 }
 
-root='' action=install without_heartbeat=''
+root='' action=install without_heartbeat='' scanner=''
 while [ $# -gt 0 ]; do
     case $1 in
         --root) [ $# -gt 1 ] || { usage >&2; exit 2; }; root=$2; shift ;;
         --root=*) root=${1#--root=} ;;
         --without-heartbeat) without_heartbeat=--without-heartbeat ;;
+        --scanner) scanner=--scanner ;;
         --uninstall) action=uninstall ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
@@ -220,11 +229,15 @@ while [ $# -gt 0 ]; do
 done
 [ "$(id -u)" = 0 ] || die "root is needed: sudo $0"
 if [ -n "$root" ] && [ "$root" != / ]; then
-    if [ "$action" = uninstall ]; then in_other_root "$root" --uninstall; else in_other_root "$root" $without_heartbeat; fi
+    if [ "$action" = uninstall ]; then in_other_root "$root" --uninstall; else in_other_root "$root" $without_heartbeat $scanner; fi
     exit
 fi
 if [ "$action" = uninstall ]; then uninstall; exit; fi
 
+if is_scanner; then
+    services='manager director'
+    install -D -m 0644 /dev/null "$prefix/share/scanner"
+fi
 debian_packages
 virtual_environment
 project
@@ -232,7 +245,9 @@ switch
 commands
 boot_services
 sample_configuration
-if ha_is_on; then
+if is_scanner; then
+    say "done: manager-ctl keys make, then manager-ctl keys accept with the line of the active policy server's ha keys show"
+elif ha_is_on; then
     say "done: what runs goes on with the programs of before; how each takes up the new ones: docs/operations.md, \"A new version\""
 else
     say "done: configure /var/wasp/conf/ha/current/module.xml and /etc/ha_manager/ha_manager.conf, then: ha start"
