@@ -45,8 +45,8 @@ def cost(pair: VipPair, seconds: float) -> Cost:
     took = boottime() - began
     percent = {node: (nanoseconds(pids) - before[node]) / took / 1e7 for node, pids in nodes.items()}
     node = max(percent, key=lambda name: percent[name])
-    rss = [_kilobytes(pid, "Rss") for pid in nodes[node]]
-    pss = [_kilobytes(pid, "Pss") for pid in nodes[node]]
+    rss = [kilobytes(pid, "Rss") for pid in nodes[node]]
+    pss = [kilobytes(pid, "Pss") for pid in nodes[node]]
     return Cost(percent[node], max(rss) / 1024, sum(pss) / 1024, len(nodes[node]))
 
 
@@ -59,7 +59,8 @@ def nanoseconds(pids: Iterable[int]) -> int:
     return total
 
 
-def _kilobytes(pid: int, name: str) -> int:
+def kilobytes(pid: int, name: str) -> int:
+    """``name`` of the process's memory: Rss, Pss."""
     with contextlib.suppress(OSError):
         found = re.search(rf"^{name}: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
         return int(found[1]) if found else 0

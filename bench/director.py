@@ -3,22 +3,27 @@
     sudo .venv/bin/python -m bench.director --repeats 5 --json FILE [--only power_loss]
 
 Promise: both kinds have the same address, priorities, version and interval, and take turns, so that whatever else this machine
-does meets both. All times are of the virtual address's answers to a client that pings it every millisecond. Source: issue
-"director" ("Held to"); facts/vrrp-and-data-plane.md.
+does meets both. All times are of the virtual address's answers to a client that pings it every millisecond. False takeovers are
+counted over ``--minutes``, with stress-ng on every core. Source: issue "director" ("Held to"); facts/vrrp-and-data-plane.md.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from types import FrameType
+from typing import Any
 
 import click
 
 from bench import debian
+from bench.cost import kilobytes, nanoseconds
+from bench.load import loaded
 from bench.screen import Screen
 from bench.stage import Ended, need_root
 from bench.vrrp_pairs import PACES, Directors, Keepalived, Ours
@@ -52,14 +57,18 @@ def clean_stop(pair: Directors) -> float:
 
 
 _MEASURES: dict[str, Callable[[Directors], float]] = {"power_loss": power_loss, "clean_stop": clean_stop}
+_PARTS = (*_MEASURES, "idle", "load")
+_IDLE = 15.0
+_REPORT = 30.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--repeats", default=5, show_default=True, help="How often each event is measured, of each kind.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to FILE.", metavar="FILE")
-@click.option("--only", type=click.Choice(sorted(_MEASURES)), multiple=True, help="Only this part; may be given several times.")
+@click.option("--minutes", default=10.0, show_default=True, help="Minutes under load.")
+@click.option("--only", type=click.Choice(_PARTS), multiple=True, help="Only this part; may be given several times.")
 @click.option("--pace", "paces", type=click.Choice(sorted(PACES)), multiple=True, help="Only at this interval.")
-def main(repeats: int, json_file: Path | None, only: tuple[str, ...], paces: tuple[str, ...]) -> None:
+def main(repeats: int, json_file: Path | None, minutes: float, only: tuple[str, ...], paces: tuple[str, ...]) -> None:
     """Measure our directors beside Debian's keepalived.
 
     Example: sudo .venv/bin/python -m bench.director --repeats 3 --only power_loss
@@ -67,12 +76,15 @@ def main(repeats: int, json_file: Path | None, only: tuple[str, ...], paces: tup
     need_root()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
-    figures: dict[str, dict[str, dict[str, list[float]]]] = {}
+    figures: dict[str, Any] = {}
+    parts = only or _PARTS
     with Screen() as screen:
         try:
-            layer = debian.provide(("keepalived",), screen.say)
+            layer = debian.provide(("keepalived", "stress-ng"), screen.say)
             for pace in paces or tuple(PACES):
-                _side_by_side(screen, figures, layer, pace, repeats, only or tuple(_MEASURES))
+                _side_by_side(screen, figures, layer, pace, repeats, parts)
+            if "load" in parts:
+                figures["false_takeovers"] = _under_load(screen, layer, minutes)
         except HaError as wrong:
             screen.error(str(wrong))
             raise SystemExit(1) from wrong
@@ -83,7 +95,7 @@ def main(repeats: int, json_file: Path | None, only: tuple[str, ...], paces: tup
 
 def _side_by_side(
     screen: Screen,
-    figures: dict[str, dict[str, dict[str, list[float]]]],
+    figures: dict[str, Any],
     layer: Path,
     pace: str,
     repeats: int,
@@ -93,7 +105,11 @@ def _side_by_side(
     try:
         for pair in pairs:
             pair.up()
-        for part in parts:
+        for pair in pairs if "idle" in parts else ():
+            cost = _idle(pair)
+            figures.setdefault("idle", {}).setdefault(pair.kind, {})[pace] = cost
+            screen.say(f"idle, {pair.kind} at {pace}: {cost}")
+        for part in (part for part in parts if part in _MEASURES):
             for number in range(repeats):
                 for pair in pairs:
                     value = round(_MEASURES[part](pair), 1)
@@ -105,8 +121,41 @@ def _side_by_side(
             pair.down()
 
 
-def _show(screen: Screen, figures: dict[str, dict[str, dict[str, list[float]]]]) -> None:
+def _idle(pair: Directors) -> dict[str, float]:
+    """Of the master and of the backup: percent of a core, and megabytes."""
+    pair.settle()
+    pids = {node: pair.pids(node) for node in pair.processes}
+    before = {node: nanoseconds(each) for node, each in pids.items()}
+    began = boottime()
+    time.sleep(_IDLE)
+    took = boottime() - began
+    master, backup = ((nanoseconds(pids[node]) - before[node]) / took / 1e7 for node in pids)
+    rss = max(sum(kilobytes(pid, "Rss") for pid in each) for each in pids.values()) / 1024
+    return {"master_cpu_percent": round(master, 2), "backup_cpu_percent": round(backup, 2), "rss_mb": round(rss, 1)}
+
+
+def _under_load(screen: Screen, layer: Path, minutes: float) -> int:
+    """Changes of the master while every core is busy with something else, at 100 ms."""
+    pair = Ours(PACES["100ms"])
+    try:
+        pair.up()
+        pair.settle()
+        before = pair.changes()
+        screen.say(f"{minutes:g} minutes with stress-ng on every core")
+        end = boottime() + minutes * 60
+        with loaded(layer, pair.folder):
+            while (left := end - boottime()) > 0:
+                time.sleep(min(left, _REPORT))
+                screen.say(f"{pair.changes() - before} changes so far (load {os.getloadavg()[0]:.1f})")
+        return pair.changes() - before
+    finally:
+        pair.down()
+
+
+def _show(screen: Screen, figures: dict[str, Any]) -> None:
     for part, kinds in figures.items():
+        if not part.endswith("_ms"):
+            continue
         screen.heading(part)
         for kind, paces in kinds.items():
             for pace, values in paces.items():

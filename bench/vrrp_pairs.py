@@ -26,6 +26,7 @@ from pathlib import Path
 from bench.debian import copy, root
 from bench.wires import sh
 from runtime.clock import boottime
+from runtime.control import Client
 from runtime.errors import HaError
 
 VIP = "10.10.74.74"
@@ -156,6 +157,16 @@ class Directors(ABC):
 
     # --- processes
 
+    def pids(self, node: str) -> list[int]:
+        """Of the node, all of them."""
+        group = self.processes[node].pid
+        found = []
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(pid) == group:
+                    found.append(pid)
+        return found
+
     def clean_stop(self, node: str) -> None:
         process = self.processes.pop(node)
         self.terminate(node, process)
@@ -207,6 +218,14 @@ class Ours(Directors):
 
     def terminate(self, node: str, process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGTERM)
+
+    def changes(self) -> int:
+        """Of state, of both nodes, since they were started."""
+        count = 0
+        for node in NODES:
+            with Client(self.folder / node / "run" / "control", 10.0) as client:
+                count += sum(router["changes"] for router in client.request("status")["routers"])
+        return count
 
 
 class Keepalived(Directors):
