@@ -162,10 +162,10 @@ boot_services() {
 
 # Samples where there is nothing yet; one that nobody touched since it was installed is brought up to date.
 sample_configuration() {
-    samples=$prefix/share/conf conf=conf
-    if is_scanner; then conf=conf-scanner; fi
-    (cd "$here/$conf" && find . -type f ! -name '.*' | sed 's|^\./||') | while read -r file; do
-        new=$here/$conf/$file mode=0644
+    samples=$prefix/share/conf
+    if is_scanner; then conf='conf-scanner conf/var/wasp/conf/director'; else conf=conf; fi
+    (cd "$here" && find $conf -type f ! -name '.*') | while read -r path; do
+        file=${path#*/} new=$here/$path mode=0644
         [ ! -x "$new" ] || mode=0755
         case $file in */authkeys) mode=0600 ;; esac
         if [ ! -e "/$file" ] && [ ! -e "$samples/$file" ] || cmp -s "/$file" "$samples/$file"; then
