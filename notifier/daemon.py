@@ -21,7 +21,7 @@ import click
 from notifier import report
 from notifier.bulk import Bulk
 from notifier.devices import Listed
-from notifier.line import PORT, Library, Line, open_line
+from notifier.line import Library, Line, open_line
 from notifier.links import Talker
 from notifier.paths import Paths
 from notifier.process import Notifier
@@ -47,7 +47,7 @@ def dialler(keys: Keys) -> Callable[[Notifier], Callable[[Listed], Talker]]:
             if pinned is None:
                 raise ConfigError("no key of this device is pinned", remedy=f"`notifier-ctl enroll {name}`")
             bulk = Bulk(notifier.paths.run / "ssh" / name, keys, pinned, listed.ip)
-            line = open_line(listed.ip, listed.port or PORT, keys, pinned, name, listed.id, notifier.version, library, bulk)
+            line = open_line(listed, keys, pinned, notifier.version, library, bulk)
             _introduce(line, notifier, pins, name)
             return line
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from manager import wire
 from manager.holding import Outdated, Release, Version
 from manager.manifest import Kind, Manifest, Unusable
 from notifier.bulk import Bulk
+from notifier.devices import Listed
 from notifier.difference import difference
 from notifier.store import Store, StoreError
 from runtime import frames
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     import paramiko
 
     from runtime.session_client import Session
+
+log = logging.getLogger(__name__)
 
 PORT = 4592
 #: calmer than a pair's: hundreds of devices, and nobody's service depends on it
@@ -127,10 +131,8 @@ class Line:
         try:
             answer = self._announce(release, holds, staged, told)
             lacks, size = answer.get("lacks"), int(answer.get("bytes", 0))
-            if lacks is None or size > LARGE:
-                self._copy(release, told)
-            elif lacks:
-                self._send(release, [str(each) for each in lacks], told)
+            if (lacks is not None and size <= LARGE) or not self._copied(release, told):
+                self._send(release, self._lacking(release, lacks), told)
             self._until_done("prepared", release, told)
         except PeerRefused as no:
             raise _in_words(no) from no
@@ -169,16 +171,31 @@ class Line:
             told()
         return answer
 
-    def _copy(self, release: Release, told: Callable[[], None]) -> None:
-        tree = self._library.store.tree(release.digest)
-        port = int(self.session.request("bulk", timeout=ASK, release=wire.of_release(release))["port"])
-        self._bulk.run(tree, release, port, told)
+    def _copied(self, release: Release, told: Callable[[], None]) -> bool:
+        """By rsync. False if the device doesn't take it so: an older version, or it has no sshd."""
+        try:
+            port = int(self.session.request("bulk", timeout=ASK, release=wire.of_release(release))["port"])
+        except PeerRefused as no:
+            if no.code == "outdated":
+                raise
+            log.info("%s takes no rsync, so the contents go over its session: %s", self.hello.node, no)
+            return False
+        self._bulk.run(self._library.store.tree(release.digest), release, port, told)
+        return True
+
+    def _lacking(self, release: Release, lacks: Any) -> list[str]:
+        """``None``: too many to be named; then all of them."""
+        if lacks is None:
+            return list(self._library.wanted(release.digest).contents)
+        return [str(each) for each in lacks]
 
     # --- contents -----------------------------------------------------------------------------------------------------------
 
     def _send(self, release: Release, lacks: list[str], told: Callable[[], None]) -> None:
         import paramiko
 
+        if not lacks:
+            return
         try:
             channel = self._open()
             channel.sendall(frames.encode({"do": "begin", "release": wire.of_release(release)}))
@@ -253,15 +270,7 @@ def pieces(file: BinaryIO, sha: str) -> list[tuple[dict[str, Any], bytes]]:
 
 
 def open_line(
-    host: str,
-    port: int,
-    keys: Keys,
-    pinned: PublicKey,
-    name: str,
-    device_id: str,
-    version: Callable[[], Version],
-    library: Library,
-    bulk: Bulk,
+    listed: Listed, keys: Keys, pinned: PublicKey, version: Callable[[], Version], library: Library, bulk: Bulk
 ) -> Line:
     """Connect, and say hello. Raises HaError."""
 
@@ -269,9 +278,11 @@ def open_line(
         now = version()
         return (now.epoch, now.node)
 
-    session = connect(host, keys, epoch, port=port, timeout=LOGIN, limits=LIMITS, other=pinned, remedies=REMEDIES)
+    port = listed.port or PORT
+    session = connect(listed.ip, keys, epoch, port=port, timeout=LOGIN, limits=LIMITS, other=pinned, remedies=REMEDIES)
     try:
-        answer = session.request("hello", timeout=LOGIN, name=name, device=device_id, version=wire.of_version(version()))
+        own = {"name": listed.device.name, "device": listed.id, "kind": listed.device.kind.value}
+        answer = session.request("hello", timeout=LOGIN, version=wire.of_version(version()), **own)
         return Line(session, _hello(answer), library, bulk)
     except BaseException:
         session.close()
