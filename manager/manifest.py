@@ -17,6 +17,7 @@ from enum import StrEnum
 from runtime.errors import HaError
 
 LONGEST_NAME = 4096
+_line = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Unusable(HaError):
@@ -51,11 +52,10 @@ class Manifest:
 
     def encoded(self) -> bytes:
         """The same for equal trees, one line an entry, sorted by name."""
-        lines = (
-            json.dumps([name, entry.kind, entry.mode, entry.content, entry.size], separators=(",", ":"))
-            for name, entry in sorted(self.entries.items())
-        )
-        return "".join(f"{line}\n" for line in lines).encode("ascii")
+        lines = [
+            _line([name, entry.kind, entry.mode, entry.content, entry.size]) for name, entry in sorted(self.entries.items())
+        ]
+        return "".join([f"{line}\n" for line in lines]).encode("ascii")
 
     @property
     def contents(self) -> dict[str, int]:

@@ -26,9 +26,10 @@ from manager.holding import Release, Version
 from manager.manifest import Kind, Manifest, decoded, for_scanners
 from manager.tree import Known, Look, opened, scan
 from notifier import model
+from notifier.stable import StableTree, build
 from runtime.durable import read_bytes, read_json, sync_folder, write_durably, write_json
 from runtime.errors import ConfigError, HaError
-from runtime.filesystem import exchange, sync
+from runtime.filesystem import begin_writing, sync
 
 #: what concerns the policy servers alone: whom to bring the configuration, and their keys (design §7)
 PRIVATE = "global/notifier"
@@ -66,9 +67,8 @@ class Store:
         self.folder, self.base, self.stable = folder, base, stable
         self._objects, self._manifests, self._trees = (folder / name for name in ("objects", "manifests", "trees"))
         self._new = folder / "objects" / "new"
-        #: the next stable while it is made, then the one before
-        self._beside = stable.with_name(f".{stable.name}.new")
         self._known = Known(folder / "known")
+        self._tree = StableTree(self, stable, folder)
         self._lock = threading.Lock()
         self._cache: dict[str, Manifest] = {}
         for each in (self._new, self._manifests, self._trees):
@@ -76,22 +76,22 @@ class Store:
         folder.chmod(0o700)
         for left in (*self._new.iterdir(), *self._manifests.glob(".*")):
             left.unlink()
-        for tree in (*self._trees.glob(".*"), self._beside):
-            if os.path.lexists(tree):
-                shutil.rmtree(tree)
+        for tree in self._trees.glob(".*"):
+            shutil.rmtree(tree)
+        self._there = {path.name for path in self._all_objects()}
 
     # --- base → stable ----------------------------------------------------------------------------------------------------
 
     def commit(self, source: Path | None = None) -> Committed:
         """Keep what base (``source``) is now, and make it stable. Raises HaError in words; then nothing of it counts."""
-        fresh = _Fresh(self._objects, self._new)
+        fresh = _Fresh(self._objects, self._new, self._there)
         known, source = (Known(), source) if source is not None else (self._known, self.base)
         try:
             whole = scan(source, known, fresh.keep)
             fresh.settle()
             part = for_devices(whole, model.Kind.SCANNING)
             committed = Committed(self._keep(whole), self._keep(part))
-            self._make_stable(whole, committed.policy)
+            self._tree.make(whole, committed.policy)
             known.save()
         except FileNotFoundError as gone:
             if not source.is_dir():
@@ -105,47 +105,12 @@ class Store:
 
     def _keep(self, manifest: Manifest) -> str:
         data = manifest.encoded()
-        digest = manifest.digest
+        digest = hashlib.sha256(data).hexdigest()
         if not (self._manifests / digest).exists():
             write_durably(self._manifests / digest, data, mode=0o600)
         with self._lock:
             self._cache[digest] = manifest
         return digest
-
-    def _make_stable(self, manifest: Manifest, digest: str) -> None:
-        mark = self.folder / "stable"
-        if read_bytes(mark) == digest.encode() and self.stable.is_dir():
-            return
-        fresh = self._beside
-        mark.unlink(missing_ok=True)  # from here on nobody knows what lies there
-        if os.path.lexists(fresh):
-            shutil.rmtree(fresh)
-        self._build(manifest, fresh)
-        sync(fresh)
-        if os.path.lexists(self.stable):
-            exchange(fresh, self.stable)
-        else:
-            os.rename(fresh, self.stable)
-        sync_folder(self.stable.parent)
-        write_durably(mark, digest, mode=0o600)
-        shutil.rmtree(fresh, ignore_errors=True)
-
-    def _build(self, manifest: Manifest, top: Path) -> None:
-        """As hard links: nothing is copied, and nobody may write into it."""
-        top.mkdir(mode=0o755, parents=True)
-        folders: list[tuple[str, int]] = []
-        for name, entry in sorted(manifest.entries.items()):
-            path = f"{top}/{name}"
-            match entry.kind:
-                case Kind.FOLDER:
-                    os.mkdir(path, 0o700)
-                    folders.append((path, entry.mode))
-                case Kind.LINK:
-                    os.symlink(entry.content, path)
-                case Kind.FILE:
-                    _link(_object(self._objects, entry.content, entry.mode), path)
-        for path, mode in reversed(folders):
-            os.chmod(path, mode)
 
     # --- what devices get ---------------------------------------------------------------------------------------------------
 
@@ -162,13 +127,19 @@ class Store:
             self._cache[digest] = found
         return found
 
+    def object(self, sha: str, mode: int) -> str:
+        """Where that content lies."""
+        return _object(self._objects, sha, mode)
+
     def open_content(self, sha: str, mode: int) -> BinaryIO:
         """Raises OSError."""
-        return open(_object(self._objects, sha, mode), "rb")
+        return open(self.object(sha, mode), "rb")
 
     def discard(self, sha: str, mode: int) -> None:
         """It is not what its name says: the next commit keeps it anew."""
-        _object(self._objects, sha, mode).unlink(missing_ok=True)
+        self._there.discard(_name(sha, mode))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.object(sha, mode))
 
     def tree(self, digest: str) -> Path:
         """All of it as a folder, for rsync. Raises HaError."""
@@ -183,7 +154,7 @@ class Store:
             if not path.is_dir():
                 shutil.rmtree(fresh, ignore_errors=True)
                 try:
-                    self._build(manifest, fresh)
+                    build(manifest, fresh, self.object)
                     os.rename(fresh, path)
                 except OSError as wrong:
                     raise StoreError(f"{path} can't be made: {wrong.strerror}") from wrong
@@ -212,8 +183,8 @@ class Store:
     def collect(self, needed: Iterable[str], based_on: Iterable[str] = ()) -> int:
         """Remove what is not of the releases ``needed`` (digests), nor of stable. Of those in ``based_on`` the manifests are
         kept: devices hold them, so differences can be told. Returns how many contents were removed."""
-        mark = read_bytes(self.folder / "stable")
-        whole = {*needed, *([mark.decode()] if mark else [])}
+        based_on = {*based_on, self._tree.beside()}
+        whole = {*needed, self._tree.digest()} - {""}
         kept: set[str] = set()
         for digest in whole:
             manifest = self.manifest(digest)
@@ -221,16 +192,17 @@ class Store:
         removed = 0
         for path in self._all_objects():
             if path.name not in kept:
+                self._there.discard(path.name)
                 path.unlink(missing_ok=True)
                 removed += 1
         for path in self._manifests.iterdir():
-            if path.name not in whole and path.name not in set(based_on):
+            if path.name not in whole and path.name not in based_on:
                 path.unlink(missing_ok=True)
         for path in self._trees.iterdir():
             if path.name not in whole:
                 shutil.rmtree(path, ignore_errors=True)
         with self._lock:
-            self._cache = {digest: each for digest, each in self._cache.items() if digest in whole or digest in set(based_on)}
+            self._cache = {digest: each for digest, each in self._cache.items() if digest in whole or digest in based_on}
         return removed
 
     def _all_objects(self) -> Iterator[Path]:
@@ -242,14 +214,14 @@ class Store:
 class _Fresh:
     """Contents that one commit brings: copied while they are hashed, put in their place when all are on the disk."""
 
-    def __init__(self, objects: Path, new: Path) -> None:
-        self._objects, self._new = objects, new
-        #: what its place will be → where it lies
-        self._pending: dict[Path, Path] = {}
+    def __init__(self, objects: Path, new: Path, there: set[str]) -> None:
+        self._objects, self._new, self._there = objects, new, there
+        #: what it will be called → where it lies
+        self._pending: dict[str, Path] = {}
 
     def keep(self, path: str, look: Look, known: str | None) -> str:
         """For ``scan``: its SHA-256, when its content is kept here. Raises Changed, OSError."""
-        if known is not None and self._has(_object(self._objects, known, look.permissions)):
+        if known is not None and self._has(_name(known, look.permissions)):
             return known
         found = hashlib.sha256()
         temporary = self._new / str(len(self._pending))
@@ -260,18 +232,19 @@ class _Fresh:
                     writing.write(data)
                 writing.flush()
                 os.fchmod(writing.fileno(), look.permissions)
+                begin_writing(writing.fileno())
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        place = _object(self._objects, found.hexdigest(), look.permissions)
-        if self._has(place):
+        name = _name(found.hexdigest(), look.permissions)
+        if self._has(name):
             temporary.unlink()
         else:
-            self._pending[place] = temporary
+            self._pending[name] = temporary
         return found.hexdigest()
 
-    def _has(self, place: Path) -> bool:
-        return place in self._pending or os.path.exists(place)
+    def _has(self, name: str) -> bool:
+        return name in self._there or name in self._pending
 
     def settle(self) -> None:
         """All of them flushed, then all in their places. Raises OSError."""
@@ -281,16 +254,17 @@ class _Fresh:
             for temporary in self._pending.values():
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
-        folders = {place.parent for place in self._pending}
+        folders = {self._objects / name[:2] for name in self._pending}
         for folder in folders:
             folder.mkdir(mode=0o700, exist_ok=True)
-        for place, temporary in self._pending.items():
-            os.rename(temporary, place)
-        self._pending = {}
+        for name, temporary in self._pending.items():
+            os.rename(temporary, self._objects / name[:2] / name)
+        names, self._pending = set(self._pending), {}
         for folder in folders if len(folders) <= _FEW else ():
             sync_folder(folder)
         if folders:
             sync_folder(self._objects) if len(folders) <= _FEW else sync(self._objects)
+        self._there |= names
 
     def discard(self) -> None:
         for temporary in self._pending.values():
@@ -309,21 +283,9 @@ def _name(sha: str, mode: int) -> str:
     return f"{sha}-{mode:o}"
 
 
-def _object(objects: Path, sha: str, mode: int) -> Path:
-    return objects / sha[:2] / _name(sha, mode)
+def _object(objects: Path, sha: str, mode: int) -> str:
+    return f"{objects}/{sha[:2]}/{sha}-{mode:o}"
 
 
 def _version(version: Version) -> list[int | str]:
     return [version.epoch, version.node, version.number]
-
-
-def _link(source: Path, target: str) -> None:
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        # Another file system, or as many links as a file can have.
-        shutil.copy2(source, target)
-        with contextlib.suppress(OSError), open(target, "rb") as file:
-            os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import pytest
 from manager.holding import Release, Version
 from manager.manifest import Kind, Unusable
 from manager.tree import Known, scan
-from notifier import model, store
+from notifier import model, stable, store
 from notifier.store import Saved, Store, StoreError
 from runtime.errors import ConfigError
 from runtime.filesystem import exchange
@@ -97,6 +98,39 @@ def test_a_change_that_concerns_policy_servers_only_is_none_for_scanners(place: 
     place.write("ps_debpackages/newer.deb", "package")
     after = made.commit()
     assert after.scanning == before.scanning and after.policy != before.policy
+
+
+def test_any_tree_is_made_of_any_other(place: Place) -> None:
+    made = place.open()
+    for turn in range(12):
+        chance = random.Random(turn)
+        for name in ("a", "b", "c", "global/x"):
+            path = place.base / name
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            elif path.is_dir():
+                shutil.rmtree(path)
+            match chance.randrange(5):
+                case 0:
+                    path.symlink_to("7")
+                case 1 | 2:
+                    place.write(f"{name}/{chance.randrange(2)}/deep", str(chance.randrange(3)))
+                    path.chmod(chance.choice([0o700, 0o555, 0o755]))
+                case 3:
+                    place.write(name, str(chance.randrange(3)))
+                    path.chmod(chance.choice([0o600, 0o444]))
+        committed = made.commit()
+        assert scan(place.stable, Known()).digest == committed.policy
+
+
+def test_a_stable_in_which_somebody_has_been_is_made_from_nothing(place: Place) -> None:
+    made = place.open()
+    for turn in range(3):
+        place.write("global/policy/rules", f"rules {turn}")
+        made.commit()
+    shutil.rmtree(place.root / ".stable.new/global")
+    place.write("global/policy/rules", "other rules")
+    assert scan(place.stable, Known()).digest != made.commit().policy == scan(place.stable, Known()).digest
 
 
 def test_an_unchanged_base_is_not_copied_again(place: Place) -> None:
@@ -187,7 +221,7 @@ def test_a_commit_that_is_killed_anywhere_loses_nothing_and_is_made_again(memory
         assert found.digest in (first.policy, second.policy)
         assert scan(place.stable, Known()).digest == second.policy
         whole(again, second.policy)
-        assert sorted(os.listdir(place.root)) == ["base", "other", "stable", "state"]
+        assert set(os.listdir(place.root)) <= {"base", "other", "stable", ".stable.new", "state"}
         exchange(place.base, other)
         assert again.commit() == first
         again.collect([first.policy, first.scanning])
@@ -199,13 +233,13 @@ def test_a_commit_that_is_killed_anywhere_loses_nothing_and_is_made_again(memory
 def _killed_at(place: Place, number: int) -> int:
     """In a child: a commit that ends at the ``number``-th new line of the store's code."""
     if (child := os.fork()) == 0:
-        reached: set[int] = set()
+        reached: set[tuple[str, int]] = set()
 
         def trace(frame: FrameType, event: str, arg: Any) -> Any:
-            if frame.f_code.co_filename != store.__file__:
+            if frame.f_code.co_filename not in (store.__file__, stable.__file__):
                 return None
             if event == "line":
-                reached.add(frame.f_lineno)
+                reached.add((frame.f_code.co_filename, frame.f_lineno))
                 if len(reached) == number:
                     os._exit(9)
             return trace
