@@ -37,9 +37,9 @@ from runtime.keys import Keys
 from runtime.pins import Pins
 
 NODE = "vs-166"
-_PYTHON = [sys.executable, "-P", "-m"]
+_PYTHON = [sys.executable, "-m"]
 _ROOT = Path(__file__).resolve().parent.parent
-_LIMIT = 300.0
+_LIMIT = 120.0
 
 
 class Ground:
@@ -62,6 +62,7 @@ class Ground:
         rows, pins = [], Pins(self.paths.device_keys)
         for name, port in zip(self.names, _free_ports(2 * len(self.names)), strict=False):
             keys = Keys(DevicePaths(self.root(name)).keys)
+            (self.root(name) / "run/manager").mkdir(parents=True)
             pins.pin(keys.make(name))
             Pins(keys.directory / "notifiers").pin(self.keys.show())
             kind = "Management Server" if name.startswith("vs") else "Scanning Server"
@@ -103,7 +104,7 @@ class Ground:
         end = time.monotonic() + _LIMIT
         while not holds():
             if time.monotonic() > end:
-                raise SystemExit(f"waited in vain for {what}: {self.folder}/log")
+                raise SystemExit(f"waited in vain for {what}: {(self.folder / 'log').read_text()[-2000:]}")
             time.sleep(0.2)
 
     # --- the tree -----------------------------------------------------------------------------------------------------------
