@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from director.cli_plane import add_to, render_cluster
 from runtime.control import Client
 from runtime.errors import ConfigError, HaError, NotRunning
 
@@ -89,8 +90,12 @@ def render(answer: Mapping[str, Any]) -> list[str]:
         lines += _router(router)
     for alarm in answer["alarms"]:
         lines.append(f"ALARM since {_clock(alarm['since'])}: {alarm['text']}")
+    lines += render_cluster(answer.get("cluster", {}))
     lines += [f"note: {text}" for text in answer["refused_by_system"]]
     return lines
+
+
+add_to(main, ask)
 
 
 def _router(router: Mapping[str, Any]) -> list[str]:

@@ -67,10 +67,15 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Leave:
+    """This node's rules are about to be removed: nobody is to be sent here any more."""
+
+
+@dataclass(frozen=True)
 class Tick: ...
 
 
-Event = Heard | Report | Role | Wish | Tick
+Event = Heard | Report | Role | Wish | Leave | Tick
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,11 @@ class Group:
                 self._wishes[event.mac] = (event, now + _WISHING * self.heartbeat)
                 self._grant([event])
                 self._sent_at = -1e9
+            case Leave():
+                self.me = replace(self.me, plane="is being stopped")
+                self.known[self.me.mac].member = self.me
+                if self.director and not self.is_director:
+                    self._answer(self.known[self.director].member.ip, self.director)
             case Tick():
                 pass
         self._tick()

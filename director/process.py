@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 
 from director import config as configuration
 from director.alarms import Alarms
+from director.cluster import ProxyCluster
 from director.instances import same_sockets
 from director.model import State
 from director.participant import Participant
-from director.seam import Cluster, NoCluster, VrrpView
+from director.seam import Cluster, VrrpView
 from director.settings import SCANNING, Config
 from runtime import realtime
 from runtime.control import ControlServer, Request
@@ -206,7 +207,7 @@ class Process:
 
 def cluster_of(config: Config, loop: Loop, hooks: Process) -> Cluster:
     """What is done with the clients."""
-    return NoCluster()
+    return ProxyCluster(config, loop, hooks)
 
 
 def enabled(file: Path) -> Config:

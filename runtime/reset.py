@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from runtime.errors import HaError
 
@@ -36,6 +37,24 @@ def reset_connections(address: str, port: int) -> int:
             )
         except OSError as e:
             raise HaError(f"connections to {address}:{port} can't be reset: {e.strerror}") from e
+
+
+def clients_of(ports: Iterable[int]) -> Counter[str]:
+    """How many connections each client has to these ports of this server, whichever of its addresses they are to."""
+    found: Counter[str] = Counter()
+    wanted = list(ports)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as diag:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for port in wanted:
+                found.update(_peer(identity[20:36], family) for identity in _connections(diag, family, port))
+    return found
+
+
+def _peer(raw: bytes, family: int) -> str:
+    if family == socket.AF_INET:
+        return socket.inet_ntoa(raw[:4])
+    mapped = raw[:12] == bytes(10) + b"\xff\xff"
+    return socket.inet_ntoa(raw[12:]) if mapped else socket.inet_ntop(family, raw)
 
 
 def _ends(address: str) -> list[tuple[int, bytes]]:

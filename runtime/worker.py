@@ -17,13 +17,16 @@ Then = Callable[[Exception | None], None]
 
 
 class Worker:
-    def __init__(self, selector: selectors.BaseSelector) -> None:
+    def __init__(self, selector: selectors.BaseSelector, stack: int = 0) -> None:
+        """``stack``: bytes for the thread's stack, 0: the system's 8 MB, which count in full where memory is locked."""
         self._jobs: queue.SimpleQueue[tuple[Callable[[], object], Then] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Then, Exception | None]] = queue.SimpleQueue()
         self._selector = selector
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         selector.register(self._wakeup, selectors.EVENT_READ, self._finish)
+        before = threading.stack_size(stack)
         threading.Thread(target=self._work, daemon=True).start()
+        threading.stack_size(before)
 
     def do(self, job: Callable[[], object], then: Then) -> None:
         """Run ``job`` in the thread, then call ``then`` in the loop."""

@@ -1,0 +1,407 @@
+"""The clients' half of the director at work: the group, its socket, the rules in the kernel, the checks, the load.
+
+Promise: see ``seam.Cluster``. Whatever this node can't do (no key, no nftables, an interface that is away) is an alarm in
+words, and the rest goes on: without a key it serves alone, without nftables it gets no clients but those that it holds the VIP
+for. All decisions are ``group``'s; this carries them out in their order. Source: design §8.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import selectors
+import stat
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from director import plane, report
+from director.beacon import Beacon
+from director.dataplane import DataPlane, Inspection
+from director.discovery import Counters, Dropped, Freshness, Message, decode, encode
+from director.group import Apply, Drain, Effect, Event, Group, Heard, Leave, Report, Role, Say, Send, Successor, Tick, Wish
+from director.health import STACK, PortCheck
+from director.interfaces import Interfaces, places
+from director.load import LoadMeter
+from director.members import Member
+from director.plane import Content, Own, Place
+from director.seam import Hooks
+from director.settings import Config
+from runtime.address import NetworkError, mac
+from runtime.clock import boottime
+from runtime.control import Handler, Request
+from runtime.errors import HaError
+from runtime.loop import Loop, Timer
+from runtime.nft import NftError
+from runtime.priority import relax
+from runtime.rtnetlink import AddressSocket
+from runtime.worker import Worker
+
+log = logging.getLogger(__name__)
+
+#: exists while this node is drained, also over a restart
+DRAINED = Path("/var/lib/director/drained")
+#: seconds between two looks at interfaces, rules and kernel settings
+_LOOK = 1.0
+_SHORTEST_KEY = 16
+#: seconds between two looks at the kernel's settings
+_SETTINGS_EVERY = 5.0
+
+
+class ProxyCluster:
+    def __init__(self, config: Config, loop: Loop, hooks: Hooks, drained: Path = DRAINED) -> None:
+        self._config, self._loop, self._hooks, self._drained = config, loop, hooks, drained
+        self._interfaces = Interfaces(AddressSocket())
+        self._own: dict[str, Own] = {}
+        self._plane = DataPlane()
+        self._plane_problem = ""
+        self._checks: list[PortCheck] = []
+        self._load: LoadMeter | None = None
+        self._worker: Worker | None = None
+        self._inspecting = False
+        self._beacon: Beacon | None = None
+        self._key = b""
+        self._freshness = Freshness(secrets.randbits(63) + 1)
+        self._counter = 0
+        self._counters = Counters()
+        self._timers: dict[str, Timer] = {}
+        self._version = _version()
+        self._group: Group | None = None
+        self._failed: list[str] = []
+        self._settings_due = 0.0
+
+    # --- seam.Cluster
+
+    def start(self) -> None:
+        self._own = self._interfaces.own(self._config)
+        self._worker = Worker(self._loop.selector, STACK)
+        self._worker.do(relax, lambda _: None)
+        self._load = LoadMeter(self._loop, self._worker, [each.to for each in self._config.redirects])
+        self._load.start()
+        self._check_ports()
+        self._group = Group(self._me(), self._keys(), self._config.balance.buckets, self._config.balance.heartbeat, boottime())
+        self._load_plane()
+        self._tune_in()
+        self._look()
+        self._tick()
+
+    def role(self, master: bool, because: str) -> None:
+        self._give(Role(master))
+
+    def apply(self, config: Config) -> None:
+        old, self._config = self._config, config
+        self._own = self._interfaces.own(config)
+        self._the_group().reconfigure(self._keys(), config.balance.buckets, config.balance.heartbeat)
+        if old.redirects != config.redirects or old.management_ip != config.management_ip:
+            assert self._load is not None
+            self._load.ports = [each.to for each in config.redirects]
+            self._check_ports()
+        if (old.management_ip, _wire(old)) != (config.management_ip, _wire(config)):
+            self._tune_in()
+        self._give(Report(self._me()))
+        self._load_plane()
+
+    def status(self) -> dict[str, Any]:
+        group = self._the_group()
+        return report.status(self._config, group, self._counters.as_json(), self._plane_status(), boottime())
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {"drain": self._asked_drain, "explain": self._asked_explain, "check": self._asked_check}
+
+    def stop(self) -> None:
+        if self._group is not None:
+            self._give(Leave())
+        for timer in self._timers.values():
+            timer.cancel()
+        for check in self._checks:
+            check.close()
+        self._silence()
+        if self._load is not None:
+            self._load.close()
+        if self._worker is not None:
+            self._worker.close()
+        self._plane.remove()
+        self._plane.close()
+
+    # --- this node
+
+    def _the_group(self) -> Group:
+        if self._group is None:
+            raise HaError("the director is still starting")
+        return self._group
+
+    def _keys(self) -> list[str]:
+        return [plane.key_of(each) for each in self._config.redirects]
+
+    def _me(self) -> Member:
+        config, load = self._config, self._load
+        ports = {plane.key_of(each.redirect): bool(each.verdict.well) for each in self._checks}
+        management = next((own for own in self._own.values() if config.management_ip in own.addresses.values()), None)
+        mac = management.mac if management else _mac_of(self._interfaces, config)
+        return Member(
+            mac=mac,
+            name=os.uname().nodename[:64],
+            ip=config.management_ip,
+            ip6=(management.addresses.get(6) if management else "") or "::",
+            version=self._version,
+            places=places(config, self._own),
+            priority=self._hooks.vrrp().priority,
+            capacity=config.balance.capacity,
+            own_share=config.balance.own_share,
+            cpu=load.cpu if load else 0.0,
+            connections=load.connections if load else 0,
+            ports=ports,
+            draining=self._drained.exists(),
+            plane=self._plane_problem,
+            whole_node=config.balance.mode == "whole_node",
+        )
+
+    def _check_ports(self) -> None:
+        for check in self._checks:
+            check.close()
+        loop, address = self._loop, self._config.management_ip
+        self._checks = [PortCheck(loop, each, address, self._verdict) for each in self._config.redirects]
+        for check in self._checks:
+            check.start()
+
+    def _verdict(self, check: PortCheck) -> None:
+        """In the reference's words; each redirect by itself."""
+        port = check.redirect.to
+        if check.verdict.well:
+            log.info("swg-mon: port %d reachable", port)
+        else:
+            log.warning("swg-mon: port %d not reachable: %s", port, check.verdict.why)
+        failed = sorted({str(each.redirect.to) for each in self._checks if each.verdict.well is False})
+        if failed != self._failed:
+            self._failed = failed
+            log.info("swg-mon: current state: %s", "failure" if failed else "ok")
+            said = f"this node's port {', '.join(failed)} does not answer: it gets no clients of it" if failed else ""
+            self._hooks.alarm("ports", said)
+            self._hooks.fitness(failed)
+        if self._group is not None:
+            self._give(Report(self._me()))
+
+    # --- time
+
+    def _tick(self) -> None:
+        self._give(Tick())
+        self._timers["tick"] = self._loop.call_at(max(self._the_group().deadline(), boottime() + 0.005), self._tick)
+
+    def _look(self) -> None:
+        """Interfaces, rules, settings: has anybody changed them?"""
+        self._timers["look"] = self._loop.call_after(_LOOK, self._look)
+        own = self._interfaces.own(self._config)
+        if own != self._own:
+            self._own = own
+            self._load_plane()
+        away = [vip.interface for vip in self._config.vips if vip.interface not in own]
+        self._hooks.alarm("interface", f"interface {', '.join(sorted(set(away)))} is away" if away else "")
+        if self._beacon is None:
+            self._tune_in()
+        if self._plane_problem and self._config.redirects:
+            self._load_plane()
+        elif self._plane.disturbed() and not self._inspecting and self._worker is not None:
+            self._inspecting = True
+            inspection = self._plane.inspection()
+            self._worker.do(inspection.run, lambda raised: self._inspected(inspection, raised))
+        if boottime() >= self._settings_due:
+            self._settings_due = boottime() + _SETTINGS_EVERY
+            self._hooks.alarm("settings", "; ".join(self._plane.settings()))
+        self._give(Report(self._me()))
+
+    def _inspected(self, inspection: Inspection, raised: Exception | None) -> None:
+        self._inspecting = False
+        if raised is not None:
+            log.warning("the rules can't be looked at: %s", raised)
+            return
+        try:
+            if problem := self._plane.judge(inspection, self._content()):
+                log.warning("%s: repaired", problem)
+                self._hooks.alarm("rules", f"{problem} ({self._plane.repaired} times by now); repaired")
+            else:
+                self._hooks.alarm("rules", "")
+        except NftError as refused:
+            self._plane_failed(refused)
+
+    # --- the kernel
+
+    def _content(self) -> Content:
+        group = self._the_group()
+        known = {mac: {vip: Place(*place) for vip, place in each.member.places.items()} for mac, each in group.known.items()}
+        known[group.me.mac] = {vip: Place(*place) for vip, place in places(self._config, self._own).items()}
+        return Content(group.me.mac, known, group.tables.current, group.tables.pending)
+
+    def _load_plane(self) -> None:
+        if not self._config.redirects:
+            self._plane.remove()
+            return
+        try:
+            self._plane.load(plane.layout(self._config, self._own), self._content())
+        except NftError as refused:
+            self._plane_failed(refused)
+            return
+        if self._plane_problem:
+            log.info("the rules are loaded")
+        self._plane_problem = ""
+        self._hooks.alarm("plane", "")
+
+    def _update_plane(self) -> None:
+        try:
+            self._plane.update(self._content())
+        except NftError as refused:
+            self._plane_failed(refused)
+
+    def _plane_failed(self, refused: NftError) -> None:
+        self._plane_problem = str(refused)[:120]
+        self._hooks.alarm("plane", f"this node can't share out clients, nor serve those of others: {refused}")
+
+    def _plane_status(self) -> dict[str, Any]:
+        return {"loaded": self._plane.loaded, "problem": self._plane_problem, "repaired": self._plane.repaired}
+
+    # --- messages
+
+    def _tune_in(self) -> None:
+        self._silence()
+        try:
+            self._key = read_key(self._config.balance.key_file)
+            self._beacon = Beacon(self._config.management_ip, self._interfaces.management(self._config))
+        except (HaError, OSError) as error:
+            self._hooks.alarm("discovery", f"this node hears no other: {error}")
+            return
+        self._loop.selector.register(self._beacon, selectors.EVENT_READ, self._arrived)
+        self._hooks.alarm("discovery", "")
+
+    def _silence(self) -> None:
+        if self._beacon is not None:
+            self._loop.selector.unregister(self._beacon)
+            self._beacon.close()
+            self._beacon = None
+
+    def _arrived(self, mask: int) -> None:
+        if self._beacon is None:
+            return
+        for data, source in self._beacon.heard():
+            self._counters.received += 1
+            try:
+                message = decode(data, self._key, self._config.balance.lbid)
+                fresh = self._freshness.accept(message)
+            except Dropped as dropped:
+                self._drop(dropped, source)
+                continue
+            if self._freshness.exhausted:
+                self._freshness.renew(secrets.randbits(63) + 1)
+            self._give(Heard(message, source, fresh))
+
+    def _drop(self, dropped: Dropped, source: str) -> None:
+        first = dropped.because not in self._counters.dropped
+        self._counters.dropped[dropped.because] += 1
+        if first:
+            log.warning("protocol 253: dropped a message of %s: %s (counted from now on)", source, dropped)
+        if dropped.because == "authentication":
+            lbid = self._config.balance.lbid
+            text = f"{source} uses load balancing ID {lbid} with another key: another group, or a wrong key"
+            self._hooks.alarm("lbid", text)
+
+    def _give(self, event: Event) -> None:
+        if self._group is None:
+            return
+        for effect in self._group.handle(event, boottime()):
+            self._do(effect)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(effect)
+            case Apply():
+                self._update_plane()
+            case Say(text):
+                log.info("%s", text)
+            case Successor(designated):
+                self._hooks.successor(designated)
+            case Drain(on):
+                self._drain(on)
+
+    def _send(self, send: Send) -> None:
+        if self._beacon is None:
+            return
+        self._counter += 1
+        echo = self._freshness.echo(*([send.echo] if send.echo else []))
+        body = {**send.body, "echo": echo}
+        lbid, mac = self._config.balance.lbid, self._the_group().me.mac
+        message = Message(send.kind, lbid, self._freshness.session, self._counter, mac, body)
+        try:
+            self._beacon.send(encode(message, self._key), send.to)
+            self._counters.sent += 1
+        except BlockingIOError:
+            pass  # the next heartbeat says it again
+        except OSError as error:
+            self._hooks.alarm("discovery", f"this node can't be heard: {error.strerror}")
+            self._silence()
+
+    def _drain(self, on: bool) -> None:
+        log.info("this node %s", "drains: it gets no new clients" if on else "takes clients again")
+        try:
+            if on:
+                self._drained.parent.mkdir(parents=True, exist_ok=True)
+                self._drained.touch()
+            else:
+                self._drained.unlink(missing_ok=True)
+        except OSError as error:
+            self._hooks.alarm("drain", f"that this node drains can't be kept: {error}")
+        self._give(Report(self._me()))
+
+    # --- what operators ask
+
+    def _asked_drain(self, request: Request) -> dict[str, Any]:
+        group = self._the_group()
+        wanted = str(request.fields.get("node", ""))
+        on = bool(request.fields.get("on", True))
+        member = report.find(group, wanted)
+        if member.mac != group.me.mac and not group.director:
+            raise HaError(f"no director is heard, so {member.name} can't be asked; ask on {member.name} itself")
+        self._give(Wish(member.mac, on, secrets.randbits(63)))
+        return {"node": member.name, "draining": on}
+
+    def _asked_explain(self, request: Request) -> dict[str, Any]:
+        client = str(request.fields.get("client", ""))
+        return {"lines": report.explain(self._config, self._the_group(), client, request.fields.get("port"))}
+
+    def _asked_check(self, request: Request) -> dict[str, Any]:
+        clients = self._load.clients if self._load is not None else {}
+        networks = {vip.interface: self._interfaces.networks(vip.interface) for vip in self._config.vips}
+        return {"findings": report.check(self._config, self._the_group(), clients, networks, self._counters.dropped)}
+
+
+def read_key(file: str) -> bytes:
+    """The group's key. HaError says what to do."""
+    make = f"make one with: director key > {file}, mode 0600, the same on every member"
+    try:
+        mode = os.stat(file).st_mode
+        key = Path(file).read_bytes().strip()
+    except OSError as error:
+        raise HaError(f"the group's key {file}: {error.strerror}; {make}") from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise HaError(f"others than root can read the group's key: chmod 600 {file}")
+    if len(key) < _SHORTEST_KEY:
+        raise HaError(f"the group's key {file} is shorter than {_SHORTEST_KEY} characters; {make}")
+    return key
+
+
+def _wire(config: Config) -> tuple[int, str]:
+    return config.balance.lbid, config.balance.key_file
+
+
+def _mac_of(interfaces: Interfaces, config: Config) -> str:
+    try:
+        return mac(interfaces.management(config)).hex(":")
+    except NetworkError:
+        return "00:00:00:00:00:00"
+
+
+def _version() -> str:
+    try:
+        return metadata.version("ha_manager")
+    except metadata.PackageNotFoundError:
+        return ""

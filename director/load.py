@@ -1,0 +1,61 @@
+"""What this node carries: its processors, and the connections to its proxy.
+
+Promise: measured every two seconds in a thread that may take its time; the latest figures are always at hand.
+Source: proc(5), sock_diag(7).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.errors import HaError
+from runtime.loop import Loop, Timer
+from runtime.reset import clients_of
+from runtime.worker import Worker
+
+PERIOD = 2.0
+#: of the processors, averaged over some periods
+_NEW = 0.3
+_IDLE, _WAITING = 3, 4  # columns of /proc/stat
+
+
+class LoadMeter:
+    def __init__(self, loop: Loop, worker: Worker, ports: Sequence[int]) -> None:
+        self.ports = list(ports)
+        self.cpu = 0.0
+        self.clients: Counter[str] = Counter()
+        self._loop = loop
+        self._worker = worker
+        self._before: tuple[int, int] | None = None
+        self._timer: Timer | None = None
+
+    @property
+    def connections(self) -> int:
+        return self.clients.total()
+
+    def start(self) -> None:
+        self._worker.do(self._measure, lambda _: None)
+        self._timer = self._loop.call_after(PERIOD, self.start)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _measure(self) -> None:
+        busy, whole = _processors()
+        if self._before is not None and whole > self._before[1]:
+            now = (busy - self._before[0]) / (whole - self._before[1])
+            self.cpu = min(1.0, max(0.0, self.cpu + _NEW * (now - self.cpu)))
+        self._before = busy, whole
+        try:
+            self.clients = clients_of(set(self.ports))
+        except (HaError, OSError):
+            self.clients = Counter()
+
+
+def _processors() -> tuple[int, int]:
+    """Ticks busy, and all."""
+    columns = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(columns) - columns[_IDLE] - columns[_WAITING], sum(columns)
