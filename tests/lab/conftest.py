@@ -1,11 +1,12 @@
 """The lab that the tests share: one pair for the whole session, mended before each test.
 
 ``lab``: all machines on, all links whole, disks as the test before left them. ``fresh_lab``: the same with disks as just
-installed. When a test fails, the system logs of all machines are in its report.
+installed. When a test fails, the system logs of all machines are in its report, and what their Postgres said.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lab.api import Lab, labs
+from lab.machine import Node
 
 
 def take_down_orphans() -> None:
@@ -57,3 +59,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         for node in lab.nodes:
             if log := node.log():
                 report.sections.append((f"system log of {node.name}", log[-20000:]))
+            report.sections += _messages(node)
+
+
+def _messages(node: Node) -> list[tuple[str, str]]:
+    """The ends of what its Postgres said, each with a title."""
+    with contextlib.suppress(OSError):  # a fault may still be under way there
+        files = sorted(node.path("/var/log/postgresql").glob("*.log")) if node.is_on else []
+        return [(f"{path.name} of {node.name}", text[-8000:]) for path in files if (text := path.read_text(errors="replace"))]
+    return []
