@@ -102,8 +102,8 @@ def test_a_strangers_answer_is_an_alarm_and_holds_nothing() -> None:
             sh(f"ip -n {pair.gateway} link add pstranger type veth peer name eth0 netns {stranger}")
             sh(f"ip -n {pair.gateway} link set pstranger master br0")
             sh(f"ip -n {stranger} addr add {VIP}/24 dev eth0 && ip -n {stranger} link set eth0 up")
-            power_cut(pair, active)
             sh(f"ip -n {pair.gateway} link set pstranger up")
+            power_cut(pair, active)
             wait_for("moved", lambda: passive.is_(phase="active"))
             assert "alarm stranger: " in passive.log() and "alarm held" not in passive.log()
         finally:

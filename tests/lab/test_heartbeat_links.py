@@ -82,7 +82,8 @@ def test_an_interface_that_is_made_again_is_taken_up_again(pair: Pair) -> None:
     sh(f"ip -n {passive.ns} addr add 10.77.0.28/24 dev eth1 && ip -n {passive.ns} link set eth1 up")
     for node in (active, passive):
         wait_for("heard again", lambda node=node: node.status()["links"] == {"eth0": "up", "eth1": "up"})  # type: ignore[misc]
-    assert "link-eth1" not in active.status()["alarms"] and pair.active() is active
+    wait_for("the alarm to be over", lambda: "link-eth1" not in active.status()["alarms"])
+    assert pair.active() is active
 
 
 def test_an_interface_of_the_address_that_is_removed_and_made_again(pair: Pair) -> None:
@@ -199,7 +200,7 @@ def test_one_of_two_ping_nodes_that_are_both_needed_is_lost_on_the_active() -> N
 def test_both_lose_the_switch_and_get_it_back(pair: Pair, links: tuple[int, ...]) -> None:
     """Without the LAN nobody can do better: the active stays. Without anything it stands down; then the two elect one again."""
     active, passive = pair.settle()
-    pair.cut_switches(links)
+    pair.cut_switches(links, passive)
     if len(links) == 1:
         wait_for("the alarm", lambda: "not-connected" in active.status()["alarms"])
         stays(pair, active, 2.0)

@@ -66,7 +66,7 @@ def connects(ns: Namespace, address: str, source: str = "") -> str:
     with ns:
         s = socket.socket(socket.AF_INET6)
     with s:
-        s.settimeout(1)
+        s.settimeout(5)
         s.bind((source, 0))
         try:
             s.connect((address, PORT))

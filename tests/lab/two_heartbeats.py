@@ -142,9 +142,10 @@ class Pair:
     def cut(self, name: str, link: int, up: bool = False) -> None:
         sh(f"ip -n {self.gateway} link set p{link}x{NODES[name]} {'up' if up else 'down'}")
 
-    def cut_switches(self, links: tuple[int, ...]) -> None:
-        """All cables of these networks at once: nobody gets to hand over in between."""
-        lines = "\\n".join(f"link set p{link}x{number} down" for link in links for number in NODES.values())
+    def cut_switches(self, links: tuple[int, ...], passive: Node) -> None:
+        """All cables of these networks at once, or nearly: those of the passive first, so that the active doesn't hand over."""
+        numbers = sorted(NODES.values(), key=lambda number: number != NODES[passive.name])
+        lines = "\\n".join(f"link set p{link}x{number} down" for link in links for number in numbers)
         sh(f"printf '{lines}\\n' | ip -n {self.gateway} -batch -")
 
     def deafen(self, name: str, what: str) -> None:
