@@ -13,11 +13,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from runtime.errors import HaError
 
 LONGEST_NAME = 4096
-_line = json.JSONEncoder(separators=(",", ":")).encode
+_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Unusable(HaError):
@@ -46,21 +47,29 @@ class Manifest:
 
     entries: Mapping[str, Entry]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return hashlib.sha256(self.encoded()).hexdigest()
 
     def encoded(self) -> bytes:
         """The same for equal trees, one line an entry, sorted by name."""
-        lines = [
-            _line([name, entry.kind, entry.mode, entry.content, entry.size]) for name, entry in sorted(self.entries.items())
-        ]
-        return "".join([f"{line}\n" for line in lines]).encode("ascii")
+        return "".join([_line(name, entry) for name, entry in sorted(self.entries.items())]).encode("ascii")
 
     @property
     def contents(self) -> dict[str, int]:
         """Of its files: SHA-256 → size."""
         return {entry.content: entry.size for entry in self.entries.values() if entry.kind is Kind.FILE}
+
+
+def _line(name: str, entry: Entry) -> str:
+    """JSON. Most names are what they are in it; saying so takes a fifth of the time, and there are thousands."""
+    if _is_plain(name) and _is_plain(entry.content):
+        return f'["{name}","{entry.kind.value}",{entry.mode},"{entry.content}",{entry.size}]\n'
+    return _json([name, entry.kind, entry.mode, entry.content, entry.size]) + "\n"
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
 
 
 @dataclass(frozen=True)

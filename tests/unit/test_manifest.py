@@ -23,9 +23,12 @@ def file(text: str, mode: int = 0o644) -> Entry:
 FOLDER = Entry(Kind.FOLDER, 0o755)
 TREE = Manifest({"global": FOLDER, "global/policy": file("one"), "global/copy": file("one"), "last": file("a longer text")})
 
-NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=()), min_size=1, max_size=8).filter(
-    lambda name: name not in (".", "..")
+#: any, and what stands for bytes that are no UTF-8
+LETTERS = st.one_of(
+    st.characters(exclude_characters="/\0", exclude_categories=("Cs",)),
+    st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF),
 )
+NAMES = st.text(LETTERS, min_size=1, max_size=8).filter(lambda name: name not in (".", ".."))
 ENTRIES = st.one_of(
     st.builds(file, st.text("ab", max_size=3), st.sampled_from([0o600, 0o644, 0o755])),
     st.just(FOLDER),
@@ -38,6 +41,14 @@ FLAT = st.builds(Manifest, st.dictionaries(NAMES, ENTRIES, max_size=6))
 def test_any_names_come_back(tree: Manifest) -> None:
     assert decoded(tree.encoded()) == tree
     assert decoded(tree.encoded()).digest == tree.digest
+
+
+@given(FLAT)
+def test_every_line_is_json_whatever_is_in_the_names(tree: Manifest) -> None:
+    lines = [json.loads(line) for line in tree.encoded().splitlines()]
+    assert lines == [[name, e.kind.value, e.mode, e.content, e.size] for name, e in sorted(tree.entries.items())]
+    again = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    assert tree.encoded() == again.encode(), "there is one way to write it"
 
 
 @given(FLAT, FLAT)
