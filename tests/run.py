@@ -30,7 +30,7 @@ def _units(*names: str) -> list[str]:
 
 #: Unit tests that start processes and sessions, and wait for them; in groups that take about as long as each other
 WAITING = {
-    "tests that wait": _units("manager_daemon", "session", "ha_cli", "ha_linuxha", "manager_hands", "store"),
+    "tests that wait": _units("manager_daemon", "session", "ha_cli", "ha_linuxha", "manager_hands", "store", "fleet"),
     "tests that wait for files": _units(
         "files_service", "files_transfers", "files_process", "files_watching", "copying", "adoption_crash", "scripts",
         "notifier_store", "tree", "logrelay", "manager_uname",
