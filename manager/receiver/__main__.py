@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -41,6 +42,10 @@ def main(root: Path, addresses: tuple[str, ...], port: int, bulk_port: int, fore
     except (HaError, OSError) as wrong:
         print(f"receiver: {wrong}", file=sys.stderr)
         os._exit(_NOT_CONFIGURED if isinstance(wrong, ConfigError) else 1)
+    # Manifests are many small things without cycles: looking through all of them again and again takes longer than the rest.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     while True:
         process.turn()
         found = signal.sigtimedwait(signals, PERIOD)

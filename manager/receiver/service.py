@@ -268,7 +268,8 @@ class Receiver:
         if size and size + SPARE > free:
             self.make_room()
             raise Refusal(f"{size} bytes are needed and {free} are free", "full", free=free, needs=size)
-        self.preparation = Preparation(release, wanted, {sha: wanted.contents[sha] for sha in missing})
+        sizes = wanted.contents
+        self.preparation = Preparation(release, wanted, {sha: sizes[sha] for sha in missing})
         named = list(missing) if len(missing) <= MOST_NAMED else None
         return {"lacks": named, "count": len(missing), "bytes": size, "free": free}
 
