@@ -95,7 +95,7 @@ class _Reader:
             preempt_delay=_seconds(section, "preempt_delay", 0.0, most=_LONGEST_DELAY),
             password=_password(section, version),
             virtual_mac=section.text("mac", "physical") == "virtual",
-            pseudo_header=section.text("checksum", "pseudo_header") == "pseudo_header",
+            checksum=section.text("checksum", "pseudo_header"),
             port_weight=section.whole("port_weight", 0),
             realtime=section.flag("realtime", True),
         )
@@ -136,7 +136,11 @@ class _Reader:
                 remedy = 'write version="3" into <vrrp>'
                 raise section.error("VRRP version 2 knows no IPv6", "ip", remedy=remedy)
         for family, most in _MOST_VIPS.items():
-            if len(config.of_family(family)) > most:
+            advertised = [vip for vip in config.of_family(family) if vip.advertised]
+            if config.of_family(family) and not advertised:
+                said = f"no virtual address of IPv{family} is advertised"
+                raise self._init.error(said, remedy='leave advertised="0" out of one <virtual_ip>')
+            if len(advertised) > most:
                 said = f"more than {most} virtual addresses of IPv{family}: they don't fit into one advertisement"
                 raise self._init.error(said, remedy="use a group of its own, with another vrid, for the rest")
         for section, peer in zip(self._every["peer"], config.peers, strict=True):
@@ -203,7 +207,8 @@ def _virtual_ip(section: Section, vrrp: Vrrp) -> VirtualIp:
     if wanted.version == 4 and network.prefixlen < 31 and address in (network.network_address, network.broadcast_address):
         said = f"{address} is the network or broadcast address of {network}"
         raise section.error(said, "ip", remedy="give a host's address")
-    return VirtualIp(str(address), network.prefixlen, section.text("interface", vrrp.interface), section.text("comment", ""))
+    interface, comment = section.text("interface", vrrp.interface), section.text("comment", "")
+    return VirtualIp(str(address), network.prefixlen, interface, comment, section.flag("advertised", True))
 
 
 def _redirect(section: Section) -> Redirect:

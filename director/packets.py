@@ -9,12 +9,13 @@ facts/vrrp-and-data-plane.md.
 
 The checksum of version 2 covers the message; that of version 3 the pseudo-header too. On IPv4, old implementations leave it
 out, or name the multicast group in it whomever they write to (keepalived's ``old_unicast_checksum``): such messages are
-understood as well, and those without it sent on demand.
+understood as well, and sent on demand, or to a peer that sends them.
 """
 
 from __future__ import annotations
 
 import struct
+from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -53,8 +54,18 @@ class Dropped(Exception):
         self.reason = reason
 
 
-def encode(advert: Advertisement, destination: str, *, pseudo_header: bool = True) -> bytes:
-    """The message as it goes to ``destination``. ``pseudo_header=False``: version 3 on IPv4 as old peers want it."""
+class Covers(StrEnum):
+    """What the checksum of version 3 on IPv4 covers besides the message."""
+
+    #: sender and receiver, as RFC 5798 has it
+    ADDRESSES = "pseudo_header"
+    #: the sender and the multicast group, whoever the receiver is
+    GROUP = "group"
+    NOTHING = "plain"
+
+
+def encode(advert: Advertisement, destination: str, covers: Covers = Covers.ADDRESSES) -> bytes:
+    """The message as it goes to ``destination``. ``covers``: what old peers want instead."""
     body = b"".join(_packed(address) for address in advert.addresses)
     count = len(advert.addresses)
     if advert.version == 2:
@@ -65,10 +76,12 @@ def encode(advert: Advertisement, destination: str, *, pseudo_header: bool = Tru
         timing = round(advert.interval * 100) & _CENTISECONDS
     first = advert.version << 4 | _ADVERTISEMENT
     message = _HEADER.pack(first, advert.vrid, advert.priority, count, timing, 0) + body
-    covered = message
-    if advert.version == 3 and (":" in advert.source or pseudo_header):
-        covered = _pseudo(advert.source, destination, len(message)) + message
-    return message[:6] + struct.pack("!H", checksum(covered)) + message[8:]
+    six = ":" in advert.source
+    summed = message
+    if advert.version == 3 and (six or covers is not Covers.NOTHING):
+        receiver = GROUP[4] if covers is Covers.GROUP and not six else destination
+        summed = _pseudo(advert.source, receiver, len(message)) + message
+    return message[:6] + struct.pack("!H", checksum(summed)) + message[8:]
 
 
 def decode(message: bytes, source: str, destination: str, hops: int | None) -> Advertisement:
@@ -87,7 +100,7 @@ def decode(message: bytes, source: str, destination: str, hops: int | None) -> A
     end = _HEADER.size + count * size
     if len(message) != end + (_AUTHENTICATION_LENGTH if version == 2 else 0):
         raise Dropped("length")
-    if not _intact(message, version, source, destination):
+    if not (checksum(message) == 0 if version == 2 else covered(message, source, destination)):
         raise Dropped("checksum")
     if vrid == 0:
         raise Dropped("vrid")
@@ -130,12 +143,16 @@ def _password(kind: int, authentication: bytes) -> str | None:
     return authentication.rstrip(b"\0").decode("ascii", errors="replace")
 
 
-def _intact(message: bytes, version: int, source: str, destination: str) -> bool:
-    if version == 3:
-        receivers = (destination,) if ":" in source else (destination, GROUP[4])
-        if any(checksum(_pseudo(source, receiver, len(message)) + message) == 0 for receiver in receivers):
-            return True
-    return ":" not in source and checksum(message) == 0
+def covered(message: bytes, source: str, destination: str) -> Covers | None:
+    """What the checksum of a message of version 3 covers; None: it is wrong."""
+    six = ":" in source
+    if checksum(_pseudo(source, destination, len(message)) + message) == 0:
+        return Covers.ADDRESSES
+    if not six and checksum(message) == 0:
+        return Covers.NOTHING
+    if not six and checksum(_pseudo(source, GROUP[4], len(message)) + message) == 0:
+        return Covers.GROUP
+    return None
 
 
 def _pseudo(source: str, destination: str, length: int) -> bytes:

@@ -37,6 +37,7 @@ from director.model import (
     Tick,
     Weighed,
 )
+from director.packets import Covers
 from director.radio import Radio
 from director.settings import Config, VirtualIp
 from director.vips import VirtualAddresses, lease_of
@@ -78,7 +79,7 @@ class Participant:
         self._failed: tuple[str, ...] = ()
         self._own = own_address(config, family, kernel.addresses())
         self.core = Router(instance_of(config, family, self._own or "0.0.0.0"), loop.now())
-        self._radio = Radio(config.vrrp.interface, family, peers_of(config, family), pseudo_header=config.vrrp.pseudo_header)
+        self._radio = Radio(config.vrrp.interface, family, peers_of(config, family), Covers(config.vrrp.checksum))
         self._registered = -1
         self._index = 0
         vips = self._vips()
@@ -224,7 +225,6 @@ class Participant:
     def _became(self, state: State, previous: State, because: str) -> None:
         self._since = time.time()
         self._changes += 1
-        vips = self.core.instance.addresses
         if state is State.MASTER:
             log.info("%s Transition to MASTER STATE: %s", self._name, because)
             log.info("%s Entering MASTER STATE", self._name)
@@ -238,8 +238,8 @@ class Participant:
         self._owner.changed(self.family, state, previous, because)
         if State.MASTER in (state, previous):
             verb = "Adding" if state is State.MASTER else "Removing"
-            for address in vips:
-                log.info("TX %s IPV%d Address %s", verb, self.family, address)
+            for vip in self.vips.vips:
+                log.info("TX %s IPV%d Address %s", verb, self.family, vip.address)
 
     # --- links, addresses, ports
 

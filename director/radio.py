@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from director.model import Advertisement
-from director.packets import GROUP, HOPS, PROTOCOL, Dropped, decode, encode, unpack_ipv4
+from director.packets import GROUP, HOPS, PROTOCOL, Covers, Dropped, covered, decode, encode, unpack_ipv4
 from runtime.address import NetworkError
 
 _INTERNETWORK_CONTROL = 0xC0
@@ -26,17 +26,19 @@ _LONGEST = 2048
 
 
 class Radio:
-    def __init__(self, interface: str, family: int, peers: Sequence[str] = (), *, pseudo_header: bool = True) -> None:
+    def __init__(self, interface: str, family: int, peers: Sequence[str] = (), covers: Covers = Covers.ADDRESSES) -> None:
         self.interface = interface
         self.family = family
         self.peers = tuple(peers)
         self.dropped: Counter[str] = Counter()
         self.received = 0
         self.sent = 0
-        self._pseudo_header = pseudo_header
+        self._covers = covers
+        #: of peers, as they were heard: keepalived answers in kind as well
+        self._theirs: dict[str, Covers] = {}
         self._socket: socket.socket | None = None
         self._index = 0
-        self._encoded: dict[tuple[Advertisement, str], bytes] = {}
+        self._encoded: dict[tuple[Advertisement, str, Covers], bytes] = {}
 
     @property
     def opened(self) -> bool:
@@ -120,12 +122,12 @@ class Radio:
             s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
 
     def _send(self, s: socket.socket, advert: Advertisement, destination: str) -> None:
-        message = self._encoded.get((advert, destination))
+        covers = self._theirs.get(destination, self._covers)
+        message = self._encoded.get((advert, destination, covers))
         if message is None:
             if len(self._encoded) > 16:
                 self._encoded = {}
-            message = encode(advert, destination, pseudo_header=self._pseudo_header)
-            self._encoded[advert, destination] = message
+            message = self._encoded[advert, destination, covers] = encode(advert, destination, covers)
         if self.family == 4:
             info = struct.pack("@i4s4s", self._index, socket.inet_aton(advert.source), bytes(4))
             s.sendmsg([message], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, (destination, 0))
@@ -145,7 +147,10 @@ class Radio:
             return decode(message, source, destination, hops)
         if source not in self.peers:
             raise Dropped("peer")
-        return decode(message, source, destination, None)
+        advert = decode(message, source, destination, None)
+        if advert.version == 3 and (theirs := covered(message, source, destination)):
+            self._theirs[source] = theirs
+        return advert
 
 
 def _ipv6_header(ancillary: list[tuple[int, int, bytes]]) -> tuple[str, int]:

@@ -28,8 +28,8 @@ class Vrrp:
     password: str = ""
     #: the virtual addresses answer with 00:00:5e:00:01:VRID (a macvlan) instead of the interface's own MAC
     virtual_mac: bool = False
-    #: the checksum of version 3 on IPv4 covers the pseudo-header (RFC 5798); False: for old peers
-    pseudo_header: bool = True
+    #: what the checksum of version 3 on IPv4 covers besides the message (``packets.Covers``)
+    checksum: str = "pseudo_header"
     #: the priority falls by so much while checks of port redirects fail here; 0: it doesn't
     port_weight: int = 0
     realtime: bool = True
@@ -52,6 +52,8 @@ class VirtualIp:
     prefix: int
     interface: str
     comment: str = ""
+    #: False: held with the others, but not named in adverts (keepalived's virtual_ipaddress_excluded)
+    advertised: bool = True
 
     @property
     def family(self) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from director.model import Advertisement, Heard, Instance, Start, State
-from director.packets import GROUP, REASONS, Dropped, checksum, decode, encode, unpack_ipv4
+from director.packets import GROUP, REASONS, Covers, Dropped, checksum, covered, decode, encode, unpack_ipv4
 from director.vrrp import Router
 
 ipv4 = st.ip_addresses(v=4).map(str)
@@ -37,9 +37,9 @@ def group(advert: Advertisement) -> str:
 
 
 @settings(deadline=None)
-@given(adverts, st.booleans())
-def test_a_message_comes_back(advert: Advertisement, pseudo_header: bool) -> None:
-    sent = encode(advert, group(advert), pseudo_header=pseudo_header)
+@given(adverts, st.sampled_from(Covers))
+def test_a_message_comes_back(advert: Advertisement, covers: Covers) -> None:
+    sent = encode(advert, group(advert), covers)
     assert decode(sent, advert.source, group(advert), 255) == advert
 
 
@@ -83,7 +83,7 @@ def resummed(message: bytes) -> bytes:
 
 
 def bent(advert: Advertisement, at: int, value: int) -> bytes:
-    message = bytearray(encode(advert, GROUP[4], pseudo_header=False))
+    message = bytearray(encode(advert, GROUP[4], Covers.NOTHING))
     message[at] = value
     return resummed(bytes(message))
 
@@ -133,8 +133,12 @@ def test_what_is_no_ip_packet_of_ours_is_dropped(packet: bytes) -> None:
         unpack_ipv4(packet)
 
 
-def test_by_unicast_an_old_peer_may_name_the_group_in_its_checksum() -> None:
-    assert decode(encode(GOOD3, GROUP[4]), GOOD3.source, "10.1.1.2", None) == GOOD3
+@pytest.mark.parametrize("covers", Covers)
+def test_by_unicast_old_peers_are_understood_and_told_apart(covers: Covers) -> None:
+    sent = encode(GOOD3, "10.1.1.2", covers)
+    assert decode(sent, GOOD3.source, "10.1.1.2", None) == GOOD3
+    assert covered(sent, GOOD3.source, "10.1.1.2") is covers
+    assert covered(sent[:-1] + b"\0", GOOD3.source, "10.1.1.2") is None
 
 
 def test_padding_behind_the_packet_is_cut_off() -> None:

@@ -72,6 +72,8 @@ def test_peers_and_addresses_belong_to_their_family() -> None:
     config = Config(99, "10.1.1.1", Vrrp(), VIPS, peers=("10.1.1.2", "fd00:1::2"))
     assert (peers_of(config, 4), peers_of(config, 6)) == (("10.1.1.2",), ("fd00:1::2",))
     assert instance_of(config, 6, "fe80::1").addresses == ("fd00:1::250",)
+    more = Config(99, "10.1.1.1", Vrrp(), (*VIPS, VirtualIp("10.1.1.251", 24, "eth0", advertised=False)))
+    assert instance_of(more, 4, "10.1.1.1").addresses == ("10.1.1.250",) and len(more.of_family(4)) == 2
     assert instance_of(config, 4, "10.1.1.1").name == "51" and instance_of(config, 6, "fe80::1").name == "51/IPv6"
 
 
