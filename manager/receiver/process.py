@@ -157,7 +157,7 @@ class Process:
             outcome = self._applying.run(self._trees.front, held, device)
         wrong = dict(outcome.wrong)
         self._tell(outcome)
-        self._turn_on(outcome, wrong)
+        self.turn_on(outcome, wrong)
         if not wrong:
             self._applied = held.digest
         return wrong
@@ -175,7 +175,7 @@ class Process:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(found.pid, signal.SIGHUP)
 
-    def _turn_on(self, outcome: Outcome, wrong: dict[str, str]) -> None:
+    def turn_on(self, outcome: Outcome, wrong: dict[str, str]) -> None:
         """High availability, the first time that a configuration wants it; what an operator does later is left alone."""
         last = self._applying.last()
         unclear = {COMMANDER, HA} & {name.casefold() for name in wrong}
