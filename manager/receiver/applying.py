@@ -121,18 +121,20 @@ class Applying:
         log.info("module %s is applied", name)
 
     def _commander(self, present: Path, fresh: Path) -> None:
-        """Whether high availability runs is not changed by a commit where an operator, or a running pair, says otherwise."""
+        """Whether high availability runs here the committed file does not decide: `ha start` turns the role on, when everything
+        that it needs is in place, and `ha stop` off."""
         enabled = {role.text("name") for role in load_enabled(fresh)}
+        here = False
         with contextlib.suppress(ConfigError):
             here = role_enabled(present, ROLE)
-            if here and ROLE not in enabled:
-                raise Stays(
-                    f"{ROLE} runs here and the committed file turns it off",
-                    file=present,
-                    remedy="`ha stop` on both servers first, then commit again",
-                )
-            if not here and ROLE in enabled and self.last().ha:
-                set_role(fresh, ROLE, False)  # `ha stop` is not undone by a commit
+        if here and ROLE not in enabled:
+            raise Stays(
+                f"{ROLE} runs here and the committed file turns it off",
+                file=present,
+                remedy="`ha stop` on both servers first, then commit again",
+            )
+        if not here and ROLE in enabled:
+            set_role(fresh, ROLE, False)
 
     def _wants_ha(self, conf_ready: Path, wanted: Mapping[str, Files]) -> bool:
         names = {module.casefold(): files[MODULE][0] for module, files in wanted.items()}

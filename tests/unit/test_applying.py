@@ -10,7 +10,7 @@ import pytest
 from manager.manifest import Manifest
 from manager.modulefile import role_enabled, set_role
 from manager.paths import Paths
-from manager.receiver.applying import Applied, Applying
+from manager.receiver.applying import Applying
 from manager.receiver.process import Process, Settings
 from manager.tree import Known, scan
 from runtime.keys import Keys
@@ -74,6 +74,8 @@ def test_a_current_that_is_a_link_is_replaced_not_followed(device: Device, tmp_p
 def test_a_commit_does_not_turn_off_what_runs_here(device: Device) -> None:
     device.commit(ROLES.format(1, 0), PAIR.format(1))
     assert device.applying.run(device.paths.conf_ready, device.held(), "7").ha is True
+    assert device.commander.read_text() == ROLES.format(0, 0)
+    set_role(device.commander, "HA", True)  # ha start
     device.put("global/Commander/module.xml", ROLES.format(0, 1))
     outcome = device.applying.run(device.paths.conf_ready, device.held(), "7")
     assert "`ha stop` on both servers" in outcome.wrong["Commander"] and device.commander.read_text() == ROLES.format(1, 0)
@@ -85,8 +87,6 @@ def test_a_commit_does_not_turn_off_what_runs_here(device: Device) -> None:
 def test_what_an_operator_turned_off_stays_off(device: Device) -> None:
     device.commit(ROLES.format(1, 0), PAIR.format(1))
     device.applying.run(device.paths.conf_ready, device.held(), "7")
-    device.applying.remember(Applied(device.applying.last().modules, True, ""))
-    set_role(device.commander, "HA", False)  # ha stop
     device.put("global/Commander/module.xml", ROLES.format(1, 1))
     assert device.applying.run(device.paths.conf_ready, device.held(), "7").changed == {"commander"}
     assert device.commander.read_text() == ROLES.format(0, 1)
