@@ -2,8 +2,8 @@
 
     sudo .venv/bin/python -m bench.notifier --json FILE [--devices 50] [--repeats 5] [--status-devices 200]
 
-Promise: everything is real but the machines: one notifier, a receiver a process for each device, SSH over loopback, trees on
-this machine's disk. A commit counts as done when every device has switched and said so. The first one is compared with as many
+Promise: everything is real but the machines: one notifier, a receiver a process for each device, SSH over loopback. All trees
+lie on one disk, where real devices have one each: ``--place /dev/shm`` leaves it out. A commit counts as done when every device has switched and said so. The first one is compared with as many
 bare ``rsync -a`` over OpenSSH at once, of the same tree into empty folders, without flushing anything. Source: issue "Manager
 and notifier" ("Held to").
 """
@@ -169,8 +169,8 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def ground(devices: int, say: Callable[[str], None]) -> Iterator[Ground]:
-    folder = Path(tempfile.mkdtemp(prefix="bench-notifier.", dir="/var/tmp"))
+def ground(devices: int, say: Callable[[str], None], place: str = "/var/tmp") -> Iterator[Ground]:
+    folder = Path(tempfile.mkdtemp(prefix="bench-notifier.", dir=place))
     made = Ground(folder, devices, say)
     try:
         made.paths.base.mkdir(parents=True)
@@ -232,10 +232,10 @@ def _ticks(pid: int) -> int:
     return int(words[11]) + int(words[12])
 
 
-def measure(devices: int, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(devices: int, repeats: int, say: Callable[[str], None], place: str = "/var/tmp") -> dict[str, Any]:
     """Commits: the first, and those of ten changed files."""
     found: dict[str, Any] = {"incremental_commit_s": [], "first_commit_s": [], "rsync_parallel_s": []}
-    with ground(devices, say) as made:
+    with ground(devices, say, place) as made:
         made.make_tree(5000, 50 * 1024 * 1024)
         made.set_up()
         found["connect_s"] = [round(made.start_notifier(), 3)]
@@ -276,13 +276,16 @@ def measure_status(devices: int, repeats: int, say: Callable[[str], None]) -> di
 @click.option("--devices", default=50, show_default=True)
 @click.option("--status-devices", default=200, show_default=True, help="0: leave that out.")
 @click.option("--repeats", default=5, show_default=True)
+@click.option(
+    "--place", default="/var/tmp", show_default=True, help="Where the trees of all devices lie: one disk for all, or /dev/shm."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to FILE.", metavar="FILE")
-def main(devices: int, status_devices: int, repeats: int, json_file: Path | None) -> None:
+def main(devices: int, status_devices: int, repeats: int, place: str, json_file: Path | None) -> None:
     """Measure commits to many devices on this machine."""
     need_root()
     found: dict[str, Any] = {}
     if devices:
-        found |= measure(devices, repeats, click.echo)
+        found |= measure(devices, repeats, click.echo, place)
     if status_devices:
         found |= measure_status(status_devices, repeats, click.echo)
     if json_file is not None:

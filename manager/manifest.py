@@ -55,7 +55,7 @@ class Manifest:
         """The same for equal trees, one line an entry, sorted by name."""
         return "".join([_line(name, entry) for name, entry in sorted(self.entries.items())]).encode("ascii")
 
-    @property
+    @cached_property
     def contents(self) -> dict[str, int]:
         """Of its files: SHA-256 → size."""
         return {entry.content: entry.size for entry in self.entries.values() if entry.kind is Kind.FILE}
