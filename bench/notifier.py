@@ -3,9 +3,9 @@
     sudo .venv/bin/python -m bench.notifier --json FILE [--devices 50] [--repeats 5] [--status-devices 200]
 
 Promise: everything is real but the machines: one notifier, a receiver a process for each device, SSH over loopback. All trees
-lie on one disk, where real devices have one each: ``--place /dev/shm`` leaves it out. A commit counts as done when every device has switched and said so. The first one is compared with as many
-bare ``rsync -a`` over OpenSSH at once, of the same tree into empty folders, without flushing anything. Source: issue "Manager
-and notifier" ("Held to").
+lie on one disk, where real devices have one each: ``--place /dev/shm`` leaves it out. A commit counts as done when every device
+has switched and said so. The first one is compared with as many bare ``rsync -a`` over OpenSSH at once, of the same tree into
+empty folders, without flushing anything. Source: issue "Manager and notifier" ("Held to").
 """
 
 from __future__ import annotations
