@@ -10,6 +10,7 @@ facts/vrrp-and-data-plane.md.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from director import plane
 from director.generation import Generation
 from director.plane import TABLES, Content, Elements, Layout
 from runtime.nft import Nftables, NftError
+
+log = logging.getLogger(__name__)
 
 #: what the kernel's options are called that the rules need, to be said when it refuses them
 NEEDS = (
@@ -70,6 +73,9 @@ class DataPlane:
         self._expected: dict[str, str] = {}
         self._seen: int | None = None  # generation at which all was as it should be
         self.repaired = 0
+        #: owns the table that others can't flush: it goes with this context
+        self._guard: Nftables | None = None
+        self.guarded = False
 
     @property
     def loaded(self) -> bool:
@@ -83,6 +89,7 @@ class DataPlane:
         except NftError as refused:
             raise NftError(f"the kernel refuses the rules: {refused} (they need {NEEDS})") from refused
         self._layout, self._elements = layout, wanted
+        self._guard_with(layout)
         self._settle()
 
     def update(self, content: Content) -> None:
@@ -143,10 +150,15 @@ class DataPlane:
         self._layout, self._elements, self._expected, self._seen = None, {}, {}, None
         with contextlib.suppress(NftError):
             self._kernel().run(plane.removal())
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
 
     def close(self) -> None:
-        if self._nft is not None:
-            self._nft.close()
+        for context in (self._nft, self._guard):
+            if context is not None:
+                context.close()
+        self._guard = None
         if self._generation is not None:
             self._generation.close()
         self._nft = self._generation = None
@@ -160,6 +172,17 @@ class DataPlane:
         if self._nft is None:
             self._nft = self._make()
         return self._nft
+
+    def _guard_with(self, layout: Layout) -> None:
+        """Against the moment between another program's flush and the repair; a kernel before 5.12 goes without."""
+        if self._guard is None:
+            self._guard = self._make()
+        try:
+            self._guard.run(plane.guard(layout))
+            self.guarded = True
+        except NftError as refused:
+            self.guarded = False
+            log.info("the rules aren't guarded against a flush: %s", refused)
 
     def _now(self) -> int:
         assert self._generation is not None

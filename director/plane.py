@@ -24,6 +24,7 @@ from director.settings import Config, Redirect
 
 NETDEV, IP, IP6 = "netdev director", "ip director", "ip6 director"
 TABLES = (NETDEV, IP, IP6)
+GUARD = "inet director_guard"
 #: what an ICMP error quotes of the answer that it is about: the destination, which is the client (bits from its own header)
 _QUOTED = {4: "@th,192,32", 6: "@th,256,128"}
 
@@ -130,6 +131,28 @@ def rules(layout: Layout, content: Content) -> str:
         lines += [f"table {table} {{", *_node(layout, family), "}"]
     lines += list(_elements(elements(layout, content), "add"))
     return "\n".join(lines) + "\n"
+
+
+def guard(layout: Layout) -> str:
+    """A table that belongs to this process alone, so that ``nft flush ruleset`` leaves it: while the others are gone, nothing
+    of the redirected ports reaches or leaves this node untranslated (either end would answer with a reset), and conntrack
+    goes on.
+    """
+    came = [f"  {_to(seg, service, family)} ct state != untracked drop" for seg, service, family in _every(layout)]
+    left = []
+    for segment, service, family in _every(layout):
+        own = layout.own[segment.interface].addresses.get(family) if segment.interface in layout.own else ""
+        if own:
+            source = f"{'ip' if family == 4 else 'ip6'} saddr {own}"
+            left.append(f"  {source} {service.redirect.transport} sport {service.redirect.to} ct status dnat drop")
+    lines = [f"add table {GUARD} {{ flags owner; }}", f"delete table {GUARD}", f"table {GUARD} {{", " flags owner;"]
+    lines += [" chain came {", "  type filter hook input priority 300; policy accept;", *came, " }"]
+    lines += [" chain left {", "  type filter hook postrouting priority 300; policy accept;", *dict.fromkeys(left), " }", "}"]
+    return "\n".join(lines) + "\n"
+
+
+def _every(layout: Layout) -> list[tuple[Segment, Service, int]]:
+    return [(segment, service, family) for segment in layout.segments for family in segment.vips for service in layout.services]
 
 
 def removal() -> str:

@@ -36,11 +36,12 @@ REDIRECTS = (
 
 
 class Group:
-    def __init__(self, nodes: int, redirects: Sequence[Redirect] = REDIRECTS, by: str = "address") -> None:
+    def __init__(self, nodes: int, redirects: Sequence[Redirect] = REDIRECTS, proxies: bool = True) -> None:
+        """``proxies`` False: wires only."""
         self.switch = Namespace()
         self.nodes = [Node(self, number) for number in range(1, nodes + 1)]
         self.client = Namespace()
-        self.redirects, self.by = tuple(redirects), by
+        self.redirects, self._proxies = tuple(redirects), proxies
         self.buckets = {plane.key_of(each): Buckets(Table.empty(COUNT)) for each in redirects}
         self.current: dict[str, Table] = {}
         self.director: Node | None = None
@@ -60,7 +61,7 @@ class Group:
         more += [f"address add {each}/64 dev eth0 nodad" for each in CLIENTS6]
         without_detection(self.client)
         self.client.ip("address add 10.9.0.100/16 dev eth0", "link set eth0 up", *more)
-        for node in self.nodes:
+        for node in self.nodes if self._proxies else ():
             self._servers.append(node.serve(["9090", "2121", "50000", "9091"]))
         for server in self._servers:
             assert server.stdout is not None and server.stdout.readline() == "ready\n"
@@ -78,7 +79,7 @@ class Group:
 
     def config(self, node: Node) -> Config:
         vips = (VirtualIp(VIP, 16, "eth0"), VirtualIp(VIP6, 64, "eth0"))
-        return Config(99, node.ip, Vrrp(version=3), vips, redirects=self.redirects, balance=Balance(by=self.by, lbid=LBID))
+        return Config(99, node.ip, Vrrp(version=3), vips, redirects=self.redirects, balance=Balance(lbid=LBID))
 
     # --- what the daemons would do
 

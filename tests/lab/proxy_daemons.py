@@ -1,0 +1,214 @@
+"""Members of a proxy group with real daemons, each in namespaces of its own (network, host name, mounts), and forty clients.
+
+``with Daemons() as group:`` jupiter (priority 99), nibiru (89), mars, scan1 and scan2 on one bridge, each with a proxy on 9090
+and 2121; configuration, key, pid file and control socket are where they belong, for each node alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from director.config import MODULE_XML
+from tests.lab.proxy_group import CLIENTS, VIP, VIP6, Clients, Download, Group
+
+PRIORITIES = {"jupiter": 99, "nibiru": 89, "mars": 0, "scan1": 0, "scan2": 0}
+MEMBERS = list(PRIORITIES)
+ADDRESSES = {name: f"10.9.0.{number}" for number, name in enumerate(MEMBERS, start=1)}
+SOURCES = CLIENTS
+LIMIT = 20.0
+#: private for each node: what is mounted over this machine's
+_OWN = {"run": "/run/director", "etc": "/etc/director", "var": "/var/lib/director", "conf": str(MODULE_XML.parent)}
+_ELEMENTS = """<port_redirect protocol="http" ports="80,443" to="9090" comment="web">
+ <check kind="http" interval="0.5"/>
+</port_redirect>
+<port_redirect protocol="ftp" ports="21" to="2121"><check interval="0.5"/></port_redirect>"""
+
+
+class Machine:
+    """One node: its daemon, its commands, its log."""
+
+    def __init__(self, group: Daemons, name: str, number: int) -> None:
+        self.name, self.group = name, group
+        self.wire = group.wires.nodes[number - 1]
+        self.folder = group.folder / name
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self._holder: subprocess.Popen[str] | None = None
+        self._proxies: dict[int, subprocess.Popen[str]] = {}
+
+    def boot(self) -> None:
+        for own in _OWN:
+            (self.folder / own).mkdir(parents=True)
+        mounts = "".join(f"mkdir -p {place} && mount --bind {self.folder / own} {place} && " for own, place in _OWN.items())
+        script = f"hostname {self.name} && {mounts} echo ready && exec sleep infinity"
+        with self.wire.ns:
+            argv = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-ec", script]
+            self._holder = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert self._holder.stdout is not None and self._holder.stdout.readline() == "ready\n"
+        self.configure(PRIORITIES[self.name])
+        self.key("a key of all members")
+        for port in (9090, 2121):
+            self.serve(port)
+        self.start()
+
+    def configure(self, priority: int) -> None:
+        text = f"""<module><init><director priority="{priority}" management_ip="{self.wire.ip}"/>
+<vrrp version="3" advert="0.1"/><virtual_ip ip="{VIP}/16"/><virtual_ip ip="{VIP6}/64"/>
+{_ELEMENTS}
+<load_balancing/></init></module>"""
+        (self.folder / "conf" / "module.xml").write_text(text)
+
+    def key(self, text: str) -> None:
+        file = self.folder / "etc" / "lb.key"
+        file.touch(mode=0o600)
+        file.write_text(text)
+
+    def argv(self, module: str, *words: str) -> list[str]:
+        assert self._holder is not None
+        enter = ["nsenter", "--target", str(self._holder.pid), "--net", "--uts", "--mount", f"--wd={os.getcwd()}"]
+        return [*enter, sys.executable, "-m", module, *words]
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.daemon = subprocess.Popen(self.argv("director.daemon", "--foreground"), stdout=log, stderr=log)
+
+    def end(self, hard: bool = False) -> None:
+        """Stop the daemon, or kill it."""
+        if self.daemon is None:
+            return
+        (self.daemon.kill if hard else self.daemon.terminate)()
+        self.daemon.wait(20)
+        self.daemon = None
+
+    def run(self, module: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.argv(f"director.{module}", *words), text=True, capture_output=True, timeout=60)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def serve(self, port: int) -> None:
+        argv = [sys.executable, "-m", "tests.lab.scanning_node", self.name, str(port)]
+        with self.wire.ns:
+            server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None and server.stdout.readline() == "ready\n"
+        self._proxies[port] = server
+
+    def end_proxy(self, port: int) -> None:
+        server = self._proxies.pop(port)
+        server.terminate()
+        server.wait()
+
+    def power_off(self) -> None:
+        """Its cable goes first."""
+        self.group.wires.switch.ip(f"link set p{MEMBERS.index(self.name) + 1} down")
+        self.end(hard=True)
+
+    def close(self) -> None:
+        self.end()
+        for server in self._proxies.values():
+            server.kill()
+            server.wait()
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.wait()
+
+
+class Daemons:
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="proxy-group-"))
+        self.wires = Group(len(MEMBERS), proxies=False)
+        self.machines: dict[str, Machine] = {}
+
+    def __enter__(self) -> Daemons:
+        self.wires.__enter__()
+        self.clients = Clients(self.wires.client)
+        for number, name in enumerate(MEMBERS, start=1):
+            self.machines[name] = Machine(self, name, number)
+            self.machines[name].boot()
+        self.await_director("jupiter")
+        self.await_even()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clients.close()
+        for machine in self.machines.values():
+            machine.close()
+        self.wires.__exit__()
+        shutil.rmtree(self.folder)
+
+    def node(self, name: str) -> Machine:
+        return self.machines[name]
+
+    # --- what they say
+
+    def status(self, on: str) -> dict[str, Any]:
+        done = self.node(on).run("cli", "status", "--json")
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def cluster(self, on: str) -> dict[str, Any]:
+        try:
+            cluster: dict[str, Any] = self.status(on)["cluster"]
+        except AssertionError:
+            return {"director": None, "services": [], "members": []}  # it is still starting
+        return cluster
+
+    def alarms(self, on: str) -> list[str]:
+        return [alarm["text"] for alarm in self.status(on)["alarms"]]
+
+    def buckets(self, on: str, key: str = "tcp 80,443") -> dict[str, int]:
+        return next((dict(each["buckets"]) for each in self.cluster(on)["services"] if each["key"] == key), {})
+
+    def member(self, on: str, name: str) -> dict[str, Any]:
+        member: dict[str, Any] = next(one for one in self.cluster(on)["members"] if one["name"] == name)
+        return member
+
+    def await_director(self, name: str) -> None:
+        """All that run say so, and the client sees it."""
+        up = [each.name for each in self.machines.values() if each.daemon is not None]
+        wanted = {"name": name, "ip": ADDRESSES[name]}
+        self.until(lambda: all(self.cluster(each)["director"] == wanted for each in up), f"{name} directs")
+
+    def await_even(self, on: str = "jupiter") -> None:
+        even = [204, 205, 205, 205, 205]
+        self.until(lambda: sorted(self.buckets(on).values()) == even, "all five share evenly")
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + LIMIT
+        while not holds():
+            logs = "".join(f"\n{each.name}: {each.log()[-1500:]}" for each in self.machines.values())
+            assert time.monotonic() < end, f"not within {LIMIT:g} s: {what}{logs}"
+            time.sleep(0.05)
+
+    # --- clients
+
+    def served_by(self, source: str, port: int = 80) -> str:
+        return self.clients.ask(source, VIP, port)[0]
+
+    def downloads(self) -> list[Download]:
+        started = [self.clients.start(source) for source in SOURCES]
+        self.until(lambda: all(len(each.chunks) > 5 or each.broken for each in started), "downloads begin")
+        assert broken(started) == []
+        return started
+
+    def go_on(self, downloads: list[Download], lines: int = 25) -> None:
+        """Each receives so many more lines, and none is broken."""
+        had = [len(each.chunks) for each in downloads]
+        self.until(
+            lambda: all(len(d.chunks) >= n + lines or d.broken for d, n in zip(downloads, had, strict=True)),
+            "downloads go on",
+        )
+        assert broken(downloads) == []
+
+
+def broken(downloads: list[Download]) -> list[str]:
+    return [f"{each.source} on {each.node}: {each.broken}" for each in downloads if each.broken]
