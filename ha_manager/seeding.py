@@ -13,14 +13,17 @@ import ctypes
 import errno
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 from ha_manager import basebackup, cluster, differences, space, startfence, tablespaces, transfer
 from ha_manager.cluster import PostgresConfig
 from ha_manager.copying import Copy
-from ha_manager.transfer import Cancelled
+from ha_manager.observation import Progress
+from ha_manager.transfer import Cancelled, OnProgress
 from runtime import commands, durable
+from runtime.clock import boottime
 from runtime.errors import ReplicationError
 
 MARKER = "ha_manager.copy"
@@ -76,16 +79,39 @@ def copy(wanted: Copy) -> None:
     _begin(config, places, sides)
     differing = config.copy == "differences" and (config.data_dir / "PG_VERSION").exists()
     try:
-        (differences.run if differing else basebackup.run)(wanted, new / "data")
+        timed = Timed(wanted.progress)
+        (differences.run if differing else basebackup.run)(replace(wanted, progress=timed), new / "data")
+        timed.copied = boottime()
         keep_own_files(config, new / "data")
         startfence.up(new / "data", config.user, fsync=False)
         transfer.sync([new, *sides], wanted.progress, wanted.limit)
+        wanted.note(timed.words(boottime()))
         _flatten(new, sides)
     except Cancelled:
         raise
     except Exception:
         _remove(places)
         raise
+
+
+class Timed:
+    """A copy's progress, and what of its time was what."""
+
+    def __init__(self, progress: OnProgress) -> None:
+        self._progress = progress
+        self._began = boottime()
+        self._moved = inf
+        self.copied = inf
+
+    def __call__(self, done: Progress) -> bool:
+        if done.done:
+            self._moved = min(self._moved, boottime())
+        return self._progress(done)
+
+    def words(self, synced: float) -> str:
+        moved = min(self._moved, self.copied)
+        before, copying, after = moved - self._began, self.copied - moved, synced - self.copied
+        return f"the active's checkpoint took {before:.1f} s, the copy {copying:.1f} s, its way to the disk {after:.1f} s"
 
 
 def _begin(config: PostgresConfig, places: Places, sides: list[Path]) -> None:

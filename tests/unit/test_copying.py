@@ -51,6 +51,16 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
     assert rates[1] == 10 and rates[-1] == 0
 
 
+def test_what_of_a_copys_time_was_what() -> None:
+    seen: list[int] = []
+    timed = seeding.Timed(lambda done: not seen.append(done.done))
+    assert timed(Progress(0, 9, 0.0)) and timed(Progress(5, 9, 0.0)) and timed(Progress(9, 9, 0.0)) and seen == [0, 5, 9]
+    began, moved = timed._began, timed._moved
+    timed.copied = moved + 3.0
+    said = timed.words(moved + 3.5)
+    assert said == f"the active's checkpoint took {moved - began:.1f} s, the copy 3.0 s, its way to the disk 0.5 s"
+
+
 def test_a_log_is_not_flooded() -> None:
     pace = Pace()
     due = [at for at in range(2000) if pace.due(Progress(at, 20000, float(at)))]
