@@ -53,6 +53,9 @@ class Active(Protocol):
     def identity(self, follow: Epoch) -> Identity | None:
         """The active's own word over the session, in this very epoch; None while it can't be asked."""
 
+    def versions_apart(self) -> str:
+        """Why this server is not to begin as the passive of that one: their versions differ; "" if it may."""
+
 
 class Events(Protocol):
     """Whom the worker tells; called from its thread."""

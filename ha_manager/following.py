@@ -142,6 +142,8 @@ class Following(Primary):
                 )
             return
         verdict = self._db.judge(active)
+        if verdict.way in (Way.COPY, Way.FOREIGN) and (why := self._active.versions_apart()):
+            raise ReplicationError(f"the database of {want.follow.node} is not copied from scratch: {why}")
         if verdict.way is not Way.START:
             # Asked anew: the session may have opened only now, and brought the port and whether TLS is on there.
             self._replace(want, verdict, self._active.upstream(want.follow), active)

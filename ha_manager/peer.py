@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ha_manager import __version__
 from ha_manager.config import Config
 from ha_manager.observation import Identity, Upstream
 from ha_manager.orders import Epoch, Phase, epoch_from
@@ -21,6 +22,8 @@ from ha_manager.outlook import PeerSigns
 from runtime.errors import HaError, PeerError, Refused
 from runtime.keys import Keys
 from runtime.session import Caller, Handler, connect, serve
+from runtime.suspension import suspended
+from runtime.version import together
 
 if TYPE_CHECKING:
     from runtime.session_client import Session
@@ -169,6 +172,14 @@ class Peer:
             log.info("the active can't tell its database yet: %s", wrong)
             return None
 
+    def versions_apart(self) -> str:
+        """Why this server is not to begin as the passive of that one (Trustwave §1.1); "" if it may, or nothing is known."""
+        theirs = str(self.state.get("version", ""))
+        if not theirs or theirs == __version__:
+            return ""
+        paths = self._config().host.paths
+        return together(__version__, self._node, theirs, suspended=suspended(paths.heartbeat_run / "control"))
+
     def inventory(self) -> dict[str, Any] | None:
         """What the peer has installed; None while it can't be asked."""
         session = self._session
@@ -219,6 +230,7 @@ class Peer:
             return False
         self._node, self.why = str(hello.get("node", "")), ""
         self.state["tls"] = hello.get("tls")
+        self.state["version"] = str(hello.get("version", ""))
         log.info("session with ha_manager on %s (%s) is open", self._node, config.peer_ip)
         self._home.reachable("")
         return True

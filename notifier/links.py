@@ -22,6 +22,7 @@ from notifier.model import Connected, Event, Failed, Kind, Lost, Prepared, Progr
 from runtime import clock
 from runtime.errors import HaError
 from runtime.loop import Loop, Timer
+from runtime.version import package, together
 
 log = logging.getLogger(__name__)
 
@@ -213,11 +214,14 @@ class Links:
     def _ask_state(self, name: str, link: Link) -> None:
         assert link.line is not None
         link.asked = True
-        self._ask.submit(self._state, name, link.generation, link.line, self._is_passive(link.listed))
+        self._ask.submit(self._state, name, link.generation, link.line, self._is_passive(link))
 
-    def _is_passive(self, listed: Listed) -> bool:
-        """The pair's other policy server (Trustwave §2.3, 1.)."""
-        return listed.device.kind is Kind.POLICY and listed.device.name != self._own
+    def _is_passive(self, link: Link) -> bool:
+        """The pair's other policy server (Trustwave §2.3, 1.), unless its version is too far from ours to be one."""
+        device = link.listed.device
+        if device.kind is not Kind.POLICY or device.name == self._own:
+            return False
+        return not link.package or not together(package(), device.name, link.package, suspended=True)
 
     def _state(self, name: str, generation: int, line: Talker, is_passive: bool) -> None:
         """In a thread."""

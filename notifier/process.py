@@ -44,6 +44,7 @@ from runtime import clock
 from runtime.control import ControlServer, Request
 from runtime.errors import ConfigError, HaError
 from runtime.loop import Loop, Timer
+from runtime.suspension import suspended
 from runtime.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -322,7 +323,7 @@ class Notifier:
         """Raises HaError if the two policy servers run versions that don't go together."""
         told = {each.device.name: self.links.links[each.device.name] for each in self.listed if each.device.kind is Kind.POLICY}
         packages = {name: link.package for name, link in told.items() if link.line is not None and link.package}
-        if why := versions.why_not(packages, self.node, partial(versions.suspended, self.paths.heartbeat)):
+        if why := versions.why_not(packages, self.node, partial(suspended, self.paths.heartbeat)):
             raise HaError(why)
 
     def _kept(

@@ -8,10 +8,7 @@ Source: Trustwave §1.1, §2.5, §2.6.1; issue "Manager and notifier" ("System u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from runtime.control import Client
-from runtime.errors import ControlError
 from runtime.version import together
 
 
@@ -22,12 +19,3 @@ def why_not(packages: Mapping[str, str], own: str, suspended: Callable[[], bool]
         if mine is not None and theirs != mine and (why := together(mine, name, theirs, suspended=suspended())):
             return why
     return ""
-
-
-def suspended(control: Path) -> bool:
-    """heartbeat says that an operator suspended takeovers and failovers."""
-    try:
-        with Client(control, 1.0, name="heartbeat") as heartbeat:
-            return "suspended" in heartbeat.request("status").get("alarms", {})
-    except ControlError:
-        return False

@@ -128,6 +128,10 @@ class Recording:
 class Peer:
     known: Identity | None = Identity("1", 1)
     has_tls: bool | None = None
+    apart: str = ""
+
+    def versions_apart(self) -> str:
+        return self.apart
 
     def upstream(self, follow: Epoch) -> Upstream:
         return replace(UP, tls=self.has_tls)
@@ -305,6 +309,14 @@ def test_diverged_data_is_copied_and_followed(bench: Bench) -> None:
     bench.db.way = Way.DIVERGED
     assert bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED) == ["judge", "copy diverged", "standby vs-28"]
     assert bench.heard.events == ["copying", "initialised", "started"]
+
+
+@pytest.mark.parametrize(("way", "refused"), [(Way.COPY, True), (Way.FOREIGN, True), (Way.DIVERGED, False), (Way.START, False)])
+def test_nothing_is_seeded_from_scratch_across_versions(bench: Bench, way: Way, refused: bool) -> None:
+    bench.db.way, bench.peer.apart = way, "the policy servers run different versions: 0.1.0 here, 0.3.0 on vs-28"
+    calls = bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    assert ("judge" in calls, any(call.startswith(("copy", "standby")) for call in calls)) == (True, not refused)
+    assert ("0.3.0 on vs-28" in bench.worker.carried.trouble) is refused
 
 
 def test_a_copy_that_fails_on_its_way_again_and_again_is_begun_ever_more_seldom(bench: Bench) -> None:

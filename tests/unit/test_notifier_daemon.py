@@ -301,6 +301,8 @@ def test_policy_servers_of_different_versions_get_no_commit(server: Server, tmp_
     with pytest.raises(Refused, match=r"0\.1\.0 here, 0\.3\.0 on vs-28; install the same version on both"):
         server.ask("commit")
     assert devices[0].introduced == ["vs-28"]
+    server.ask("status", now=True)
+    assert not devices[1].passive, "they are no pair"
 
 
 def test_bad_lists_of_devices_are_refused_with_the_line(running: Server) -> None:
