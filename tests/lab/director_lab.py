@@ -45,10 +45,15 @@ def six(name: str) -> str:
 def proxies() -> Iterator[Lab]:
     with Lab(f"director-{os.getpid()}", TOPOLOGY, packages=PACKAGES) as lab:
         for node in lab.nodes:
-            if node.name != "client":
-                node.run(["/etc/init.d/manager", "stop"])
-            node.sh(f"ip -6 addr add {six(node.name)}/64 dev eth0 nodad")
+            _prepare(node)
         yield lab
+
+
+def _prepare(node: Node) -> None:
+    if node.name != "client":
+        node.run(["/etc/init.d/manager", "stop"])
+        node.write("/etc/director/lb.key", "0123456789abcdef" * 4 + "\n", mode=0o600)
+    node.sh(f"ip -6 addr add {six(node.name)}/64 dev eth0 nodad")
 
 
 @pytest.fixture
@@ -58,9 +63,7 @@ def tier(proxies: Lab) -> Iterator[Tier]:
     tier = Tier(proxies)
     for node in proxies.nodes:
         if not node.is_on:
-            proxies.power_on(node.name)
-            node.run(["/etc/init.d/manager", "stop"])
-            node.sh(f"ip -6 addr add {six(node.name)}/64 dev eth0 nodad")
+            tier.power_on(node.name)
     yield tier
     tier.clear()
 
@@ -73,6 +76,10 @@ class Tier:
 
     def node(self, name: str) -> Node:
         return self.lab.node(name)
+
+    def power_on(self, name: str) -> None:
+        self.lab.power_on(name)
+        _prepare(self.node(name))
 
     # --- our directors
 
