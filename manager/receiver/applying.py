@@ -29,6 +29,8 @@ from runtime.modulexml import parse
 log = logging.getLogger(__name__)
 
 MODULE = "module.xml"
+#: files that are flushed one by one
+_FEW = 64
 COMMANDER, HA = "commander", "ha"
 #: of the pair, in Commander/module.xml
 ROLE = "HA"
@@ -110,7 +112,7 @@ class Applying:
             _lay(conf_ready, files, fresh)
             if name.casefold() == COMMANDER:
                 self._commander(folder / MODULE, fresh / MODULE)
-            sync(fresh)
+            _flush(fresh, len(files))
             if os.path.lexists(folder):
                 exchange(fresh, folder)
             else:
@@ -192,6 +194,22 @@ def _lay(conf_ready: Path, files: Files, fresh: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(conf_ready / name, target, follow_symlinks=False)
                 target.chmod(entry.mode)
+
+
+def _flush(folder: Path, count: int) -> None:
+    """On the disk; one by one where they are few: a file system that a database writes to takes long to flush as a whole."""
+    if count > _FEW:
+        sync(folder)
+        return
+    for above, _, names in os.walk(folder):
+        for name in names:
+            if not os.path.islink(f"{above}/{name}"):
+                fd = os.open(f"{above}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        sync_folder(above)
 
 
 def _clear(path: Path) -> None:
