@@ -280,7 +280,7 @@ def test_sighup_takes_a_new_process_up(running: Device) -> None:
     ("damage", "expected"),
     [
         ("<manager>", "not well-formed"),
-        ("<manager/>", "lacks an element"),
+        ('<manager><role name="HA"/></manager>', "lacks an element"),
         ('<manager><role name="HA"><process name="a" pid_file="/p"/></role></manager>', "init_script is missing"),
     ],
 )
