@@ -43,8 +43,9 @@ class Bulk:
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
 
-    def run(self, tree: Path, release: Release, port: int, told: Callable[[], None]) -> None:
-        """Mirror ``tree`` into the device's staging area. Raises HaError, OSError."""
+    def run(self, tree: Path, release: Release, port: int, empty: bool, told: Callable[[], None]) -> None:
+        """Mirror ``tree`` into the device's staging area. Sums decide what is there already, unless it is ``empty``: they cost
+        as much as the transfer. Raises HaError, OSError."""
         self._configure(port)
         env = {name: value for name, value in environment().items() if not name.startswith("RSYNC")}
         with tempfile.TemporaryFile() as said:
@@ -52,7 +53,7 @@ class Bulk:
                 if self._cancelled:
                     raise HaError("cancelled")
                 self._child = child = subprocess.Popen(
-                    self._argv(tree, release),
+                    self._argv(tree, release, empty),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=said,
@@ -80,10 +81,10 @@ class Bulk:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._child.pid, signal.SIGTERM)
 
-    def _argv(self, tree: Path, release: Release) -> list[str]:
-        version = release.version
+    def _argv(self, tree: Path, release: Release, empty: bool) -> list[str]:
+        version, compare = release.version, [] if empty else ["--checksum"]
         return [
-            "setpriv", "--pdeathsig=TERM", RSYNC, "-rlpt", "--checksum", "--delete", f"--timeout={TIMEOUT}",
+            "setpriv", "--pdeathsig=TERM", RSYNC, "-rlpt", *compare, "--delete", f"--timeout={TIMEOUT}",
             "--partial-dir=.ha-partial", "--info=progress2", "--outbuf=L", "-e", f"ssh -F {self._folder}/ssh_config",
             f"--rsync-path={WORD} {version.epoch} {version.node or '-'} {version.number} {release.digest}",
             "--", f"{tree}/", "device:.",

@@ -106,6 +106,8 @@ class Line:
     def __init__(self, session: Session, hello: Hello, library: Library, bulk: Bulk) -> None:
         self.session, self.hello = session, hello
         self._library, self._bulk = library, bulk
+        #: what was sent last did not turn out to be whole
+        self._looked_wrong = False
         self._channel: paramiko.Channel | None = None
         self._reader = frames.Reader()
 
@@ -131,9 +133,12 @@ class Line:
         try:
             answer = self._announce(release, holds, staged, told)
             lacks, size = answer.get("lacks"), int(answer.get("bytes", 0))
-            if (lacks is not None and size <= LARGE) or not self._copied(release, told):
+            empty = holds is None and staged is None and not self._looked_wrong
+            if (lacks is not None and size <= LARGE) or not self._copied(release, empty, told):
                 self._send(release, self._lacking(release, lacks), told)
+            self._looked_wrong = True
             self._until_done("prepared", release, told)
+            self._looked_wrong = False
         except PeerRefused as no:
             raise _in_words(no) from no
 
@@ -171,8 +176,9 @@ class Line:
             told()
         return answer
 
-    def _copied(self, release: Release, told: Callable[[], None]) -> bool:
-        """By rsync. False if the device doesn't take it so: an older version, or it has no sshd."""
+    def _copied(self, release: Release, empty: bool, told: Callable[[], None]) -> bool:
+        """By rsync; ``empty``: nothing lies there that could look like what is to come. False if the device doesn't take it
+        so: an older version, or it has no sshd."""
         try:
             port = int(self.session.request("bulk", timeout=ASK, release=wire.of_release(release))["port"])
         except PeerRefused as no:
@@ -180,7 +186,7 @@ class Line:
                 raise
             log.info("%s takes no rsync, so the contents go over its session: %s", self.hello.node, no)
             return False
-        self._bulk.run(self._library.store.tree(release.digest), release, port, told)
+        self._bulk.run(self._library.store.tree(release.digest), release, port, empty, told)
         return True
 
     def _lacking(self, release: Release, lacks: Any) -> list[str]:
