@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from bench import debian
+from bench import debian, director_clients
 from bench.cost import kilobytes, nanoseconds
 from bench.load import loaded
 from bench.screen import Screen
@@ -57,7 +57,7 @@ def clean_stop(pair: Directors) -> float:
 
 
 _MEASURES: dict[str, Callable[[Directors], float]] = {"power_loss": power_loss, "clean_stop": clean_stop}
-_PARTS = (*_MEASURES, "idle", "load")
+_PARTS = (*_MEASURES, "idle", "load", *director_clients.PARTS)
 _IDLE = 15.0
 _REPORT = 30.0
 
@@ -80,10 +80,12 @@ def main(repeats: int, json_file: Path | None, minutes: float, only: tuple[str, 
     parts = only or _PARTS
     with Screen() as screen:
         try:
-            layer = debian.provide(("keepalived", "stress-ng"), screen.say)
-            for pace in paces or tuple(PACES):
-                _side_by_side(screen, figures, layer, pace, repeats, parts)
-            if "load" in parts:
+            figures |= director_clients.measure(tuple(parts), repeats, screen.say)
+            beside = [part for part in parts if part not in director_clients.PARTS]
+            layer = debian.provide(("keepalived", "stress-ng"), screen.say) if beside else Path()
+            for pace in (paces or tuple(PACES)) if beside else ():
+                _side_by_side(screen, figures, layer, pace, repeats, beside)
+            if "load" in beside:
                 figures["false_takeovers"] = _under_load(screen, layer, minutes)
         except HaError as wrong:
             screen.error(str(wrong))

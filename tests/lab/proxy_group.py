@@ -192,12 +192,17 @@ class Clients:
         with self._ns:  # for this thread: sockets are made here
             self._loop.run_forever()
 
-    def close(self) -> None:
+    def cancel(self) -> None:
+        """End all downloads."""
+
         async def cancel() -> None:
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
 
         asyncio.run_coroutine_threadsafe(cancel(), self._loop).result(10)
+
+    def close(self) -> None:
+        self.cancel()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
@@ -210,6 +215,7 @@ class Clients:
     async def _download(self, download: Download, vip: str, port: int, pace: int, chunks: int) -> None:
         try:
             reader, writer = await asyncio.open_connection(vip, port, local_addr=(download.source, 0))
+            asyncio.current_task().add_done_callback(lambda _: writer.close())  # type: ignore[union-attr]
             writer.write(f"download {pace} {chunks}\n".encode())
             for number in range(chunks):
                 words = (await reader.readline()).decode().split()

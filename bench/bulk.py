@@ -1,0 +1,81 @@
+"""Bytes and connections, as many as there can be: the two ends of a measurement of throughput.
+
+    python -m bench.bulk serve PORT          gives or takes whatever a client asks for
+    python -m bench.bulk down|up|connect ADDRESS PORT SOURCE SECONDS     prints bits or connections a second
+
+Promise: no Python between the kernel's copies but one call for each mebibyte; ``connect`` is a connection, one octet each way,
+and its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+
+_BLOCK = 1 << 20
+#: a measured connection; the director's check of the port
+_SHORT = {b"c": b"c", b"G": b"HTTP/1.0 200 OK\r\n\r\n", b"": b""}
+
+
+def serve(port: int) -> None:
+    server = socket.create_server(("", port), backlog=1024)
+    print("ready", flush=True)
+    while True:
+        connection, _ = server.accept()
+        asked = connection.recv(1)
+        if asked in _SHORT:
+            connection.sendall(_SHORT[asked])
+            connection.close()
+        else:
+            threading.Thread(target=_bulk, args=(connection, asked), daemon=True).start()
+
+
+def _bulk(connection: socket.socket, asked: bytes) -> None:
+    block = bytearray(_BLOCK)
+    with connection, contextlib.suppress(OSError):
+        while asked == b"d" or connection.recv_into(block):
+            if asked == b"d":
+                connection.sendall(block)
+
+
+def _open(address: str, port: int, source: str, asked: bytes) -> socket.socket:
+    connection = socket.socket()
+    connection.bind((source, 0))
+    connection.connect((address, port))
+    connection.sendall(asked)
+    return connection
+
+
+def transfer(asked: str, address: str, port: int, source: str, seconds: float) -> float:
+    """Bits a second."""
+    block = bytearray(_BLOCK)
+    count = 0
+    with _open(address, port, source, asked[:1].encode()) as connection:
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            count += connection.recv_into(block) if asked == "down" else connection.send(block)
+        return count * 8 / (time.monotonic() - began)
+
+
+def connect(address: str, port: int, source: str, seconds: float) -> float:
+    """Connections a second."""
+    began = time.monotonic()
+    count = 0
+    while time.monotonic() - began < seconds:
+        with _open(address, port, source, b"c") as connection:
+            assert connection.recv(1) == b"c"
+        count += 1
+    return count / (time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["serve", port]:
+            serve(int(port))
+        case ["connect", address, port, source, seconds]:
+            print(connect(address, int(port), source, float(seconds)))
+        case [asked, address, port, source, seconds]:
+            print(transfer(asked, address, int(port), source, float(seconds)))
