@@ -77,20 +77,20 @@ class Group:
         self.client.close()
         self.switch.close()
 
-    def config(self, node: Node) -> Config:
+    def config(self, node: Node, by: str) -> Config:
         vips = (VirtualIp(VIP, 16, "eth0"), VirtualIp(VIP6, 64, "eth0"))
-        return Config(99, node.ip, Vrrp(version=3), vips, redirects=self.redirects, balance=Balance(lbid=LBID))
+        return Config(99, node.ip, Vrrp(version=3), vips, redirects=self.redirects, balance=Balance(lbid=LBID, by=by))
 
     # --- what the daemons would do
 
-    def load(self) -> None:
+    def load(self, by: str = "address") -> None:
         """Buckets shared out evenly, the rules on every node."""
         everybody = dict.fromkeys((node.name for node in self.nodes), 1.0)
         self.settle(everybody, limit=COUNT)
         self.current = {key: buckets.table for key, buckets in self.buckets.items()}
         for node in self.nodes:
             with node.ns:
-                layout = plane.layout(self.config(node), {"eth0": Own(node.mac, {4: node.ip, 6: node.ip6})})
+                layout = plane.layout(self.config(node, by), {"eth0": Own(node.mac, {4: node.ip, 6: node.ip6})})
                 node.plane.load(layout, self.content(node))
                 assert node.plane.settings() == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from director.buckets import Table
-from tests.lab.proxy_group import CLIENTS, CLIENTS6, COUNT, VIP, VIP6, Clients, Download, Group, clients
+from director.hashing import bucket
+from tests.lab.proxy_group import CLIENTS, CLIENTS6, COUNT, LBID, VIP, VIP6, Clients, Download, Group, clients
 
 LOOSE = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
 pytestmark = pytest.mark.lab
@@ -82,8 +84,6 @@ def test_data_connections_follow_their_control_connection(even: Group, those: Cl
 
 
 def test_udp_is_balanced_too(even: Group, those: Clients) -> None:
-    import socket
-
     with even.client:
         for source in CLIENTS[:15]:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -141,6 +141,28 @@ def test_a_bucket_that_moved_three_times_still_finds_its_connections(even: Group
         go_on(downloads, 5)
     assert broken(downloads) == []
     assert {those.ask(source)[0] for source in CLIENTS} == {names[4]}
+
+
+def test_clients_behind_one_address_are_spread_by_their_ports(even: Group, those: Clients) -> None:
+    even.load(by="address_port")
+    try:
+        table = even.buckets["tcp 80,443"].table
+        served = set()
+        for source, vip in [(CLIENTS[0], VIP)] * 25 + [(CLIENTS6[0], VIP6)] * 25:
+            with even.client:
+                s = socket.socket(socket.AF_INET6 if ":" in vip else socket.AF_INET)
+            with s:
+                s.settimeout(5)
+                s.bind((source, 0))
+                s.connect((vip, 80))
+                s.sendall(b"id\n")
+                node = s.recv(100).decode().split()[0]
+                assert node == table.owners[bucket(source, COUNT, LBID, s.getsockname()[1])]
+                served.add(node)
+        assert served == {node.name for node in even.nodes}
+        assert {those.ask(CLIENTS[0], port=21)[0] for _ in range(10)} == {even.owner(CLIENTS[0], "tcp 21")}
+    finally:
+        even.load()
 
 
 def test_what_nobody_knows_gets_a_reset_at_once(even: Group, those: Clients) -> None:
