@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 
 #: seconds between two looks at the links: the kernel may tell of a lost one a second late
 LOOK = 0.25
+_EARLY = 0.1
 #: seconds after a take-over in which the master of before, or what a killed one left in its kernel, may still answer
 _GRACE = 1.0
 
@@ -157,22 +158,30 @@ class Participant:
             self.vips.link_changed(now)
         self._arm()
 
-    def _arrived(self, mask: int = 0) -> None:
+    def _arrived(self, mask: int) -> None:
+        self._listen_up()
+        self._keep_house(self._loop.now())
+
+    def _listen_up(self) -> None:
         for advert in self._radio.receive():
             self.feed(Heard(advert))
 
     def _turn(self) -> None:
         """A deadline: of the core, of the addresses, or to look at the links."""
         self._timer = None
-        self._arrived()
+        self._listen_up()
         now = self._loop.now()
         if now >= (self.core.deadline() or inf):
             self.feed(Tick())
-        self.vips.tick(now)
-        self._watch.turn(in_contact=False, serving_too=False, now=now)
-        if now >= self._look_at:
-            self._look(now)
+        self._keep_house(now)
         self._arm()
+
+    def _keep_house(self, now: float) -> None:
+        """What is due soon is done along with what woke this process: waking up costs more than most of it."""
+        self.vips.tick(now, early=_EARLY)
+        self._watch.turn(in_contact=False, serving_too=False, now=now)
+        if now + _EARLY >= self._look_at:
+            self._look(now)
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -135,8 +135,9 @@ class VirtualAddresses:
     def due(self) -> float:
         return min(self._announce_at[0] if self._announce_at else inf, self._again_at)
 
-    def tick(self, now: float) -> None:
-        if now >= self._again_at:
+    def tick(self, now: float, early: float = 0.0) -> None:
+        """What is due now, and prolonging the leases up to ``early`` seconds before that."""
+        if now + early >= self._again_at:
             self.refresh(now)
         if self._announce_at and now >= self._announce_at[0]:
             # After a pause several are due: one will do.
