@@ -28,8 +28,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
-from ha_manager.observation import DATABASE, LOG, MESSAGES, STATE, Disk, Observation, Slot, epoch_of, slot_name, standby_name
+from ha_manager.observation import (
+    COPIES,
+    DATABASE,
+    LOG,
+    MESSAGES,
+    STATE,
+    Disk,
+    Observation,
+    Slot,
+    epoch_of,
+    slot_name,
+    standby_name,
+)
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Want
 
 MIB = 1024 * 1024
@@ -37,6 +50,8 @@ MIB = 1024 * 1024
 HUNG_RECEIVER = 4.5
 #: likewise a walsender, by wal_sender_timeout
 HUNG_SENDER = HUNG_RECEIVER
+#: likewise one that sends log to a copy: pg_basebackup speaks every ten seconds
+HUNG_COPY = 25.0
 #: it was woken, and hangs still
 DEAD_RECEIVER = 7.0
 #: max_standby_streaming_delay (5 s) ends queries that hold replay up: longer than that, it is something else. A single
@@ -175,8 +190,8 @@ class Care:
             yield "lag", f"{self._peer} lacks {missing} MiB of the log of changes: it can't take over before it has them", None
 
     def _sender(self, seen: Observation) -> Found:
-        """Of any epoch: one that is stopped can't end, and until it does no other connection gets the slot."""
-        if any(epoch_of(row.name) >= 0 and row.state == "streaming" and row.reply_age > HUNG_SENDER for row in seen.standbys):
+        """Of any epoch, or to a copy: one that is stopped can't end, and until it does no other connection gets the slot."""
+        if any(row.state == "streaming" and row.reply_age > _patience(row.name) for row in seen.standbys):
             yield (
                 "sender",
                 f"a walsender hangs, and {self._peer} can't stream while it holds its slot: it is woken",
@@ -250,6 +265,11 @@ class Care:
         yield "receiver", "the walreceiver hangs: it is woken, then ended and another one started", Remedy.WAKE
         if receiver.message_age > DEAD_RECEIVER:
             yield "receiver", "", Remedy.END_RECEIVER
+
+
+def _patience(name: str) -> float:
+    """A standby of this name, or a copy, that has said nothing for longer hangs (seconds)."""
+    return HUNG_SENDER if epoch_of(name) >= 0 else HUNG_COPY if name.startswith(COPIES) else inf
 
 
 def roughly(size: int) -> str:

@@ -29,7 +29,7 @@ from pathlib import Path
 from ha_manager import basebackup, tablespaces
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.copying import Copy
-from ha_manager.observation import Progress, lsn, slot_name
+from ha_manager.observation import COPIES, Progress, lsn, slot_name
 from ha_manager.progress import Speed
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.sql import Session, unlimited
@@ -223,7 +223,7 @@ def _runs(offsets: list[int], most: int) -> Iterator[tuple[int, int]]:
 def run(copy: Copy, target: Path) -> None:
     """Into ``target``, which is not there yet, from the active and from the database that is here. Not synced."""
     config, clock = copy.config, Clock(copy.limit)
-    info = upstream_conninfo(copy.upstream, f"ha_copy_{copy.node}", Paths(config.state_dir).passfile)
+    info = upstream_conninfo(copy.upstream, f"{COPIES}{copy.node}", Paths(config.state_dir).passfile)
     info += unlimited(config.version)
     with contextlib.closing(Session(f"{info} dbname=postgres", min(5.0, clock.left))) as session:
         copy.progress(Progress(0, 0, 0.0, doing="waiting for the active's checkpoint"))

@@ -41,6 +41,10 @@ def epoch_of(name: str) -> int:
     return int(found[1]) if found else -1
 
 
+#: how the name begins under which a copy of the database connects
+COPIES = "ha_copy_"
+
+
 def slot_name(node: str) -> str:
     """The replication slot that ``node`` uses on its active (lower case letters, digits and _ are allowed)."""
     return f"ha_{re.sub('[^a-z0-9_]', '_', node.lower())}"[:_NAME_LIMIT]

@@ -279,6 +279,33 @@ def test_what_is_installed_is_seen(clusters: Pair) -> None:
     assert mine.as_json() == two.database.inventory().as_json() | {"node": mine.node}
 
 
+def test_a_walsender_that_hangs_gives_the_slot_of_a_copy_back(clusters: Pair) -> None:
+    """It can't end by itself, and no other copy begins while it holds the slot."""
+    one = clusters.active()
+    words = f"host={one.config.socket_dir} port={one.config.port} application_name=ha_copy_{one.peer}"
+    slot, target = slot_name(one.peer), one.root / "copy"
+    target.mkdir()
+    shutil.chown(target, "postgres", "postgres")
+    argv = [BIN / "pg_basebackup", "-d", words, "-D", target, "-X", "stream", "-S", slot, "-c", "fast", "--max-rate=100k"]
+    copy = subprocess.Popen(["runuser", "-u", "postgres", "--", *argv], start_new_session=True)
+    try:
+        until(lambda: any(row.state == "streaming" for row in one.facts().standbys), 10.0)
+        sender = int(one.sql("SELECT pid::text FROM pg_stat_replication WHERE state = 'streaming'"))
+        os.kill(sender, signal.SIGSTOP)
+    finally:
+        os.killpg(copy.pid, signal.SIGKILL)
+        copy.wait()
+    held = "SELECT active::text FROM pg_replication_slots"
+    time.sleep(1.0)
+    assert one.sql(held) == "true"
+    seen = one.facts()
+    late = replace(seen, standbys=tuple(replace(row, reply_age=30.0) for row in seen.standbys))
+    want = Want(1, Phase.ACTIVE, Epoch(1, one.name), Postgres.PRIMARY)
+    assert Remedy.WAKE in Care(one.peer, 0).look(want, -1, late, 100.0).remedies
+    one.database.mend(Remedy.WAKE)
+    until(lambda: one.sql(held) == "false", 10.0)
+
+
 @contextlib.contextmanager
 def on_a_disk_of_its_own(node: Node) -> Iterator[Path]:
     """Its tables on a file system that can be frozen."""
