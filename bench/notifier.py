@@ -218,13 +218,13 @@ def rsync_parallel(folder: Path, tree: Path, times: int) -> float:
 
 
 def cost(pid: int, seconds: float) -> tuple[float, float, int]:
-    """Share of a core, PSS in MB, threads."""
+    """Share of a core, memory of its own in MB, threads."""
     before, began = _ticks(pid), time.monotonic()
     time.sleep(seconds)
     share = (_ticks(pid) - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - began)
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    pss = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return share, pss / 1024, len(os.listdir(f"/proc/{pid}/task"))
+    own = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
+    return share, own / 1024, len(os.listdir(f"/proc/{pid}/task"))
 
 
 def _ticks(pid: int) -> int:
@@ -267,7 +267,7 @@ def measure_status(devices: int, repeats: int, say: Callable[[str], None]) -> di
             times = found[f"{word}_s"]
             say(f"{word} of {devices}: median {median(times):.2f} s ({min(times):.2f} - {max(times):.2f})")
         share, megabytes, threads = cost(made.notifier.pid, 30.0)
-        found["idle"] = {"devices": devices, "core": round(share, 4), "pss_mb": round(megabytes, 1), "threads": threads}
+        found["idle"] = {"devices": devices, "core": round(share, 4), "memory_mb": round(megabytes, 1), "threads": threads}
         say(f"idle, {devices} devices: {share * 100:.2f} % of a core, {megabytes:.0f} MB, {threads} threads")
     return found
 

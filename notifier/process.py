@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 PERIOD = 0.25
 #: whoever waits for a commit while the role is away (a first commit can begin high availability) waits so long (seconds)
 PATIENCE = 90.0
+#: a commit waits so long for a notifier that has just begun (seconds)
+BEGINS = 30.0
 #: from one failed attempt to begin to serve the devices to the next (seconds)
 AGAIN = 5.0
 _HISTORY = 500
@@ -302,9 +304,25 @@ class Notifier:
 
     def _must_act(self) -> None:
         if self.releases is None:
-            raise HaError(self.refused or self.standing.because)
+            raise HaError(self.refused or f"no device is served from here: {self.standing.because}")
 
     def _asked_commit(self, request: Request) -> None:
+        """Where it has just become its turn, it begins first."""
+        begins = clock.boottime() + BEGINS
+
+        def when_begun() -> None:
+            if self.releases is None and self.standing.acts and not self.refused and clock.boottime() < begins:
+                self.loop.call_after(PERIOD, when_begun)
+                return
+            try:
+                self._commit(request)
+            except HaError as no:
+                request.refuse(str(no))
+
+        when_begun()
+
+    def _commit(self, request: Request) -> None:
+        """Raises HaError."""
         self._must_act()
         self._learn(load(self.paths.devices))
         only = request.fields.get("only")

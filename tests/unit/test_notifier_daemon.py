@@ -305,6 +305,12 @@ def test_policy_servers_of_different_versions_get_no_commit(server: Server, tmp_
     assert not devices[1].passive, "they are no pair"
 
 
+def test_a_commit_that_comes_before_the_notifier_has_begun_waits_for_it(running: Server) -> None:
+    running.stop()
+    running.start()
+    assert running.ask("commit")["failures"] == [], "neither refused, nor called a failure before a device could be reached"
+
+
 def test_bad_lists_of_devices_are_refused_with_the_line(running: Server) -> None:
     running.ask("commit")
     file = running.paths.devices
