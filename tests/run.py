@@ -33,7 +33,7 @@ WAITING = {
     "tests that wait": _units("manager_daemon", "session", "ha_cli", "ha_linuxha", "manager_hands", "store", "fleet"),
     "tests that wait for files": _units(
         "files_service", "files_transfers", "files_process", "files_watching", "copying", "adoption_crash", "scripts",
-        "notifier_store", "tree", "logrelay", "manager_uname",
+        "notifier_store", "notifier_daemon", "notifier_ctl", "tree", "logrelay", "manager_uname",
     ),
 }  # fmt: skip
 COMPUTING = [f"tests/{name}" for name in ("simulation", "property", "scenarios")]
