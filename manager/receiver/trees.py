@@ -59,10 +59,10 @@ class Trees:
         self.look()
 
     def look(self) -> None:
-        """Both trees as they are now. One that holds what no configuration can hold counts as empty, and is."""
-        for tree in (self.front, self.staging):
-            tree.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self.in_force = self._look(self.front) or _EMPTY
+        """Both trees as they are now. One that holds what no configuration can hold counts as empty, and is. There is no
+        conf_ready before the first switch: one that is empty would be taken for a configuration."""
+        self.staging.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.in_force = (self._look(self.front) if self.front.is_dir() else None) or _EMPTY
         found = self._look(self.staging)
         if found is None:
             self._empty(self.staging)
@@ -272,7 +272,12 @@ class Trees:
     def switch(self) -> None:
         """The staging tree becomes conf_ready, and conf_ready the staging tree. Raises OSError."""
         self._before("exchange")
-        exchange(self.staging, self.front)
+        if self.front.exists():
+            exchange(self.staging, self.front)
+        else:
+            os.rename(self.staging, self.front)
+            self._before("first")
+            self.staging.mkdir(mode=0o755)
         self._before("sync")
         front, staging = self._known[self.front], self._known[self.staging]
         front.file, staging.file = staging.file, front.file

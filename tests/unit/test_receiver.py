@@ -172,6 +172,34 @@ def test_releases_become_conf_ready_one_after_the_other(device: Device) -> None:
     assert device.switches == 5
 
 
+def test_there_is_no_conf_ready_before_the_first_release(device: Device) -> None:
+    """On becoming active, ha_manager would make base of an empty one."""
+    device.hello(ONE)
+    device.receiver.settle()
+    assert not device.conf_ready.exists()
+    wanted, contents = tree(OLD)
+    release = Release(ONE, wanted.digest)
+    device.send(device.prepare(release, wanted), contents)
+    device.ask("prepared", release=wire.of_release(release))
+    assert not device.conf_ready.exists()
+    device.ask("switch", release=wire.of_release(release))
+    assert device.in_force() == OLD
+
+
+def test_wherever_it_ends_in_the_first_release_the_next_one_goes_on(tmp_path: Path) -> None:
+    at = 0
+    died = True
+    while died:
+        at += 1
+        folder = tmp_path / str(at)
+        died = dies(folder, at, lambda device: device.commit(ONE, NEW))
+        device = Device(folder)
+        assert not device.conf_ready.exists() or device.in_force() == NEW
+        device.commit(TWO, OLD)
+        assert device.in_force() == OLD
+    assert at > 15
+
+
 def test_only_what_is_new_must_travel(device: Device) -> None:
     device.hello(ONE)
     device.commit(ONE, OLD)
