@@ -33,16 +33,20 @@ WAITING = {
     "tests that wait": _units("manager_daemon", "session", "ha_cli", "ha_linuxha", "manager_hands", "store", "fleet"),
     "tests that wait for files": _units(
         "files_service", "files_transfers", "files_process", "files_watching", "copying", "adoption_crash", "scripts",
-        "notifier_store", "notifier_daemon", "notifier_ctl", "tree", "logrelay", "manager_uname",
+        "notifier_store", "notifier_daemon", "notifier_ctl", "receiver", "receiver_process", "tree", "logrelay",
+        "manager_uname",
     ),
 }  # fmt: skip
 COMPUTING = [f"tests/{name}" for name in ("simulation", "property", "scenarios")]
-#: Compiled, over all cores; beside the labs
-THOUSANDS = "tests/simulation/test_simulation.py::test_thousands_of_schedules_compiled"
+#: Compiled, over all cores, or without coverage; beside the labs
+THOUSANDS = [
+    "tests/simulation/test_simulation.py::test_thousands_of_schedules_compiled",
+    "tests/simulation/test_director.py::test_directors_keep_the_rules_in_thousands_of_schedules",
+]
 GROUPS = {
     "unit tests": ["tests/unit", *(f"--ignore={file}" for files in WAITING.values() for file in files)],
     **WAITING,
-    "simulation, properties, scenarios": [*COMPUTING, f"--deselect={THOUSANDS}"],
+    "simulation, properties, scenarios": [*COMPUTING, *(f"--deselect={test}" for test in THOUSANDS)],
 }
 LAB = "tests/lab"
 #: Tests with a whole pair of policy servers; they share one, the others have a lab of their own meanwhile
@@ -59,8 +63,8 @@ CHECKS = {
 TRACEBACK = "--tb=native"
 #: A process that runs only where no other one wants to
 IDLE = ["chrt", "--idle", "0"]
-#: A single test may take so long (seconds) before it counts as hanging
-FAST_LIMIT, LAB_LIMIT = 120, 600
+#: A single test may take so long (seconds) before it counts as hanging; coverage makes those that compute slower
+FAST_LIMIT, COVERED_LIMIT, LAB_LIMIT = 120, 300, 600
 
 
 def main() -> int:
@@ -91,7 +95,7 @@ def lab(data: Path, words: list[str], total: Total) -> None:
     total.add(
         Run(data, "lab tests with a pair", PAIRS, words, limit=LAB_LIMIT),
         Run(data, "other lab tests", rest, words, limit=LAB_LIMIT, quiet=True),
-        Run(data, "thousands of schedules, beside the labs", [THOUSANDS], words, quiet=True, before=IDLE),
+        Run(data, "thousands of schedules, beside the labs", THOUSANDS, words, quiet=True, before=IDLE),
     )
 
 
@@ -118,6 +122,7 @@ class Run:
         name = "".join(letter if letter.isalnum() else "-" for letter in title)[:60]
         self._report = data / f"{name}.xml"
         # what failed is remembered apart from the other runs
+        limit = COVERED_LIMIT if covering else limit
         self._words = [*targets, f"--timeout={limit}", TRACEBACK, "-o", f"cache_dir=.pytest_cache/{name}", *words]
         coverage = ["-m", "coverage", "run", f"--data-file={data / 'coverage'}.{name}"] if covering else []
         if not quiet:
