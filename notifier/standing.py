@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from heartbeat.model import SERVING, Role
+from heartbeat.model import Phase, Role
 from heartbeat.rolefile import RoleFile
 from manager.holding import Version
 from runtime import modulexml
 from runtime.clock import boottime
 from runtime.errors import ConfigError
+
+#: its epoch is on the disk and promoted: before, it may still be forgotten, and given to another server
+_REIGNS = frozenset({Phase.ACTIVE, Phase.PREPARING})
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,10 @@ def _of_heartbeat(file: Path) -> Standing:
     epoch = (line.epoch.number, line.epoch.node)
     if line.expires <= boottime():
         return Standing(False, epoch, "heartbeat does not renew its word (`ha show`)")
-    if line.role is not Role.ACTIVE or line.phase not in SERVING:
+    if line.role is not Role.ACTIVE:
         return Standing(False, epoch, f"this server is {line.role}: the active one's notifier serves the devices")
+    if line.phase not in _REIGNS:
+        return Standing(False, epoch, f"this server is becoming active or letting go ({line.phase})")
     return Standing(True, epoch, f"this server is active in epoch {line.epoch.number}/{line.epoch.node}")
 
 
