@@ -54,9 +54,10 @@ def _floors(found: Mapping[str, str]) -> dict[str, int]:
     return {ours: int(found[theirs]) for theirs, ours in _FLOORS.items() if theirs in found}
 
 
-def read(bin_dir: Path, data_dir: Path, limit: float = 5.0) -> Control | None:
+def read(bin_dir: Path, data_dir: Path, limit: float = 5.0, *, surely: bool = False) -> Control | None:
     """None if there is no database, or none that can be read. What fails its own checksum can't be read: it is tried again,
-    because a running Postgres may be writing it.
+    because a running Postgres may be writing it. ``surely``: a pg_controldata that is killed or stopped says nothing of the
+    database; raises ReplicationError.
     """
     if not (data_dir / "global" / "pg_control").exists():
         return None
@@ -66,10 +67,19 @@ def read(bin_dir: Path, data_dir: Path, limit: float = 5.0) -> Control | None:
             # On standard output until Postgres 16, as a warning since 17.
             if "CRC checksum does not match" not in done.stdout + done.stderr:
                 return parse(done.stdout)
-        except (CommandFailed, KeyError, ValueError):
+        except CommandFailed as failed:
+            if surely and is_cut_short(failed.code):
+                raise ReplicationError(f"the database here can't be looked at: {failed}") from failed
+            return None
+        except (KeyError, ValueError):
             return None
         time.sleep(_READ_AGAIN)
     return None
+
+
+def is_cut_short(code: int | None) -> bool:
+    """A program that did not end by itself: what it said, or didn't say, means nothing."""
+    return code is None or code < 0
 
 
 def history(data_dir: Path, timeline: int) -> tuple[tuple[int, int], ...]:
@@ -162,5 +172,7 @@ def first_record(bin_dir: Path, data_dir: Path, timeline: int, start: int, limit
         done = commands.run(argv, timeout=limit, check=False)
     except CommandFailed as failed:
         raise ReplicationError(f"the log can't be read: {failed}") from failed
+    if is_cut_short(done.code):
+        raise ReplicationError(f"the log can't be read: pg_waldump was killed by signal {-(done.code or 0)}")
     found = _RECORD.search(done.stdout)
     return lsn(found[1]) if found else None

@@ -99,6 +99,8 @@ class _Log:
             for line in _until(child.stdout, time.monotonic() + limit):
                 see(line)
             self.said = child.stderr.read(8000)
+            if (code := child.wait()) < 0:
+                raise HaError(f"pg_waldump was killed by signal {-code}")
         except _Late:
             return False
         finally:

@@ -70,7 +70,7 @@ def _compare(config: PostgresConfig, lineage: Lineage, active: Identity, limit: 
     clock = Clock(limit)
     if rewinding.interrupted(config):
         return Verdict(Way.COPY, "a rewind of the database here was interrupted")
-    control = controldata.read(config.bin_dir, config.data_dir)
+    control = controldata.read(config.bin_dir, config.data_dir, surely=True)
     if active.version and active.version != config.version:
         raise ReplicationError(f"the active runs Postgres {active.version}, this server {config.version}: install the same")
     if not seeding.is_empty(config.data_dir) and (control is None or not receiving.has_data(config.data_dir)):
@@ -122,7 +122,7 @@ class Replacement:
 def replace(task: Replacement) -> str:
     """Keep, report, then rewind or copy and switch in; returns the report ("" if there was nothing to keep)."""
     config = task.config
-    control = controldata.read(config.bin_dir, config.data_dir)
+    control = controldata.read(config.bin_dir, config.data_dir, surely=True)
     if control is None or task.verdict.way not in (Way.DIVERGED, Way.FOREIGN):
         return _copied(task, label(config, task.follow.epoch))
     name = _keep(task, control)

@@ -14,6 +14,9 @@ from ha_manager import counting, divergence
 from ha_manager.cluster import PostgresConfig
 from runtime.errors import HaError
 
+#: a count that was killed is begun anew
+_TRIES = 3
+
 
 class Reports:
     """Callable from any thread. ``told`` may be replaced by whoever wants to hear each complete report."""
@@ -62,12 +65,15 @@ class Reports:
         return found
 
     def _one(self, folder: Path) -> None:
-        try:
-            counting.start(folder, self._config.bin_dir)
-        except HaError as wrong:
-            self._failed.add(folder)
-            self._note(f"what the database kept in {folder} holds could not be counted: {wrong}")
-            return
+        for left in reversed(range(_TRIES)):
+            try:
+                counting.start(folder, self._config.bin_dir)
+                break
+            except HaError as wrong:
+                if not left:
+                    self._failed.add(folder)
+                    self._note(f"what the database kept in {folder} holds could not be counted: {wrong}")
+                    return
         kept = divergence.report(folder)
         if kept is not None and kept.counted:
             self.told(divergence.words(kept, folder))

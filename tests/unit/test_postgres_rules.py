@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ha_manager import adoption, cluster, controldata, seeding, settings
+from ha_manager import adoption, cluster, controldata, counting, divergence, seeding, settings
 from ha_manager.cluster import Hints, Paths, PostgresConfig, find
 from ha_manager.database import Database
 from ha_manager.keeper import Keeper, read_note
@@ -46,7 +46,7 @@ from ha_manager.replication import upstream_conninfo, verifies
 from ha_manager.settings import Dynamic, Setting
 from ha_manager.sql import conninfo, forget_environment
 from runtime.clock import boottime
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, HaError, ReplicationError
 
 # --- names and positions ------------------------------------------------------------------------------------------------------
 
@@ -490,6 +490,40 @@ def test_control_data() -> None:
     assert controldata.shutdown_lsn(replace(control, state="in production")) == -1
     with pytest.raises(KeyError):
         controldata.parse("something else: 1")
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("script", ["kill -9 $$", "sleep 60"], ids=["killed", "stopped"])
+def test_a_tool_that_is_killed_says_nothing_of_the_database(tmp_path: Path, script: str) -> None:
+    """Neither that it is damaged, for which it would be replaced, nor that its log ends where the active's history left it."""
+    data, tools = tmp_path / "data", tmp_path / "bin"
+    (data / "global").mkdir(parents=True)
+    (data / "global" / "pg_control").touch()
+    for name in ("pg_controldata", "pg_waldump"):
+        program(tools, name, script)
+    assert controldata.read(tools, data, 0.2) is None
+    with pytest.raises(ReplicationError, match="can't be looked at"):
+        controldata.read(tools, data, 0.2, surely=True)
+    with pytest.raises(ReplicationError, match="can't be read"):
+        controldata.first_record(tools, data, 2, 1 << 24, 0.2)
+    program(tools, "pg_controldata", "echo damaged >&2; exit 1")
+    assert controldata.read(tools, data, 5.0, surely=True) is None
+
+
+def test_a_count_that_is_killed_is_no_count(tmp_path: Path) -> None:
+    folder = tmp_path / "7-20260101T000000"
+    folder.mkdir()
+    divergence.write(folder, divergence.Kept(folder.name, fork="0/3000000", timeline=2, counted=False))
+    program(tmp_path / "bin", "pg_waldump", "kill -9 $$")
+    with pytest.raises(HaError, match="killed by signal 9"):
+        counting.count(folder, tmp_path / "bin")
+    kept = divergence.report(folder)
+    assert kept is not None and not kept.counted
 
 
 @pytest.mark.parametrize(
