@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -175,7 +176,13 @@ class Fleet:
         found = read_json(self.folder(name) / "run/manager/receiver.json", {})
         return found if isinstance(found, dict) else {}
 
-    def commit(self, dies_after: int = 0) -> list[str]:
+    def received(self, name: str) -> int:
+        """Bytes that have come over the connections with a device that stand now."""
+        words = ["ss", "-tinHO", "state", "established", "sport", "=", f":{self.ports[name]}"]
+        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        return sum(int(each) for each in re.findall(r"bytes_received:(\d+)", said))
+
+    def commit(self, dies_after: int = 0, only: tuple[str, ...] = ()) -> list[str]:
         """Failures. ``dies_after``: so many changes of state, then the active is dead: its notifier and its receiver."""
         count = 0
 
@@ -188,7 +195,8 @@ class Fleet:
 
         try:
             with Client(NotifierPaths(self.folder(self.active)).control, 60.0) as client:
-                return list(client.request("commit", timeout=60.0, on_push=on_push)["failures"])
+                fields = {"only": list(only)} if only else {}
+                return list(client.request("commit", fields, timeout=60.0, on_push=on_push)["failures"])
         except ControlError:
             if not dies_after:
                 raise
@@ -249,6 +257,34 @@ def test_a_commit_reaches_every_device_each_with_its_part(fleet: Fleet) -> None:
     packages = [name for name in DEVICES if "global/ps_debpackages/a.deb" in fleet.in_force(name).entries]
     private = [name for name in DEVICES if "global/notifier/devices.xml" in fleet.in_force(name).entries]
     assert packages == private == list(SERVERS)
+
+
+def test_only_differences_travel_and_of_an_unchanged_tree_nothing(fleet: Fleet) -> None:
+    for number in range(30):
+        fleet.put(f"global/Large/{number}", os.urandom(50_000).hex())
+    before = {name: fleet.received(name) for name in DEVICES}
+    assert fleet.commit() == []
+    assert all(fleet.received(name) - before[name] > 3_000_000 for name in DEVICES)
+    for change, most in ((None, 20_000), ("global/Large/7", 120_000 + 20_000)):
+        if change is not None:
+            fleet.put(change, os.urandom(50_000).hex())
+            shutil.move(fleet.base() / "global/Large/8", fleet.base() / "global/Large/renamed")
+        before = {name: fleet.received(name) for name in DEVICES}
+        assert fleet.commit() == []
+        assert all(0 < fleet.received(name) - before[name] < most for name in DEVICES)
+    assert len({fleet.shared(name) for name in DEVICES}) == 1
+    assert "global/Large/renamed" in fleet.in_force("scan-1").entries
+    shutil.rmtree(fleet.base() / "global/Large")
+    assert fleet.commit() == []
+
+
+def test_a_limited_commit_reaches_only_those_and_the_next_one_all(fleet: Fleet) -> None:
+    fleet.put("global/Scan/list", "update")
+    assert fleet.commit(only=("scan-2",)) == []
+    fleet.until_all_have("update", ("scan-2",))
+    assert len({fleet.shared(name) for name in DEVICES if name != "scan-2"}) == 1 != len({fleet.shared(n) for n in DEVICES})
+    assert fleet.commit() == []
+    fleet.until_all_have("update")
 
 
 def test_a_device_that_hangs_or_is_dead_gets_it_later(fleet: Fleet) -> None:
