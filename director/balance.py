@@ -20,6 +20,8 @@ _STEP = 0.9
 _LEAST = 0.25
 #: Below this mean (of the processors), and this many connections for each unit of capacity, load says nothing
 _BUSY_CPU, _BUSY_CONNECTIONS = 0.2, 50.0
+#: processors that differ from the mean by no more are equally busy
+_NOISE_CPU = 0.15
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ def _busyness(loads: Mapping[str, Load]) -> dict[str, float]:
         return {}
     cpu = {member: load.cpu for member, load in loads.items()}
     connections = {member: load.connections / load.capacity for member, load in loads.items()}
-    measures = [(cpu, _BUSY_CPU), (connections, _BUSY_CONNECTIONS)]
-    relative = [_relative(values) for values, least in measures if sum(values.values()) / len(values) >= least]
+    measures = [(cpu, _BUSY_CPU, _NOISE_CPU), (connections, _BUSY_CONNECTIONS, 0.0)]
+    relative = [_relative(values, noise) for values, least, noise in measures if sum(values.values()) / len(values) >= least]
     return {member: max(each[member] for each in relative) for member in loads} if relative else {}
 
 
-def _relative(values: Mapping[str, float]) -> dict[str, float]:
+def _relative(values: Mapping[str, float], noise: float) -> dict[str, float]:
     mean = sum(values.values()) / len(values)
-    return {member: value / mean for member, value in values.items()}
+    return {member: value / mean if abs(value - mean) > noise else 1.0 for member, value in values.items()}

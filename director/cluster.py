@@ -70,6 +70,8 @@ class ProxyCluster:
         self._version = _version()
         self._group: Group | None = None
         self._failed: list[str] = []
+        #: by which the others know this process; its MAC at the start, whatever becomes of the interface
+        self._identity = ""
         self._settings_due = 0.0
 
     # --- seam.Cluster
@@ -139,9 +141,9 @@ class ProxyCluster:
         config, load = self._config, self._load
         ports = {plane.key_of(each.redirect): bool(each.verdict.well) for each in self._checks}
         management = next((own for own in self._own.values() if config.management_ip in own.addresses.values()), None)
-        mac = management.mac if management else _mac_of(self._interfaces, config)
+        self._identity = self._identity or (management.mac if management else _mac_of(self._interfaces, config))
         return Member(
-            mac=mac,
+            mac=self._identity,
             name=os.uname().nodename[:64],
             ip=config.management_ip,
             ip6=(management.addresses.get(6) if management else "") or "::",
@@ -397,7 +399,7 @@ def _mac_of(interfaces: Interfaces, config: Config) -> str:
     try:
         return mac(interfaces.management(config)).hex(":")
     except NetworkError:
-        return "00:00:00:00:00:00"
+        return (b"\x02" + secrets.token_bytes(5)).hex(":")
 
 
 def _version() -> str:

@@ -17,7 +17,7 @@ from runtime.worker import Worker
 
 PERIOD = 2.0
 #: of the processors, averaged over some periods
-_NEW = 0.3
+_NEW = 0.15
 _IDLE, _WAITING = 3, 4  # columns of /proc/stat
 
 
@@ -29,6 +29,7 @@ class LoadMeter:
         self._loop = loop
         self._worker = worker
         self._before: tuple[int, int] | None = None
+        self._first = True
         self._timer: Timer | None = None
 
     @property
@@ -47,7 +48,8 @@ class LoadMeter:
         busy, whole = _processors()
         if self._before is not None and whole > self._before[1]:
             now = (busy - self._before[0]) / (whole - self._before[1])
-            self.cpu = min(1.0, max(0.0, self.cpu + _NEW * (now - self.cpu)))
+            smoothed = now if self._first else self.cpu + _NEW * (now - self.cpu)
+            self.cpu, self._first = min(1.0, max(0.0, smoothed)), False
         self._before = busy, whole
         try:
             self.clients = clients_of(set(self.ports))

@@ -210,7 +210,8 @@ def _quoting(layout: Layout, segment: Segment, family: int) -> Iterator[str]:
 
 def _node(layout: Layout, family: int) -> Iterator[str]:
     hop = "ip ttl" if family == 4 else "ip6 hoplimit"
-    pairs = [(seg, service) for seg in layout.segments if family in seg.vips for service in layout.services]
+    here = [segment for segment in layout.segments if family in segment.vips and segment.interface in layout.own]
+    pairs = [(segment, service) for segment in here for service in layout.services]
     tcp = [(segment, service) for segment, service in pairs if service.redirect.transport == "tcp"]
     for segment, service in tcp:
         name = f"{segment.index}_{service.index}"
@@ -280,12 +281,11 @@ Elements = dict[tuple[str, str], dict[str, str]]
 def elements(layout: Layout, content: Content) -> Elements:
     """What is in every set and map."""
     found: Elements = {}
-    for segment in layout.segments:
-        if segment.interface in layout.own:
-            found[NETDEV, f"peers_{segment.index}"] = _peers(content, segment)
-            for service in layout.services:
-                table = content.tables.get(service.key)
-                found[NETDEV, f"owner_{segment.index}_{service.index}"] = _owners(layout, content, segment, table)
+    for segment in (each for each in layout.segments if each.interface in layout.own):
+        found[NETDEV, f"peers_{segment.index}"] = _peers(content, segment)
+        for service in layout.services:
+            table = content.tables.get(service.key)
+            found[NETDEV, f"owner_{segment.index}_{service.index}"] = _owners(layout, content, segment, table)
         for family, name in ((4, IP), (6, IP6)):
             for service in layout.services if family in segment.vips else ():
                 if service.redirect.transport == "tcp":

@@ -106,6 +106,19 @@ class Machine:
         server.terminate()
         server.wait()
 
+    def lose_interface(self) -> None:
+        self.group.wires.switch.ip(f"link del p{MEMBERS.index(self.name) + 1}")
+
+    def regain_interface(self) -> None:
+        """Another one of the same name."""
+        number = MEMBERS.index(self.name) + 1
+        self.group.wires.switch.ip(
+            f"link add p{number} index {100 + number} type veth peer name eth0"
+            f" address {self.wire.mac} netns {self.wire.ns.path}",
+            f"link set p{number} master lan up",
+        )
+        self.wire.up()
+
     def power_off(self) -> None:
         """Its cable goes first."""
         self.group.wires.switch.ip(f"link set p{MEMBERS.index(self.name) + 1} down")

@@ -117,6 +117,22 @@ def test_a_killed_director_that_is_back_takes_the_buckets_over(group: Daemons) -
     group.await_even("scan1")
 
 
+def test_an_interface_that_disappears_and_returns(group: Daemons) -> None:
+    """The director's own: another one directs meanwhile."""
+    downloads = [each for each in group.downloads() if each.node != "jupiter"]
+    jupiter = group.node("jupiter")
+    jupiter.lose_interface()
+    group.until(lambda: "interface eth0 is away" in group.alarms("jupiter"), "it is an alarm")
+    group.until(lambda: sorted(group.buckets("nibiru")) == ["mars", "nibiru", "scan1", "scan2"], "nibiru directs four")
+    group.go_on(downloads)
+    jupiter.regain_interface()
+    group.await_director("jupiter")
+    group.await_even()
+    group.go_on(downloads)
+    assert {group.served_by(source) for source in SOURCES} == set(MEMBERS)
+    group.until(lambda: group.alarms("jupiter") == [], "all alarms are over")
+
+
 def test_another_key_is_told_and_power_loss_leaves_the_others_connections(group: Daemons) -> None:
     """The last of this module: mars stays off."""
     downloads = group.downloads()

@@ -94,7 +94,7 @@ def test_only_a_taker_asks_the_new_way_before_the_switch() -> None:
 def test_an_interface_that_is_away_is_left_out() -> None:
     layout = plane.layout(CONFIG, {})
     text = plane.rules(layout, content({HTTP: table("m1")}))
-    assert "chain ingress" not in text and "redirect to :9090" in text
+    assert "eth0" not in text and "9090" not in text and "chain second" in text
 
 
 class Refusing(Nftables):
