@@ -42,6 +42,11 @@ class Paths:
         return self.root / "var/lib/manager/holding.json"
 
     @property
+    def commander(self) -> Path:
+        """The roles that run on this server while it is active."""
+        return self.root / "var/wasp/conf/Commander/current/module.xml"
+
+    @property
     def topology(self) -> Path:
         """The pair's module.xml: whether there is high availability."""
         return self.root / "var/wasp/conf/ha/current/module.xml"

@@ -149,7 +149,7 @@ class Notifier:
 
     def _watch(self) -> None:
         self.loop.call_after(PERIOD, self._watch)
-        found = standing.look(self.paths.role, self.paths.topology, self.node, self.highest)
+        found = standing.look(self.paths.role, self.paths.topology, self.node, self.highest, self.paths.commander)
         before, self.standing = self.standing, found
         if found.acts and self.releases is None:
             self._take_over()

@@ -13,6 +13,7 @@ from pathlib import Path
 from heartbeat.model import Phase, Role
 from heartbeat.rolefile import RoleFile
 from manager.holding import Version
+from manager.modulefile import role_enabled
 from runtime import modulexml
 from runtime.clock import boottime
 from runtime.errors import ConfigError
@@ -29,11 +30,13 @@ class Standing:
     because: str
 
 
-def look(role_file: Path, topology: Path, node: str, highest: Version | None) -> Standing:
-    """``topology``: the pair's module.xml. ``highest``: of all versions that were given or heard here."""
+def look(role_file: Path, topology: Path, node: str, highest: Version | None, commander: Path | None = None) -> Standing:
+    """``topology``: the pair's module.xml; ``commander``: the roles that run here. ``highest``: of all versions that were given
+    or heard here.
+    """
     if role_file.exists():
         return _of_heartbeat(role_file)
-    if _enabled(topology):
+    if _enabled(topology) and (commander is None or _is_on(commander)):
         return Standing(False, (0, ""), "high availability is enabled and heartbeat has said nothing yet (`ha show`)")
     return Standing(True, _alone(node, highest), "there is no high availability here")
 
@@ -65,3 +68,11 @@ def _enabled(topology: Path) -> bool:
         return section is not None and section.flag("enabled", False)
     except ConfigError:
         return False
+
+
+def _is_on(commander: Path) -> bool:
+    """`ha start` has turned it on here, and nobody off. The sample of module.xml says "enabled" before that, too."""
+    try:
+        return role_enabled(commander, "HA")
+    except ConfigError:
+        return commander.exists()
