@@ -127,6 +127,17 @@ def test_a_second_run_fetches_nothing_and_keeps_what_the_administrator_wrote(ser
     assert not server.path("/etc/Manager/manager.conf.xml").exists()  # what was removed stays removed
 
 
+def test_a_scanning_node_runs_the_manager_and_what_listens_to_notifiers_and_remembers_what_it_is(server: Node) -> None:
+    said = install(server, "--scanner")
+    assert "manager-ctl keys make" in said
+    assert 'name="HA"' not in server.read("/etc/Manager/manager.conf.xml")
+    server.run(["/etc/init.d/manager", "start"])
+    server.run(["manager-ctl", "keys", "make"])
+    server.sh("for n in $(seq 100); do manager-ctl status | grep -q 'none was received yet' && exit; sleep 0.1; done; exit 1")
+    assert "manager-ctl keys make" in install(server), "without the word, too"
+    assert 'name="HA"' not in server.read("/etc/Manager/manager.conf.xml")
+
+
 def test_uninstalling_leaves_configuration_and_data_only(server: Node) -> None:
     server.run(["/etc/init.d/manager", "start"])
     server.write("/var/lib/heartbeat/record", "{}")
