@@ -78,6 +78,12 @@ def until_logged(duo: Duo, node: str, words: str, since: int, limit: float = _AL
     duo.pair.until(lambda _: words in duo.pair.node(node).log()[since:], limit, f"{node} to log {words!r}")
 
 
+def looked(node: Node) -> int:
+    """Up to which position of the log ha_manager has seen Postgres."""
+    with Client(node.path("/run/ha_manager/control"), 5.0) as client:
+        return int(client.request("show")["database"]["lsn"])
+
+
 def serves(duo: Duo, since: float) -> None:
     for name in (QUICK, PLAIN):
         duo.writers.acknowledged_since(since, name, _SERVICE)
@@ -367,9 +373,11 @@ def test_log_kept_for_an_absent_passive_does_not_fill_the_disk_and_it_is_copied_
     duo.pair.ha(passive.name, "stop")
     since = len(node.log())
     for _ in range(40):
-        psql(node, "SELECT pg_logical_emit_message(false, 'filler', repeat('x', 16000000))")
+        written = int(psql(node, "SELECT pg_logical_emit_message(false, 'filler', repeat('x', 16000000)) - '0/0'"))
         if "was given up" in alarms(node):
             break
+        # no faster than it is looked at: a busy machine writes 16 MB in no time, and looks late
+        duo.pair.until(lambda _, written=written: looked(node) >= written, _ALARM, "ha_manager to have seen that")  # type: ignore[misc]
     until_said(duo, active, "the log of changes that was kept back for the other server was given up")
     duo.pair.until(lambda _: "disk-log" not in alarms(node), 30.0, "room")
     serves(duo, boottime())
