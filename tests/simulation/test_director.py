@@ -35,7 +35,7 @@ def test_directors_keep_the_rules() -> None:
 
 
 @pytest.mark.skipif(SEARCHED <= SEEDS, reason="that many are not asked for")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_directors_keep_the_rules_in_thousands_of_schedules() -> None:
     keep_the_rules(range(SEEDS, SEARCHED))
 

@@ -82,7 +82,7 @@ def test_a_seed_plays_the_same_twice() -> None:
 
 
 @pytest.mark.skipif(not COMPILED, reason="fewer seeds than are worth compiling for, or no compiler")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("more", "share"), [((), 10), (("--asynchronous",), 1), (("--switching",), 1)])
 def test_thousands_of_schedules_compiled(more: tuple[str, ...], share: int) -> None:
     seeds = ("--first", str(PARTS * PART), "--runs", str(SEEDS * share // 12 - PARTS * PART))
