@@ -17,10 +17,12 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 from manager.manifest import Entry, Kind, Manifest, Unusable
+from runtime.clock import boottime
 from runtime.durable import write_durably
 
 #: looks at a tree that changes, before it is refused
@@ -28,12 +30,16 @@ LOOKS = 6
 #: the file system's clock ticks at least so often (nanoseconds)
 _TICK = 20_000_000
 _CHUNK = 1 << 20
+#: what is known is written down at most so often (seconds)
+_SELDOM = 60.0
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What lstat says of one name; ``target`` of a link."""
+_KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.FOLDER, stat.S_IFLNK: Kind.LINK}
+
+
+class Look(NamedTuple):
+    """What lstat says of one name; ``target`` of a link. There are thousands, made and compared at each commit."""
 
     mode: int
     size: int
@@ -45,11 +51,7 @@ class Look:
     @property
     def kind(self) -> Kind | None:
         """None: nothing that a configuration may hold."""
-        if stat.S_ISREG(self.mode):
-            return Kind.FILE
-        if stat.S_ISDIR(self.mode):
-            return Kind.FOLDER
-        return Kind.LINK if stat.S_ISLNK(self.mode) else None
+        return _KINDS.get(stat.S_IFMT(self.mode))
 
     @property
     def permissions(self) -> int:
@@ -71,7 +73,7 @@ class Known:
         #: may be given to another tree's, and back
         self.file = file
         self._entries: dict[str, tuple[tuple[int, ...], str]] = {}
-        self._changed = False
+        self._changed, self._saved = False, -inf
         if file is not None:
             self._entries = _loaded(file)
 
@@ -93,8 +95,14 @@ class Known:
             self._entries = {name: each for name, each in self._entries.items() if name not in gone}
             self._changed = True
 
+    def save_now_and_then(self) -> None:
+        """What changed since the last time is read again by the next process, no more. Raises OSError."""
+        if boottime() - self._saved > _SELDOM:
+            self.save()
+
     def save(self) -> None:
         """Lost, it costs reading everything once. Raises OSError."""
+        self._saved = boottime()
         if self.file is None or not self._changed:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ class Bulk:
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
 
-    def run(self, tree: Path, release: Release, port: int, empty: bool, told: Callable[[], None]) -> None:
+    def run(self, tree: Path, release: Release, port: int, told: Callable[[], None], *, empty: bool = False) -> None:
         """Mirror ``tree`` into the device's staging area. Sums decide what is there already, unless it is ``empty``: they cost
         as much as the transfer. Raises HaError, OSError."""
         self._configure(port)

@@ -186,7 +186,7 @@ class Line:
                 raise
             log.info("%s takes no rsync, so the contents go over its session: %s", self.hello.node, no)
             return False
-        self._bulk.run(self._library.store.tree(release.digest), release, port, empty, told)
+        self._bulk.run(self._library.store.tree(release.digest), release, port, told, empty=empty)
         return True
 
     def _lacking(self, release: Release, lacks: Any) -> list[str]:

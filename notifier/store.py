@@ -92,7 +92,7 @@ class Store:
             part = for_devices(whole, model.Kind.SCANNING)
             committed = Committed(self._keep(whole), self._keep(part))
             self._tree.make(whole, committed.policy)
-            known.save()
+            known.save_now_and_then()
         except FileNotFoundError as gone:
             if not source.is_dir():
                 raise StoreError(f"there is no {source}: the policy server has to write its configuration there") from gone

@@ -337,6 +337,7 @@ class Receiver:
             self._trees.build(wanted)
             if self._trees.verify() != wanted:
                 raise Wrong("what lies in the staging tree is not what it should be; somebody changes it, or the disk does")
+        self._trees.staged = wanted  # it is equal, and its digest is known
 
     def _switch(self, fields: dict[str, Any], caller: Caller) -> dict[str, Any]:
         release = wire.release(fields.get("release"))

@@ -294,7 +294,7 @@ class Trees:
     def save(self) -> None:
         """What is known, for the next process; lost, it costs reading everything."""
         for known in self._known.values():
-            known.save()
+            known.save_now_and_then()
 
 
 def _sources(manifest: Manifest) -> _Sources:
