@@ -1,9 +1,9 @@
 """The process of the replicated files (``ha_manager.files``), as ha_manager sees it: started, told its role, asked, forwarded
 to.
 
-Promise: nothing here waits for it: it is started again when it dies, told anew what this server is whenever it connects, and
-what it says is a level. What the peer sends it in the session is passed on, unread. Source: design §6; docs/protocols.md
-("files").
+Promise: nothing here waits for it: it is started again when it dies, woken when it is stopped, ended when it hangs, and either
+is an alarm as long as it lasts; told anew what this server is whenever it connects, and what it says is a level. What the peer
+sends it in the session is passed on, unread. Source: design §6; docs/protocols.md ("files").
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from ha_manager.plan import Run
 from runtime.control import Client, LoopClient
 from runtime.errors import ControlError, HaError, NotRunning
 from runtime.oom import as_others
+from runtime.proctree import process
+from runtime.pulse import wake
 
 if TYPE_CHECKING:
     import paramiko
@@ -44,19 +47,37 @@ POLL = 0.05
 #: whoever has just started waits so long for it before its absence is told (seconds)
 STARTS = 5.0
 _CHUNK = 1 << 16
+ALARM = "files-process"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds: it is asked for a sign of life so often; silence for so long is an alarm; and after so long it hangs for good.
+    (In between it may be beginning to watch a very large tree on a slow disk.)
+    """
+
+    ping: float = 2.0
+    late: float = 15.0
+    hung: float = 300.0
 
 
 class Copier:
     """``alarm`` is called in the main loop, from which ``update`` is called, too."""
 
-    def __init__(self, config: Callable[[], Config], alarm: Callable[[str, str], None]) -> None:
-        self._config, self._alarm = config, alarm
+    def __init__(
+        self, config: Callable[[], Config], alarm: Callable[[str, str], None], patience: Patience = Patience()
+    ) -> None:
+        self._config, self._alarm, self._patience = config, alarm, patience
         self._client: LoopClient | None = None
         self._told: tuple[object, ...] = ()
         self._preparing = False
         self._child: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
         self._names: set[str] = set()
+        #: why it ended last
+        self._last = ""
+        #: when it was asked last, and since when nothing has come of it
+        self._asked, self._heard = 0.0, time.monotonic()
         #: one word on how it goes, for ha_manager_status
         self.summary = "none"
         #: one line an entry, on the active
@@ -84,10 +105,12 @@ class Copier:
                 with as_others():
                     self._child = child = subprocess.Popen(argv, stdin=subprocess.PIPE, process_group=0, cwd="/")
             except OSError as wrong:
-                log.error("the process of the replicated files can't be started: %s", wrong)
+                self._last = f"it can't be started: {wrong}"
+                log.error("the process of the replicated files: %s", self._last)
                 self._ended.wait(AGAIN)
                 continue
             child.wait()
+            self._last = f"it ended with {child.returncode}; the system log says why"
             if child.stdin is not None:
                 child.stdin.close()
             if not self._ended.is_set() and self.wanted:
@@ -117,7 +140,9 @@ class Copier:
     ) -> None:
         """What this server is now. ``preparing``: to hand over, so what waits for its interval is copied before."""
         if not self.wanted:
+            self._alive({})
             return
+        self._look()
         if self._client is None:
             try:
                 self._client = LoopClient(self.control, selector, on_push=self._said, on_close=self._closed, name="files")
@@ -132,6 +157,35 @@ class Copier:
         if preparing and not self._preparing and self._client is not None:
             self._client.request("sync", {})
         self._preparing = preparing
+
+    def _look(self) -> None:
+        """Is it there, and does it answer?"""
+        now = time.monotonic()
+        silent, child = now - self._heard, self._child
+        if self._client is not None and now - self._asked >= self._patience.ping:
+            self._asked = now
+            self._client.request("ping", {}, self._alive)
+        if silent < 2 * self._patience.ping:
+            return
+        found = process(child.pid) if child is not None and child.poll() is None else None
+        if found is not None and wake([found]):
+            log.warning("the process of the replicated files (%d) was stopped: woken", found.pid)
+        if silent < self._patience.late:
+            return
+        if found is None or child is None:
+            self._alarm(ALARM, f"the process of the replicated files does not run, so nothing is copied: {self._last}")
+            return
+        self._alarm(
+            ALARM, "the process of the replicated files does not answer: it hangs or is overloaded; it may copy nothing"
+        )
+        if silent > self._patience.hung:
+            log.error("the process of the replicated files (%d) has not answered for %.0f s: killed", found.pid, silent)
+            self._heard = now
+            child.kill()
+
+    def _alive(self, answer: Mapping[str, Any]) -> None:
+        self._heard = time.monotonic()
+        self._alarm(ALARM, "")
 
     def reload(self) -> None:
         """The configuration was read again."""

@@ -22,7 +22,8 @@ from ha_manager.progress import Speed
 from runtime import commands
 from runtime.clock import boottime
 from runtime.errors import CommandFailed, ReplicationError, without_secrets
-from runtime.proctree import Process, process, processes
+from runtime.proctree import Process, process
+from runtime.pulse import Pulse, group_of
 
 #: Bytes that stay free on every disk that is written to.
 RESERVE = 64 * 1024 * 1024
@@ -149,30 +150,17 @@ def _kilobytes(said: str) -> tuple[int, int] | None:
 
 
 class _Life:
-    """Does the program still do anything? Bytes that it reports, processor time, input and output, a wait for the disk."""
+    """Does the program still do anything?"""
 
     def __init__(self, group: int, watch: Watch) -> None:
-        self._group, self._watch = group, watch
-        self._trace: tuple[object, ...] = ()
-        self._since = self._looked = boottime()
+        self._pulse, self._watch = Pulse(lambda: group_of(group)), watch
 
     def look(self, done: int) -> None:
         """Raises ReplicationError when it doesn't, or when a disk is about to be full."""
-        now = boottime()
-        if now - self._looked < 1.0:
-            return
-        self._looked = now
         for disk in self._watch.disks:
             _check_reserve(disk)
-        members = group_of(self._group)
-        for each in members:
-            if each.state == "T":
-                _send(each.pid, signal.SIGCONT)
-        trace = (done, *(_spent(each.pid) for each in members))
-        if trace != self._trace or any(each.state == "D" for each in members):
-            self._trace, self._since = trace, now
         patience = self._watch.later if done else self._watch.before
-        if now - self._since > patience:
+        if self._pulse.quiet(done) > patience:
             raise ReplicationError(f"nothing has moved for {patience:g} s: the copy is ended and begun anew")
 
 
@@ -182,21 +170,6 @@ def _check_reserve(disk: Path) -> None:
         free = seen.f_bavail * seen.f_frsize
         if free < RESERVE:
             raise ReplicationError(f"only {free >> 20} MB are left in {disk}: the copy was ended and removed; make room there")
-
-
-def _spent(pid: int) -> tuple[str, ...]:
-    """Numbers that grow while a process does something."""
-    try:
-        io = Path(f"/proc/{pid}/io").read_text().split()
-        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    except OSError:
-        return ()
-    return (*io[1:4:2], *times)
-
-
-def group_of(group: int) -> list[Process]:
-    """The living processes of a process group."""
-    return [each for each in processes() if each.group == group and each.state not in "ZX"]
 
 
 def _end(group: int) -> None:

@@ -1,13 +1,15 @@
 """One transfer by rsync, watched.
 
 Promise: ``run`` returns why it failed ("" if it didn't), and ends with all that it started when it is cancelled; how far it
-is can be read meanwhile. What an interrupted transfer had of a file is not sent again. Source: rsync(1).
+is can be read meanwhile. One that is stopped (SIGSTOP) is woken, one that does nothing any more is ended. What an interrupted
+transfer had of a file is not sent again. Source: rsync(1).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -19,6 +21,11 @@ from ha_manager.files import gate, rsync, transport
 from ha_manager.files.direction import Epoch
 from ha_manager.files.rsync import Pass
 from runtime.commands import environment
+from runtime.pulse import Pulse, group_of
+
+#: nothing of it moves for so long: longer than rsync itself waits for the other end (seconds)
+HUNG = 3.0 * rsync.TIMEOUT
+LOOK = 1.0
 
 
 class Transfer:
@@ -45,13 +52,15 @@ class Transfer:
                     argv, stdin=listed, stdout=subprocess.PIPE, stderr=said, env=env, process_group=0
                 )
             try:
-                self._follow(child, told)
+                hung = self._follow(child, told)
             finally:
                 code = child.wait()
                 with self._lock:
                     self._child = None
             if self._cancelled:
                 return "cancelled"
+            if hung:
+                return f"rsync did nothing for {HUNG:g} s: it is ended and begun anew"
             said.seek(0)
             return rsync.words(code, said.read(1 << 16).decode(errors="replace"))
 
@@ -62,12 +71,20 @@ class Transfer:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._child.pid, signal.SIGTERM)
 
-    def _follow(self, child: subprocess.Popen[bytes], told: Callable[[int, int, str], None]) -> None:
+    def _follow(self, child: subprocess.Popen[bytes], told: Callable[[int, int, str], None]) -> bool:
+        """Until it closes its output; whether it had to be ended."""
         assert child.stdout is not None
-        rest = b""
+        rest, reported, pulse = b"", b"", Pulse(lambda: group_of(child.pid))
         with child.stdout as output:
-            while data := os.read(output.fileno(), 4096):
+            while True:
+                if not select.select([output], [], [], LOOK)[0]:
+                    if pulse.quiet(reported) > HUNG:
+                        os.killpg(child.pid, signal.SIGKILL)
+                        return True
+                    continue
+                if not (data := os.read(output.fileno(), 4096)):
+                    return False
                 *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
-                for line in lines[-1:]:
-                    if found := rsync.progress(line.decode(errors="replace") + " "):
+                for reported in lines[-1:]:
+                    if found := rsync.progress(reported.decode(errors="replace") + " "):
                         told(*found)

@@ -4,14 +4,15 @@ Promise: on the disk before anything rests on it, in ``.ha-state`` of the stagin
 (flushing each file of a large tree takes many times as long as bringing it), so an entry is marked before rsync writes to it,
 and the mark goes when all of it has been flushed. A mark from before this server's last start says that power may have been
 lost in between: whatever came since the mark may be empty or cut off. It is then not put in place, and the entry is compared by
-content when there is an active again. Any thread may call anything. Source: issue "Replicated files"; syncfs(2).
+content when there is an active again. Any thread may call anything. Source: issue "Replicated files".
 """
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import logging
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 #: after a flush that failed (seconds)
 AGAIN = 5.0
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Refusal(HaError):
@@ -169,13 +169,9 @@ class Record:
 
 def sync_file_system(path: Path) -> None:
     """All that was written to the file system that ``path`` lies on is on the disk. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(fd) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), os.fspath(path))
-    finally:
-        os.close(fd)
+    done = subprocess.run(["sync", "--file-system", path], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise OSError(errno.EIO, done.stderr.decode(errors="replace").strip(), os.fspath(path))
 
 
 def start_of_this_server() -> str:

@@ -7,10 +7,8 @@ when nobody writes any more. The main loop (methods that begin with ``on_``) wai
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -29,6 +27,7 @@ from runtime.channel import Channel
 from runtime.clock import boottime
 from runtime.control import Request
 from runtime.errors import HaError
+from runtime.proctree import kill_tree
 
 log = logging.getLogger(__name__)
 
@@ -149,8 +148,7 @@ class Taking:
             time.sleep(0.02)
         for gate in list(self._gates.values()):
             log.warning("a transfer to this server did not end: killed")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(gate.pid, signal.SIGKILL)
+            kill_tree(gate.pid, None)
         with self.receiver.writing:
             pass  # whoever wrote has ended; nobody begins any more
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from ha_manager.config import Config, load
-from ha_manager.copier import Copier
+from ha_manager.copier import ALARM, Copier, Patience
 from ha_manager.local import addresses
 from ha_manager.orders import Epoch, Role
 from runtime.control import Client
 from runtime.errors import ControlError
 from runtime.keys import Keys
 from runtime.loop import Loop
-from runtime.proctree import alive
+from runtime.proctree import alive, process
 from tests.lab.postgres_pair import free_port, until
 
 
@@ -29,7 +29,7 @@ class Starter:
     def __init__(self, config: Config) -> None:
         self.config, self.alarms = config, dict[str, str]()
         self.role = Role.PASSIVE
-        self.copier = Copier(lambda: self.config, self.alarms.__setitem__)
+        self.copier = Copier(lambda: self.config, self.alarms.__setitem__, Patience(0.1, 10.0, 20.0))
         self.loop = Loop()
         self.threads = [threading.Thread(target=body, daemon=True) for body in (self.copier.run, self.loop.run)]
         self._tick()
@@ -86,6 +86,11 @@ def listens(config: Config) -> bool:
         return probe.connect_ex((config.own_ip, config.site.files_port)) == 0
 
 
+def process_state(pid: int) -> str:
+    found = process(pid)
+    return found.state if found else ""
+
+
 def test_it_is_told_its_role_started_again_and_gone_with_its_starter(starter: Starter) -> None:
     until(lambda: starter.status().get("role") == "passive" and starter.copier.summary == "receiving", 10.0, every=0.05)
     until(lambda: listens(starter.config), 5.0, "sshd", every=0.05)
@@ -95,6 +100,15 @@ def test_it_is_told_its_role_started_again_and_gone_with_its_starter(starter: St
     before = starter.pid
     os.kill(before, signal.SIGKILL)
     until(lambda: starter.pid != before and starter.status().get("role") == "active", 10.0, "another", every=0.05)
+    last = starter.pid
+    os.kill(last, signal.SIGSTOP)  # woken
+    until(lambda: process_state(last) == "S", 5.0, every=0.05)
+    until(lambda: starter.alarms.get(ALARM) == "", 5.0, every=0.05)
+    starter.copier._patience = Patience(0.1, 0.2, 0.2)  # what is silent now for so long hangs
+    os.kill(last, signal.SIGSTOP)
+    until(lambda: "does not answer" in starter.alarms[ALARM], 5.0, every=0.01)
+    starter.copier._patience = Patience(0.1, 10.0, 20.0)
+    until(lambda: starter.pid != last and starter.alarms[ALARM] == "", 10.0, "another, as that one hung", every=0.05)
     last = starter.pid
     starter.end()
     assert not alive(last) and starter.status() == {}

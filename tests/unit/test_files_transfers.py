@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import signal
 import subprocess
 import threading
 import time
@@ -24,6 +25,7 @@ from runtime.control import ControlServer, Request
 from runtime.errors import HaError
 from runtime.frames import CONTENT_LIMIT
 from runtime.keys import Keys
+from runtime.proctree import descendants
 from tests.lab.postgres_pair import free_port, until
 
 SMALL = Item(Kind.FILE, size=10)
@@ -267,3 +269,19 @@ def test_a_transfer_ends_when_the_permission_does_and_goes_on_where_it_was(ends:
     assert "takes no files any more" in result[0] and not (ends.there / "large").exists()
     assert ends.copy(names=("large",)) == ""
     assert (ends.there / "large").stat().st_size == 24 << 20
+
+
+def test_a_transfer_that_is_stopped_at_either_end_is_woken(ends: Ends) -> None:
+    (ends.source / "large").write_bytes(os.urandom(12 << 20))
+    result: list[str] = []
+    before = len(ends.asked)
+    copying = threading.Thread(target=lambda: result.append(ends.copy(names=("large",), bandwidth=4096)))
+    copying.start()
+    until(lambda: len(ends.asked) > before, 10.0)
+    gate_pid = int(ends.asked[-1].fields["pid"])
+    until(lambda: bool(descendants(gate_pid)), 5.0)
+    mine = [each for each in descendants(os.getpid()) if b"modify-window" in Path(f"/proc/{each.pid}/cmdline").read_bytes()]
+    for each in (*mine, *descendants(gate_pid)):
+        os.kill(each.pid, signal.SIGSTOP)
+    copying.join(30.0)
+    assert result == [""] and look(f"{ends.there}/large").size == 12 << 20
