@@ -48,7 +48,7 @@ _WATCH = """import resource, sys, time
 from ha_manager.files.watching import Watcher
 class Nobody:
     def written(self, *a): pass
-    moved = full = unwatched = written
+    moved = modified = full = unwatched = written
 watcher = Watcher(Nobody())
 def rss():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

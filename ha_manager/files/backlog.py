@@ -46,6 +46,9 @@ class Backlog:
     def written(self, entry: str, path: str) -> None:
         self._note(lambda now: self._changes.written(entry, path, now))
 
+    def modified(self, entry: str, path: str) -> None:
+        self._note(lambda now: self._changes.modified(entry, path, now))
+
     def moved(self, entry: str, path: str, tree: bool = False) -> None:
         self._note(lambda now: self._changes.moved(entry, path, now, tree=tree))
 

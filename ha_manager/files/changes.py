@@ -2,8 +2,9 @@
 
 Promise: pure. A path stands here once, however often it changes; what there is to do is found out when it is due, by looking at
 the path itself, so no order of events can be wrong. A rename, a deletion or a new attribute is due at once; a file that was
-written in place when it has been quiet for ``QUIET``, at the latest after ``LONGEST``. Memory is bounded: more than ``limit``
-paths of one entry become one full pass of it. Source: facts/file-replication-and-libraries.md ("Events").
+written in place and closed, when it has been quiet for ``QUIET``, at the latest after ``LONGEST``; one that is held open when
+it has been for ``QUIET_OPEN``, at the latest after ``LONGEST_OPEN``. Memory is bounded: more than ``limit`` paths of one entry
+become one full pass of it. Source: facts/file-replication-and-libraries.md ("Events").
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from math import inf
 
 #: seconds
 QUIET, LONGEST = 0.1, 2.0
+QUIET_OPEN, LONGEST_OPEN = 1.0, 5.0
 LIMIT = 4096
 
 
@@ -47,6 +49,12 @@ class Changes:
         known = self._pending.get(entry, {}).get(path)
         since = known.since if known else now
         self._note(entry, path, since, min(now + QUIET, since + LONGEST), False)
+
+    def modified(self, entry: str, path: str, now: float) -> None:
+        """In place, and still open: its writer may be done for long, and never close it."""
+        known = self._pending.get(entry, {}).get(path)
+        since = known.since if known else now
+        self._note(entry, path, since, min(now + QUIET_OPEN, since + LONGEST_OPEN), False)
 
     def moved(self, entry: str, path: str, now: float, *, tree: bool = False) -> None:
         """Renamed to or away, deleted, made, or given other attributes: whole as it is."""

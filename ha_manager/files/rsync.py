@@ -40,7 +40,7 @@ class Pass:
 def argv(transfer: Pass, shell: str, gate: str, host: str) -> list[str]:
     """The sender's command. ``shell``: as for ``rsync -e``; ``gate``: the words that the gate finds before rsync's own."""
     options = [
-        "-aHAX", "--modify-window=-1", f"--partial-dir={PARTIAL}", f"--timeout={TIMEOUT}", "--info=progress2",
+        "-aHAX", "--no-D", "--modify-window=-1", f"--partial-dir={PARTIAL}", f"--timeout={TIMEOUT}", "--info=progress2",
         "--outbuf=L", "-e", shell, f"--rsync-path={gate}",
     ]  # fmt: skip
     if transfer.checksum:
@@ -67,7 +67,7 @@ def _pattern(relative: str) -> str:
 
 #: what may be asked of the gate's rsync: options that would read, follow links or write elsewhere are none of them
 _ALLOWED = re.compile(
-    r"--server|-[lHogDtpAXrcR]+e[0-9]*\.[a-zA-Z]*|-@-1|--modify-window=-1|--timeout=[0-9]+|--bwlimit=[0-9]+|--delete-delay"
+    r"--server|-[lHogtpAXrcR]+e[0-9]*\.[a-zA-Z]*|-@-1|--modify-window=-1|--timeout=[0-9]+|--bwlimit=[0-9]+|--delete-delay"
     r"|--delete-missing-args|--from0|--fsync|--partial-dir|(?:--partial-dir=)?\.ha-partial|--(?:user|group)map=\*:[A-Za-z0-9_.-]+|\."
 )
 

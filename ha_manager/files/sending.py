@@ -101,6 +101,10 @@ class Sending:
         if self._changed(entry):
             self.backlog.written(entry, path)
 
+    def modified(self, entry: str, path: str) -> None:
+        if self._changed(entry):
+            self.backlog.modified(entry, path)
+
     def moved(self, entry: str, path: str, tree: bool) -> None:
         if self._changed(entry):
             self.backlog.moved(entry, path, tree)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 MASK = (
     pyinotify.IN_CLOSE_WRITE | pyinotify.IN_MOVED_TO | pyinotify.IN_MOVED_FROM | pyinotify.IN_DELETE | pyinotify.IN_ATTRIB
-    | pyinotify.IN_CREATE | pyinotify.IN_DELETE_SELF | pyinotify.IN_MOVE_SELF | pyinotify.IN_ONLYDIR
+    | pyinotify.IN_CREATE | pyinotify.IN_MODIFY | pyinotify.IN_DELETE_SELF | pyinotify.IN_MOVE_SELF | pyinotify.IN_ONLYDIR
 )  # fmt: skip
 _GONE = pyinotify.IN_DELETE | pyinotify.IN_MOVED_FROM
 _CAME = pyinotify.IN_CREATE | pyinotify.IN_MOVED_TO
@@ -41,6 +41,9 @@ class Listener(Protocol):
 
     def written(self, entry: str, path: str) -> None:
         """Written in place, and closed."""
+
+    def modified(self, entry: str, path: str) -> None:
+        """Written in place, and not closed yet."""
 
     def moved(self, entry: str, path: str, tree: bool) -> None:
         """Renamed, made, deleted, or given other attributes."""
@@ -145,6 +148,8 @@ class Watcher:
             self._directory(watch.inside, path, mask, left)
         elif mask & pyinotify.IN_CLOSE_WRITE:
             self._listener.written(watch.inside, path)
+        elif mask & pyinotify.IN_MODIFY:
+            self._listener.modified(watch.inside, path)
         elif not mask & pyinotify.IN_CREATE or _is_whole(path):
             self._listener.moved(watch.inside, path, False)
 
@@ -166,6 +171,8 @@ class Watcher:
                 continue
             elif mask & pyinotify.IN_CLOSE_WRITE:
                 self._listener.written(entry, path)
+            elif mask & pyinotify.IN_MODIFY:
+                self._listener.modified(entry, path)
             elif not mask & pyinotify.IN_CREATE or _is_whole(path):
                 self._listener.moved(entry, path, False)
 

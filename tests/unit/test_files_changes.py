@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from ha_manager.files.changes import LONGEST, QUIET, Change, Changes
+from ha_manager.files.changes import LONGEST, LONGEST_OPEN, QUIET, QUIET_OPEN, Change, Changes
 from ha_manager.files.direction import Standing, why_not_send, why_not_take
 
 
@@ -30,6 +30,18 @@ def test_a_file_that_is_written_again_and_again_is_copied_all_the_same() -> None
         changes.written("/e", "/e/log", now)
         now += QUIET / 2
     assert LONGEST <= now < LONGEST + QUIET
+
+
+def test_a_file_that_nobody_closes_is_copied_later_and_at_once_when_it_is_closed() -> None:
+    changes, now = Changes(), 0.0
+    changes.modified("/e", "/e/open", 0.0)
+    assert changes.deadline() == QUIET_OPEN
+    changes.written("/e", "/e/open", 0.2)
+    assert paths(changes, 0.2 + QUIET) == ["/e/open"]
+    while not changes.take(now)[0]:
+        changes.modified("/e", "/e/open", now)
+        now += QUIET_OPEN / 2
+    assert LONGEST_OPEN <= now < LONGEST_OPEN + QUIET_OPEN
 
 
 def test_a_path_stands_once_and_is_as_old_as_its_first_change() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import selectors
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -103,7 +104,7 @@ def test_the_gate_lets_through_what_the_sender_asks(tmp_path: Path, more: dict[s
     assert asked_of_the_gate(tmp_path, Pass("/e", str(tmp_path), **more))[0] == "--server"  # type: ignore[arg-type]
 
 
-GOOD = "ha-files 7 vs-166 2f78 --server -lHogDtpAXre.iLsfxCIvu . ."
+GOOD = "ha-files 7 vs-166 2f78 --server -lHogtpAXre.iLsfxCIvu . ."
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,8 @@ GOOD = "ha-files 7 vs-166 2f78 --server -lHogDtpAXre.iLsfxCIvu . ."
     [
         "", "id", "rsync --server . .", GOOD.replace("--server", "--server --sender"), GOOD.replace("ha-files", "sh"),
         GOOD.replace(" . .", " . /etc"), GOOD.replace(" . .", " . ../.."), GOOD.replace("--server", "--daemon"),
-        GOOD.replace("-l", "-kl"), GOOD + " --log-file=/etc/cron.d/x", GOOD + " --temp-dir=/etc", GOOD + " --backup-dir=/etc",
+        GOOD.replace("-l", "-kl"), GOOD.replace("-l", "-Dl"),
+        GOOD + " --log-file=/etc/cron.d/x", GOOD + " --temp-dir=/etc", GOOD + " --backup-dir=/etc",
         GOOD + " --copy-dest=/etc", GOOD + " --files-from=/etc/shadow", GOOD + " --partial-dir /etc", GOOD + "; id",
         GOOD + " --usermap=*:root,@/etc/shadow", GOOD.replace("2f78", "zz"), GOOD.replace("7", "x"),
     ],
@@ -196,6 +198,8 @@ def test_a_tree_is_mirrored_with_all_that_belongs_to_it(ends: Ends) -> None:
     os.setxattr(ends.source / "one", "user.x", b"y")
     os.chmod(ends.source / "one", 0o4750)
     (ends.source / "link").symlink_to("/etc/passwd")
+    os.mkfifo(ends.source / "pipe")
+    os.mknod(ends.source / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
     ends.there.mkdir(parents=True)
     (ends.there / "deleted").write_text("x")
     (ends.there / "inner").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,13 @@ class Heard:
     def __init__(self) -> None:
         self.said: list[tuple[str, str]] = []
         self.trouble: dict[str, str] = {}
+        self.modified_paths: set[str] = set()
 
     def written(self, entry: str, path: str) -> None:
         self.said.append(("written", path))
+
+    def modified(self, entry: str, path: str) -> None:
+        self.modified_paths.add(path)
 
     def moved(self, entry: str, path: str, tree: bool) -> None:
         self.said.append(("tree" if tree else "moved", path))
@@ -173,3 +178,39 @@ def test_an_overflow_asks_for_a_full_pass_and_directories_are_watched_after_it(w
         watched.watcher.read()
         assert len(watched.heard.said) > before, "neither events nor an overflow"
     assert ("written", "tree/late/f") in watched.after("echo 1 > tree/late/f")
+
+
+def test_a_file_that_is_written_to_and_not_closed_is_told(watched: Watched) -> None:
+    (watched.root / "tree").mkdir()
+    watched.watch("tree", "single")
+    for name in ("tree/log", "single"):
+        with open(watched.root / name, "w", buffering=1) as file:
+            print("a line", file=file)
+            watched.watcher.read()
+            assert str(watched.root / name) in watched.heard.modified_paths
+            assert ("written", str(watched.root / name)) not in watched.heard.said
+
+
+_LIMITED = """import sys
+from ha_manager.files.watching import Watcher
+class Heard:
+    def written(self, *words): pass
+    moved = modified = full = written
+    def unwatched(self, entry, because): print(entry, because or "watched")
+watcher = Watcher(Heard())
+watcher.watch([sys.argv[1]])
+print(len(watcher))
+open("/proc/sys/user/max_inotify_watches", "w").write("1000")
+watcher.watch([sys.argv[1]])
+"""
+
+
+def test_the_limit_of_watches_is_told_with_the_remedy_until_there_is_room(watched: Watched) -> None:
+    for number in range(60):
+        (watched.root / f"tree/{number}").mkdir(parents=True)
+    limited = f"echo 20 > /proc/sys/user/max_inotify_watches; exec {sys.executable} -c '{_LIMITED}' {watched.root}/tree"
+    done = subprocess.run(["unshare", "--user", "--map-root-user", "/bin/sh", "-euc", limited], capture_output=True, text=True)
+    if "unshare" in done.stderr or "max_inotify_watches" in done.stderr:
+        pytest.skip(done.stderr)
+    said = done.stdout.splitlines()
+    assert "raise fs.inotify.max_user_watches" in said[0] and said[-2] == "20" and said[-1] == f"{watched.root}/tree watched"
