@@ -21,7 +21,7 @@ import click
 
 from ha_manager import __version__
 from ha_manager.cli_diverged import diverged
-from ha_manager.cli_files import files
+from ha_manager.cli_files import before_failover, files
 from ha_manager.cli_logs import logs
 from ha_manager.cli_reseed import reseed
 from ha_manager.commandline import FAILED, NOT_CONFIGURED, NOT_RUNNING, AnyCase, fail, need_root, say
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ha_manager.config import Config, Reach, Reachable
 
 FAILOVER_LIMIT = 90.0
+#: for what the passive lacks of replicated files before that
+FILES_LIMIT = 10.0
 #: a successor that has not been heard for so long has died (seconds)
 SUCCESSOR_LIMIT = 3.0
 
@@ -152,7 +154,8 @@ def am_i_active() -> None:
 def failover(force: bool) -> None:
     """Hand over to the passive: a planned change without loss. Only on the active.
 
-    Refused, with the reason, when the passive could not take over.
+    Refused, with the reason, when the passive could not take over. Replicated files that it lacks are copied first, for ten
+    seconds at most.
 
     Example: ha failover
     """
@@ -165,6 +168,8 @@ def failover(force: bool) -> None:
         fail(f"this server is {before['phase']}, not active; run it on {config.peer}", FAILED)
     if force and not before["peer_state"]["contact"]:
         fail(f"{config.peer} is not heard, so nobody would be active; `ha stop` turns HA off here", FAILED)
+    if lacking := before_failover(FILES_LIMIT):
+        say(lacking)
     began = time.monotonic()
     say(turning.heartbeat(config, "standby", {"by": "ha failover", "force": force}, 20.0).get("text", "accepted"))
     said = ""

@@ -103,8 +103,8 @@ def words(code: int, said: str) -> str:
     told = next((line for line in lines if "ha_manager:" in line), lines[-1] if lines else f"rsync ended with {code}")
     if "permission denied (publickey" in said.lower():
         return (
-            "the other server refuses the key of the transfers. After an exchange of keys: SIGHUP to ha_manager on both. Is its"
-            " root account locked (`passwd -S root` says L)? `usermod -p '*' root` there locks the password only"
+            "the other server refuses the key of the transfers. After an exchange of keys: SIGHUP to ha_manager on both. Its"
+            " root account may have expired (`chage -l root` there), or its PAM (sshd) let nobody in"
         )
     if "host key verification failed" in said.lower():
         return (

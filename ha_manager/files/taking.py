@@ -175,13 +175,14 @@ class Taking:
 
     def _run_sshd(self) -> str:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        argv = ["setpriv", "--pdeathsig=TERM", *transport.server_argv(self._folder)]
+        locked = transport.root_is_locked()
+        argv = ["setpriv", "--pdeathsig=TERM", *transport.server_argv(self._folder, locked=locked)]
         try:
             with open(self._folder / "sshd.log", "w+b") as output:
                 self._sshd = child = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
                 )
-                self._watch_sshd(child)
+                self._watch_sshd(child, locked)
                 output.seek(0)
                 said = output.read(4096).decode(errors="replace").strip().splitlines()
         except OSError as wrong:
@@ -190,9 +191,13 @@ class Taking:
         self._sshd = None
         return "" if ended else (said[-1] if said else f"it ended with {child.returncode}")
 
-    def _watch_sshd(self, child: subprocess.Popen[bytes]) -> None:
-        began, is_told = boottime(), False
+    def _watch_sshd(self, child: subprocess.Popen[bytes], locked: bool) -> None:
+        began, is_told, looked = boottime(), False, boottime()
         while child.poll() is None:
+            if boottime() - looked > SSHD_AGAIN:
+                looked = boottime()
+                if transport.root_is_locked() != locked:
+                    self.end_sshd()  # another one follows
             if not self._wants_sshd():
                 self.end_sshd()
             elif boottime() - began > SSHD_AGAIN and not is_told:

@@ -3,7 +3,8 @@
 Promise: nothing of the system's sshd, of root's ``authorized_keys`` or ``known_hosts`` is read or changed. The server's key
 is the node key that is pinned at the other end, so a changed one is refused. The client's key is derived by both servers from
 their keys, so nothing has to be exchanged; all it opens is the gate (``ha_manager.files.gate``): no shell, no forwarding, no
-terminal. Both live in /run only, readable by root only. Source: sshd_config(5), ssh_config(5), design §6.
+terminal. Both live in /run only, readable by root only. Where root's password is locked, as on many servers, sshd lets nobody
+in unless it leaves that question to PAM: then it does. Source: sshd_config(5), ssh_config(5), design §6.
 """
 
 from __future__ import annotations
@@ -52,9 +53,18 @@ def write(folder: Path, keys: Keys, ends: Ends, control: Path) -> None:
         write_durably(folder / name, text, mode=0o600, durable=False)
 
 
-def server_argv(folder: Path) -> list[str]:
-    """In the foreground, its complaints on stderr."""
-    return [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
+def server_argv(folder: Path, *, locked: bool = False) -> list[str]:
+    """In the foreground, its complaints on stderr; ``locked``: root's account is."""
+    return [SSHD, "-D", "-e", "-f", str(folder / "sshd_config"), "-o", f"UsePAM={'yes' if locked else 'no'}"]
+
+
+def root_is_locked(shadow: Path = Path("/etc/shadow")) -> bool:
+    """In the sense in which sshd refuses every key: its password begins with "!"."""
+    try:
+        lines = shadow.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("root:!") for line in lines)
 
 
 def shell(folder: Path) -> str:
@@ -77,7 +87,6 @@ AuthenticationMethods publickey
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin forced-commands-only
-UsePAM no
 StrictModes no
 DisableForwarding yes
 PermitTTY no

@@ -7,6 +7,7 @@ IN_DONT_FOLLOW: int
 IN_IGNORED: int
 IN_ISDIR: int
 IN_MOVED_FROM: int
+IN_MODIFY: int
 IN_MOVED_TO: int
 IN_MOVE_SELF: int
 IN_ONLYDIR: int
