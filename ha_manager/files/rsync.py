@@ -100,7 +100,8 @@ def words(code: int, said: str) -> str:
     if code in (0, 24):
         return ""
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith(_EMPTY)]
-    told = next((line for line in lines if "ha_manager:" in line), lines[-1] if lines else f"rsync ended with {code}")
+    knows = [line for line in lines if "ha_manager:" in line] or [line for line in lines if re.search(r"\(\d+\)$", line)]
+    told = (knows[:1] or lines[-1:] or [f"rsync ended with {code}"])[0]
     if "permission denied (publickey" in said.lower():
         return (
             "the other server refuses the key of the transfers. After an exchange of keys: SIGHUP to ha_manager on both. Its"
