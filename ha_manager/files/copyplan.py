@@ -66,6 +66,8 @@ class Ask:
     #: not before (after a failure)
     at: float = -inf
     failures: int = 0
+    #: how often something vanished while it ran
+    vanished: int = 0
 
     def merge(self, other: Ask) -> None:
         self.since, self.checksum = min(self.since, other.since), self.checksum or other.checksum

@@ -95,10 +95,14 @@ def progress(line: str) -> tuple[int, int, str] | None:
 _EMPTY = ("rsync error:", "rsync: connection unexpectedly closed")
 
 
+#: all is there but what vanished while it ran: no failure by itself, but other names of the same file may be missing with it
+VANISHED = "some of it vanished while it was copied"
+
+
 def words(code: int, said: str) -> str:
-    """Why a transfer failed, "" if it didn't: what vanished while it ran is no failure."""
+    """Why a transfer failed, "" if it didn't."""
     if code in (0, 24):
-        return ""
+        return VANISHED if code else ""
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith(_EMPTY)]
     knows = [line for line in lines if "ha_manager:" in line] or [line for line in lines if re.search(r"\(\d+\)$", line)]
     told = (knows[:1] or lines[-1:] or [f"rsync ended with {code}"])[0]

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any
 
 from ha_manager.config import Config
+from ha_manager.files import rsync
 from ha_manager.files.accounts import Account, alarms, late, summary
 from ha_manager.files.backlog import Backlog
 from ha_manager.files.bulk import Transfer
@@ -37,6 +38,8 @@ RETRY_FIRST, RETRY_MOST = 0.2, 3.0
 AGAIN, AGAIN_MOST = 2.0, 30.0
 #: how often a line that idles is looked at (seconds)
 IDLE = 0.5
+#: a pass during which something vanished is done again so often
+VANISHING = 3
 #: at most so many are kept of what the passive said
 NOTES = 100
 
@@ -410,9 +413,12 @@ class Sending:
         account.progress = ""
         if self._own is not own:
             return
-        if error:
+        if error and error != rsync.VANISHED:
             self._bulk_failed(account, ask, error)
             return
+        if error and ask.vanished < VANISHING:
+            more = Ask(began, ask.changes, at=self._clock() + RETRY_FIRST * 2**ask.vanished, vanished=ask.vanished + 1)
+            self.backlog.ask(entry, more)
         account.copied, account.error = time.time(), ""
         if before is not None and ask.changes is not None and entry in ask.changes:
             self._sent[entry], account.size = before, before.size
