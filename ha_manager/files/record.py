@@ -26,8 +26,8 @@ from runtime.errors import HaError
 
 log = logging.getLogger(__name__)
 
-#: after a flush that failed (seconds)
-AGAIN = 5.0
+#: pause before a flush (seconds): by then the kernel has written nearly all of it by itself, and no commit waits for the rest
+SETTLE = 30.0
 
 
 class Refusal(HaError):
@@ -64,8 +64,8 @@ def parse(found: Mapping[str, Any]) -> Held:
 class Record:
     """``start`` names this start of the server. ``run`` flushes, in a thread of its own, until ``end``."""
 
-    def __init__(self, staging: Staging, start: str) -> None:
-        self._staging, self._start = staging, start
+    def __init__(self, staging: Staging, start: str, settle: float = SETTLE) -> None:
+        self._staging, self._start, self.settle = staging, start, settle
         self.held = parse(staging.state())
         #: one change at a time; whoever only reads doesn't wait for the disk
         self._changing = threading.Lock()
@@ -133,15 +133,20 @@ class Record:
     def run(self) -> None:
         while not self._ended:
             with self._turn:
-                entries = self._closed()
-                if not entries:
+                if not self._closed():
                     self._turn.wait()
                     continue
+            self._rest()
             try:
-                self.flush(entries)
+                self.flush(self._closed())
             except OSError as wrong:
                 log.warning("what was received of replicated files can't be flushed: %s", wrong.strerror)
-                time.sleep(AGAIN)
+
+    def _rest(self) -> None:
+        end = time.monotonic() + self.settle
+        with self._turn:
+            while not self._ended and (left := end - time.monotonic()) > 0:
+                self._turn.wait(left)
 
     def flush(self, entries: Iterable[str]) -> None:
         """Raises OSError."""

@@ -68,7 +68,7 @@ def test_what_rsync_brought_is_in_doubt_after_a_loss_of_power_until_it_is_compar
 
 
 def test_what_was_flushed_is_in_no_doubt(staging: Staging) -> None:
-    record = Record(staging, "one")
+    record = Record(staging, "one", settle=0.05)
     thread = threading.Thread(target=record.run, daemon=True)
     thread.start()
     record.opened("/e")

@@ -113,6 +113,8 @@ class Pair:
         self.two.keys.accept(self.one.keys.show().line)
         for node in (self.one, self.two):
             node.start()
+            assert node.service is not None
+            node.service.taking.record.settle = 0.1
 
     def settle(self) -> None:
         """One sends, two takes, all of it is there; in a new reign, if a test has changed roles."""
