@@ -24,7 +24,8 @@ from runtime.durable import sync_folder
 
 #: of what was replaced, the newest are kept
 KEPT = 5
-_OURS = (TEMPORARY, ".ha-placing-")
+_PLACING = ".ha-placing-"
+_OURS = (TEMPORARY, _PLACING)
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Placing:
         if item.kind is Kind.FOLDER:
             self._guarded(entry.path, lambda: self._tree(staged, item, target, entry))
         else:
+            _sweep(os.path.dirname(target))
             self._guarded(entry.path, lambda: self._file(staged, item, target))
 
     def _no_link_above(self, path: str) -> None:
@@ -127,6 +129,7 @@ class Placing:
                 self._guarded(there, lambda p=path, i=inner, t=there: self._tree(p, i, t, entry))  # type: ignore[misc]
             elif inner.kind in (Kind.FILE, Kind.LINK):
                 self._guarded(there, lambda p=path, i=inner, t=there: self._file(p, i, t))  # type: ignore[misc]
+        _sweep(target)
         self._extra(staged, names, target, entry)
         self._told(target, _dress_folder(target, item))
 
@@ -187,7 +190,7 @@ class Placing:
         """Beside its place first; what was in the place is kept; then one rename."""
         folder = os.path.dirname(target)
         os.makedirs(folder, exist_ok=True)
-        temporary = f"{folder}/.ha-placing-{secrets.token_hex(6)}"
+        temporary = f"{folder}/{_PLACING}{secrets.token_hex(6)}"
         try:
             missing = _copy(source, item, temporary)
             if look(target).kind is Kind.FOLDER:
@@ -227,6 +230,14 @@ class Placing:
 
     def _wrong(self, path: str, wrong: OSError) -> None:
         self.outcome.wrong.append(f"{path} could not be put in place: {wrong.strerror or wrong}")
+
+
+def _sweep(folder: str) -> None:
+    """What an earlier run left that was killed between writing a file and naming it."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if name.startswith(_PLACING):
+                os.unlink(f"{folder}/{name}")
 
 
 def prune(folder: Path, keep: int = KEPT) -> None:

@@ -84,7 +84,7 @@ class Receiver:
                 while data := connection.recv(1 << 18):
                     answers = self.take(list(reader.feed(data)))
                     connection.sendall(b"".join(frames.encode(answer) for answer in answers))
-            except (OSError, ValueError) as wrong:
+            except (OSError, ValueError, RecursionError) as wrong:
                 log.info("the copying session of the other server ended: %s", wrong)
             finally:
                 self._connections.discard(connection)
@@ -114,7 +114,7 @@ class Receiver:
             return put
         except (HaError, OSError) as wrong:
             return _failed(wrong)
-        except (KeyError, TypeError, ValueError) as wrong:
+        except (KeyError, TypeError, ValueError, OverflowError) as wrong:
             return {"ok": False, "error": f"not understood: {wrong!r}", "refused": False}
 
     def _other(self, batch: Batch, do: str, path: str, epoch: Epoch, header: dict[str, Any]) -> Answer:

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,14 @@ class Staging:
         """Make it if it isn't there."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.chmod(self.root, 0o700)
+
+    def sweep(self, paths: Iterable[str]) -> None:
+        """Remove what was half written beside these files when this process was killed. (In a tree the next full pass does.)"""
+        for parts in {tuple(components(path)[:-1]) for path in paths}:
+            with contextlib.suppress(OSError, Escape), self.folder(list(parts)) as folder:
+                for name in os.listdir(folder):
+                    if name.startswith(TEMPORARY):
+                        os.unlink(name, dir_fd=folder)
 
     # --- what is known of it ----------------------------------------------------------------------------------------------
 

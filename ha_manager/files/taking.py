@@ -61,6 +61,7 @@ class Taking:
         self._folder = paths.run / "files.d"
         self.staging = Staging(paths.staging)
         self.staging.prepare()
+        self.staging.sweep(self.names())
         self.record = Record(self.staging, start_of_this_server())
         #: entry → when something of it came last (seconds since 1970)
         self.received: dict[str, float] = {}

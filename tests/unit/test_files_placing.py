@@ -70,6 +70,15 @@ def test_the_owner_of_module_xml_counts(server: Server) -> None:
     assert look(str(server.root / "here/etc/f")).owner == ("root", "root")
 
 
+def test_what_a_killed_run_left_half_written_is_removed(server: Server) -> None:
+    server.staged("etc/f", "new")
+    server.staged("var/t/f", "new")
+    for folder in ("etc", "var/t"):
+        server.here(f"{folder}/.ha-placing-0123", "half", time.time())
+    assert server.place(Wanted("/etc/f"), Wanted("/var/t", complete=time.time() + 5)).wrong == []
+    assert os.listdir(server.root / "here/etc") == ["f"] == os.listdir(server.root / "here/var/t")
+
+
 def test_a_file_that_is_newer_here_stays_and_is_told(server: Server) -> None:
     server.here("etc/f", "written here", NEW)
     server.staged("etc/f", "older copy", OLD)

@@ -107,6 +107,13 @@ def test_what_is_not_settled_did_not_come(staging: Staging) -> None:
     assert (staging.root / "e/f").read_text() == "before" and names(staging.root) == ["e", "e/f"]
 
 
+def test_what_was_half_written_beside_a_file_is_swept(staging: Staging) -> None:
+    staging.put("/etc/shadow", FILE, b"1")
+    (staging.root / "etc/.ha-new-012345").write_text("half")
+    staging.sweep(["/etc/shadow", "/never/was", "/etc/shadow/below"])
+    assert names(staging.root) == ["etc", "etc/shadow"]
+
+
 def test_what_is_removed_is_gone_with_all_below_it_and_may_be_gone_already(staging: Staging) -> None:
     staging.put("/e/x/y/z", FILE, b"1")
     staging.remove("/e/x")
