@@ -33,8 +33,9 @@ class Account:
     progress: str = ""
     #: why it can't be watched
     unwatched: str = ""
-    #: full passes that were asked for, begun, and done
+    #: full passes that were asked for and begun, and which of them was the last to be done
     asked: int = 0
+    begun: int = 0
     done: int = 0
 
     def as_json(self, behind: float) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def argv(transfer: Pass, shell: str, gate: str, host: str) -> list[str]:
     """The sender's command. ``shell``: as for ``rsync -e``; ``gate``: the words that the gate finds before rsync's own."""
     options = [
         # With hard links, and something vanishing meanwhile, rsync that still looks for files while it sends waits for ever.
-        "-aHAX", "--no-D", "--no-inc-recursive", "--modify-window=-1", f"--partial-dir={PARTIAL}", f"--timeout={TIMEOUT}", "--info=progress2",
+        "-aHAX", "--no-D", "--no-inc-recursive", "--modify-window=-1", f"--partial-dir={PARTIAL}",
+        f"--timeout={TIMEOUT}", "--info=progress2",
         "--outbuf=L", "-e", shell, f"--rsync-path={gate}",
     ]  # fmt: skip
     if transfer.checksum:

@@ -148,7 +148,7 @@ class Sending:
         tickets = {}
         for path in paths:
             self.accounts[path].asked += 1
-            tickets[path] = self.accounts[path].done + 1
+            tickets[path] = self.accounts[path].begun + 1  # one that is under way may have looked before
             self.backlog.full(path)
         return tickets
 
@@ -251,15 +251,17 @@ class Sending:
         account.kind = item.kind.value
         if item.kind is Kind.FOLDER:
             return self.backlog.ask(entry, Ask(since, None, entry in self._doubts))
+        account.begun += 1
+        number = account.begun
         if item.kind is not Kind.ABSENT or entry in self._sent:
             self._copy(line, entry, [Change(entry, since)])
         if account.error or self.backlog.asked(entry):
             return None
-        if error := self._complete(line, account, self._clock() - began, True):
+        if error := self._complete(line, account, number, self._clock() - began, True):
             self._failed(entry, error)
         return None
 
-    def _complete(self, line: Line, account: Account, took: float, checksum: bool) -> str:
+    def _complete(self, line: Line, account: Account, number: int, took: float, checksum: bool) -> str:
         """Tell the passive, which has to write it down; then whoever waits for it may go on. Returns why not ("")."""
         entry = account.entry.name
         header = {"do": "complete", "path": entry, "took": took, "checksum": checksum, "epoch": list(self._own.epoch)}
@@ -268,7 +270,7 @@ class Sending:
             return _refusal(answer)
         if checksum:
             self._doubts.discard(entry)
-        account.done += 1
+        account.done = number
         return ""
 
     def _copy(self, line: Line, entry: str, changes: list[Change]) -> None:
@@ -399,7 +401,9 @@ class Sending:
     def _bulk(self, account: Account, ask: Ask, own: Standing) -> None:
         entry = account.entry.name
         transfer = pass_of(account.entry, ask, self._inner(entry), self._config().host.files.bandwidth)
-        began = self._clock()
+        began, whole = self._clock(), ask.changes is None or entry in ask.changes
+        account.begun += whole
+        number = account.begun
         account.progress = "comparing" if ask.changes is None else f"{len(transfer.names)} paths"
         before = None if ask.changes is None else _looked_at(entry)
 
@@ -423,10 +427,10 @@ class Sending:
         if before is not None and ask.changes is not None and entry in ask.changes:
             self._sent[entry], account.size = before, before.size
         line = self._line
-        if line is not None and (ask.changes is None or entry in ask.changes):
-            whole = ask.checksum or ask.changes is not None
+        if line is not None and whole:
+            by_content = ask.checksum or ask.changes is not None
             with contextlib.suppress(LineLost):  # a new connection begins with a full pass
-                if error := self._complete(line, account, self._clock() - began, whole):
+                if error := self._complete(line, account, number, self._clock() - began, by_content):
                     self._bulk_failed(account, ask, error)
 
     def _bulk_failed(self, account: Account, ask: Ask, error: str) -> None:
