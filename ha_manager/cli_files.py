@@ -191,7 +191,7 @@ def before_failover(limit: float) -> str:
             time.sleep(_POLL / 4)
             found = _ask("status")
             entries = {each["path"]: each for each in found["entries"]}
-            tickets = {path: number for path, number in tickets.items() if entries[path]["done"] < number}
+            tickets = {path: n for path, n in tickets.items() if path in entries and entries[path]["done"] < n}
             stuck = [path for path in tickets if entries[path]["error"] and not entries[path]["progress"]]
             if not found["connected"] or (tickets and len(stuck) == len(tickets)):
                 break

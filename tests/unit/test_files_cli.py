@@ -14,7 +14,7 @@ from ha_manager.cli import main
 from ha_manager.config import Config, load
 from ha_manager.host import Host
 from ha_manager.site import Site
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, HaError, NotRunning
 from tests.unit.test_ha_config import EXAMPLE, HERE, loaded
 
 NOW = 1_800_000_000.0
@@ -69,6 +69,37 @@ def test_a_passive_says_whose_files_it_holds_and_what_was_put_in_place() -> None
     assert said[0] == "not copied now: no session" and said[-1] == "! late"
     assert said[3:7] == ["put in place in epoch 6/vs-28: 2, 1 the same, 0 removed", "  w", "  n",
                          "  what they replaced: ha files restore 6-vs-28-x"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "states, words",
+    [
+        ([{"done": 0}, {"done": 1}], ""),
+        ([{"done": 0, "progress": "12 MiB sent, 4 %, 9.00MB/s"}] * 2, "lack the latest changes of /etc/shadow (12 MiB sent"),
+        ([{"done": 0, "error": "No space left on device"}], "of /etc/shadow (No space left on device)"),
+        ([NotRunning("it is not running")], "replicated files: it is not running"),
+        ([HaError("nothing can be copied now: no session")], "replicated files: nothing can be copied now"),
+    ],
+)
+def test_a_planned_failover_waits_for_files_and_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, states: list[Any], words: str
+) -> None:
+    said = list(states)
+
+    def ask(do: str, fields: Any = None) -> dict[str, Any]:
+        if isinstance(said[0], HaError):
+            raise said[0]
+        if do == "sync":
+            return {"tickets": {"/etc/shadow": 1, "/not/there/any/more": 1}}
+        return found(entries=[entry(**(said.pop(0) if len(said) > 1 else said[0]))])
+
+    monkeypatch.setattr(cli_files, "_ask", ask)
+    monkeypatch.setattr(cli_files, "_named", lambda: True)
+    lacking = cli_files.before_failover(0.3)
+    assert words in lacking if words else lacking == ""
+    monkeypatch.setattr(cli_files, "_named", lambda: False)
+    if isinstance(states[0], NotRunning):
+        assert cli_files.before_failover(0.3) == ""
 
 
 def test_what_was_replaced_is_listed_and_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
