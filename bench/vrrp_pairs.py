@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from bench.debian import copy, root
 from bench.wires import sh
@@ -108,9 +109,9 @@ class Directors(ABC):
             raise HaError(f"ip in {self.space(node)}: {done.stderr.strip()}")
 
     def power_cut(self, node: str) -> float:
-        """CLOCK_BOOTTIME from just before."""
-        at = boottime()
+        """CLOCK_BOOTTIME from just after the cable was gone; on a busy machine that takes a while, and it answers meanwhile."""
         self._batch("sw", [f"link set {node} down"])
+        at = boottime()
         self._end(node)
         self._batch("sw", [f"link del {node}"])
         sh(f"ip netns del {self.space(node)}")
@@ -219,13 +220,20 @@ class Ours(Directors):
     def terminate(self, node: str, process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGTERM)
 
+    def settle(self) -> str:
+        """Steady is also that the master has named its successor, some heartbeats after it was started."""
+        first = super().settle()
+        self.until(lambda: self._router(other(first))["designated"], 10.0, "a successor to be designated")
+        return first
+
     def changes(self) -> int:
         """Of state, of both nodes, since they were started."""
-        count = 0
-        for node in NODES:
-            with Client(self.folder / node / "run" / "control", 10.0) as client:
-                count += sum(router["changes"] for router in client.request("status")["routers"])
-        return count
+        return sum(self._router(node)["changes"] for node in NODES)
+
+    def _router(self, node: str) -> dict[str, Any]:
+        with Client(self.folder / node / "run" / "control", 10.0) as client:
+            router: dict[str, Any] = client.request("status")["routers"][0]
+        return router
 
 
 class Keepalived(Directors):
