@@ -209,6 +209,26 @@ def test_killed_hung_unplugged_and_without_an_interface(tier: Tier) -> None:
     tier.until(lambda: tier.alarms("jupiter") == [], "nothing is wrong any more")
 
 
+def test_a_clean_stop_and_the_virtual_routers_own_mac(tier: Tier) -> None:
+    """The designated successor takes over at once; clients keep the MAC that they know."""
+    virtual, vips = f'{FAST} mac="virtual"', (f"{VIP}/24", f"{VIP6}/64")
+    tier.start("jupiter", 100, virtual, vips=vips)
+    tier.await_holder("jupiter")
+    tier.start("nibiru", 90, virtual, vips=vips)
+    macs = {VIP: "00:00:5e:00:01:33", VIP6: "00:00:5e:00:02:33"}
+    for director in ("jupiter", "nibiru"):
+        for vip, mac in macs.items():
+            tier.await_holder(director, vip)
+            assert mac in tier.client.sh(f"ip neigh show {vip} dev eth0")
+        if director == "jupiter":
+            tier.until(lambda: tier.router("nibiru")["designated"], "nibiru is the designated successor")
+            tier.stop("jupiter")
+            assert "10.10.74.70 stops, and this node is its designated successor" in tier.node("nibiru").log()
+    assert "vrrp" not in tier.node("jupiter").sh("ip link show")
+    assert tier.node("jupiter").sh("cat /proc/sys/net/ipv4/conf/eth0/arp_ignore").strip() == "0"
+    assert tier.alarms("nibiru") == []
+
+
 def test_another_configuration_while_it_runs(tier: Tier) -> None:
     track = '<track interface="spare" weight="20"/>'
     tier.node("jupiter").sh(
