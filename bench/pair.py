@@ -218,6 +218,7 @@ _HERE = Path(__file__).resolve().parent
 #: The policy server of the lab: where its programs go
 _DEVICE = {
     "/etc/init.d/policyserver": "policyserver",
+    "/opt/finjan/bin/policyserver_cli": "policyserver_cli",
     "/opt/finjan/bin/active_request_cli": "active_request_cli",
     "/opt/finjan/bin/full_replicate": "full_replicate",
 }
