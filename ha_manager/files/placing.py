@@ -59,6 +59,8 @@ class Placing:
         self._staging, self._kept, self._check, self._root = staging, kept, check, root
         self._inner: frozenset[str] = frozenset()
         self._doubt: float | None = None
+        #: staged files with several names → where the first is in place
+        self._several: dict[tuple[int, int], str] = {}
         self.outcome = Outcome()
 
     def run(self, entries: Sequence[Wanted]) -> Outcome:
@@ -172,8 +174,8 @@ class Placing:
     # --- files ----------------------------------------------------------------------------------------------------------
 
     def _file(self, staged: str, item: Item, target: str) -> None:
-        there = look(target)
-        if _same(item, there):
+        there, first = look(target), self._first_name(staged, item, target)
+        if _same(item, there) and (first == target or os.path.samefile(first, target)):
             self.outcome.same += 1
             return
         if self._doubt is not None and os.lstat(staged).st_ctime > self._doubt - 1.0:
@@ -184,15 +186,25 @@ class Placing:
             older = (there.mtime - item.mtime) / 1e9
             self.outcome.newer.append(f"{target} here is {older:.0f} s newer than its copy: it stays; the copy is {staged}")
             return
-        self._replace(staged, item, target)
+        self._replace(staged, item, target, first)
 
-    def _replace(self, source: str, item: Item, target: str) -> None:
-        """Beside its place first; what was in the place is kept; then one rename."""
+    def _first_name(self, staged: str, item: Item, target: str) -> str:
+        """Of a file with several names: where the first of them is in place; else ``target`` itself."""
+        if item.kind is not Kind.FILE or item.links < 2:
+            return target
+        about = os.lstat(staged)
+        first = self._several.setdefault((about.st_dev, about.st_ino), target)
+        if first != target and not _same(item, look(first)):
+            first = self._several[about.st_dev, about.st_ino] = target
+        return first
+
+    def _replace(self, source: str, item: Item, target: str, first: str = "") -> None:
+        """Beside its place first; what was in the place is kept; then one rename. ``first``: another name of the same file."""
         folder = os.path.dirname(target)
         os.makedirs(folder, exist_ok=True)
         temporary = f"{folder}/{_PLACING}{secrets.token_hex(6)}"
         try:
-            missing = _copy(source, item, temporary)
+            missing = self._link_or_copy(first if first != target else "", source, item, temporary)
             if look(target).kind is Kind.FOLDER:
                 self._take_away(target)
             elif os.path.lexists(target):
@@ -205,6 +217,13 @@ class Placing:
         sync_folder(folder)
         self.outcome.placed += 1
         self._told(target, missing)
+
+    def _link_or_copy(self, first: str, source: str, item: Item, temporary: str) -> str:
+        if first:
+            with contextlib.suppress(OSError):  # another file system
+                os.link(first, temporary)
+                return ""
+        return _copy(source, item, temporary)
 
     def _keep(self, target: str) -> None:
         place = f"{self._kept}{target[len(self._root) :]}"

@@ -70,6 +70,19 @@ def test_the_owner_of_module_xml_counts(server: Server) -> None:
     assert look(str(server.root / "here/etc/f")).owner == ("root", "root")
 
 
+def test_several_names_of_one_file_stay_one_file(server: Server) -> None:
+    server.staged("var/t/a", "one")
+    for name in ("b", "c"):
+        os.link(server.root / "staging/var/t/a", server.root / f"staging/var/t/{name}")
+    server.here("var/t/b", "one", NEW)  # a file of its own here
+    outcome = server.place(Wanted("/var/t"))
+    here = [(server.root / f"here/var/t/{name}").stat() for name in "abc"]
+    assert {each.st_ino for each in here} == {here[0].st_ino} and here[0].st_nlink == 3 and server.read("var/t/b") == "one"
+    assert (outcome.placed, outcome.wrong) == (3, []) and server.place(Wanted("/var/t"), label="2").same == 3
+    server.here("var/t/a", "newer here", NEW + 5)  # written in place, under all its names
+    assert len(server.place(Wanted("/var/t"), label="3").newer) == 3
+
+
 def test_what_a_killed_run_left_half_written_is_removed(server: Server) -> None:
     server.staged("etc/f", "new")
     server.staged("var/t/f", "new")
