@@ -163,7 +163,8 @@ def test_a_member_with_one_thing_wrong_is_no_member_or_a_plausible_one(data: st.
         member = from_json(json.loads(json.dumps(said)))
     except ValueError:
         return
-    assert from_json(member.as_json()) == member
+    told = member.as_json()  # rounded
+    assert from_json(told).as_json() == told
 
 
 @given(st.lists(st.dictionaries(st.sampled_from([f"02:00:00:00:00:{i:02x}" for i in range(9)]), st.floats(0.1, 4), min_size=1)))
