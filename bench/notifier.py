@@ -283,6 +283,7 @@ def measure_status(devices: int, repeats: int, say: Callable[[str], None]) -> di
 def main(devices: int, status_devices: int, repeats: int, place: str, json_file: Path | None) -> None:
     """Measure commits to many devices on this machine."""
     need_root()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing that was started is left behind
     found: dict[str, Any] = {}
     if devices:
         found |= measure(devices, repeats, click.echo, place)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -43,6 +44,8 @@ LOGIN = 8.0
 ASK = 22.0
 #: more bytes than this travel by rsync
 LARGE = 16 * 1024 * 1024
+#: to so many devices at the same time: enough for any network and disk; all at once would only make each of them look hung
+AT_ONCE = max(6, 2 * (os.cpu_count() or 1))
 
 REMEDIES = Remedies(
     changed="If it was given a new key on purpose: `notifier-ctl enroll --replace NAME`. If not, another has its address",
@@ -69,8 +72,21 @@ class Library:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._parts: dict[tuple[str, str], tuple[dict[str, list[Any]], ...]] = {}
         self._modes: dict[str, dict[str, int]] = {}
+
+    @contextlib.contextmanager
+    def turn(self, told: Callable[[], None], alive: Callable[[], bool]) -> Iterator[None]:
+        """One of the few that are sent much at the same time. Who waits for it says so: it does not hang."""
+        while not self._turns.acquire(timeout=0.5):
+            if not alive():
+                raise PeerError("the session ended before it was its turn")
+            told()
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def wanted(self, digest: str) -> Manifest:
         found = self.store.manifest(digest)
@@ -133,12 +149,17 @@ class Line:
         try:
             answer = self._announce(release, holds, staged, told)
             lacks, size = answer.get("lacks"), int(answer.get("bytes", 0))
-            empty = holds is None and staged is None and not self._looked_wrong
-            if (lacks is not None and size <= LARGE) or not self._copied(release, empty, told):
+            if lacks is not None and size <= LARGE:
                 self._send(release, self._lacking(release, lacks), told)
-            self._looked_wrong = True
-            self._until_done("prepared", release, told)
-            self._looked_wrong = False
+                self._until_done("prepared", release, told)
+                return
+            with self._library.turn(told, lambda: self.session.alive):
+                empty = holds is None and staged is None and not self._looked_wrong
+                if not self._copied(release, empty, told):
+                    self._send(release, self._lacking(release, lacks), told)
+                self._looked_wrong = True
+                self._until_done("prepared", release, told)
+                self._looked_wrong = False
         except PeerRefused as no:
             raise _in_words(no) from no
 

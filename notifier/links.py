@@ -19,6 +19,7 @@ from manager.holding import Outdated, Release, Version
 from notifier.devices import Listed
 from notifier.line import Hello
 from notifier.model import Connected, Event, Failed, Kind, Lost, Prepared, Progress, Refused, Switched
+from notifier.release import WIDTH
 from runtime import clock
 from runtime.errors import HaError
 from runtime.loop import Loop, Timer
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 FIRST, MOST = 0.5, 20.0
 #: each device is asked for its state so often, and answers within (seconds)
 PERIOD, ANSWER = 10.0, 8.0
-#: threads that prepare and switch; that connect and ask for the state
-WORKERS, ASKERS = 48, 16
+#: threads: one for each that may be prepared at the same time; those that switch; those that connect and ask for the state
+PREPARERS, SWITCHERS, ASKERS = WIDTH, 64, 16
 #: told to the rules at most so often (seconds)
 _PROGRESS = 1.0
 
@@ -81,7 +82,8 @@ class Links:
         self._loop, self._in_loop, self._post, self._dial = loop, in_loop, post, dial
         self._own, self._version = own, version
         self.links: dict[str, Link] = {}
-        self._work = ThreadPoolExecutor(WORKERS, "device")
+        self._preparers = ThreadPoolExecutor(PREPARERS, "preparing")
+        self._switchers = ThreadPoolExecutor(SWITCHERS, "switching")
         self._ask = ThreadPoolExecutor(ASKERS, "asking")
         self._asking: list[Callable[[], None]] = []
 
@@ -102,8 +104,8 @@ class Links:
 
     def shut_down(self) -> None:
         self.close("the notifier is stopping")
-        self._work.shutdown(wait=False, cancel_futures=True)
-        self._ask.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._preparers, self._switchers, self._ask):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def retry(self) -> None:
         """Now: something may have become possible (a key that was pinned)."""
@@ -243,20 +245,21 @@ class Links:
     # --- what the rules ask -------------------------------------------------------------------------------------------------
 
     def prepare(self, name: str, release: Release, holds: Release | None, staged: Release | None) -> None:
-        self._do(name, release, lambda line, told: line.prepare(release, holds, staged, told), Prepared(name, release))
+        done = Prepared(name, release)
+        self._do(self._preparers, name, lambda line, told: line.prepare(release, holds, staged, told), done)
 
     def switch(self, name: str, release: Release) -> None:
-        self._do(name, release, lambda line, told: line.switch(release, told), Switched(name, release))
+        self._do(self._switchers, name, lambda line, told: line.switch(release, told), Switched(name, release))
 
     def abandon(self, name: str, because: str) -> None:
         link = self.links.get(name)
         if link is not None and link.line is not None:
             self._lost(name, link.generation, because)
 
-    def _do(self, name: str, release: Release, act: Callable[[Talker, Callable[[], None]], None], done: Event) -> None:
+    def _do(self, pool: ThreadPoolExecutor, name: str, act: Callable[[Talker, Callable[[], None]], None], done: Event) -> None:
         link = self.links.get(name)
         if link is not None and link.line is not None:
-            self._work.submit(self._acted, name, link.generation, link.line, act, done)
+            pool.submit(self._acted, name, link.generation, link.line, act, done)
 
     def _acted(
         self, name: str, generation: int, line: Talker, act: Callable[[Talker, Callable[[], None]], None], done: Event
