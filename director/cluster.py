@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from director import plane, report
+from director import custodian, plane, report
 from director.beacon import Beacon
 from director.dataplane import DataPlane, Inspection
 from director.discovery import Counters, Dropped, Freshness, Message, decode, encode
@@ -113,8 +113,8 @@ class ProxyCluster:
         return {"drain": self._asked_drain, "explain": self._asked_explain, "check": self._asked_check}
 
     def stop(self) -> None:
-        if self._group is not None:
-            self._give(Leave())
+        stays = self._plane.loaded and self._load is not None and self._load.serves()
+        self._give(Leave(stays))
         for timer in self._timers.values():
             timer.cancel()
         for check in self._checks:
@@ -124,7 +124,10 @@ class ProxyCluster:
             self._load.close()
         if self._worker is not None:
             self._worker.close()
-        self._plane.remove()
+        if stays:
+            custodian.start([each.to for each in self._config.redirects], self._plane.leave())
+        else:
+            self._plane.remove()
         self._plane.close()
 
     # --- this node

@@ -54,6 +54,11 @@ class Settings:
                 problems.append(f"{file} can't be set to {value}: {error.strerror}")
         return problems
 
+    @property
+    def found(self) -> dict[str, str]:
+        """What was changed, as it was before."""
+        return dict(self._found)
+
     def restore(self) -> None:
         for name, value in self._found.items():
             with contextlib.suppress(OSError):  # the interface may be gone
@@ -143,6 +148,14 @@ class DataPlane:
         for interface in self._layout.own:
             wanted |= {f"net/ipv4/conf/{interface}/{name}": value for name, value in _ON_INTERFACE.items()}
         return self._settings.ensure(wanted)
+
+    def leave(self) -> dict[str, str]:
+        """No clients are shared out any more; what the connections of this node need stays, for a ``custodian`` to remove.
+        Returns the settings to be restored then.
+        """
+        with contextlib.suppress(NftError):
+            self._kernel().run(plane.removal((plane.NETDEV,)))
+        return self._settings.found
 
     def remove(self) -> None:
         """Nothing is left behind."""

@@ -28,6 +28,8 @@ from director.tables import NONE, Tables
 MISSED, LEARNING, CONFIRMING = 4, 2, 2
 #: seconds after which a failed member is not shown any more
 FORGOTTEN = 3600.0
+#: seconds in which one that was stopped is still asked about connections
+LEFT = 600.0
 #: buckets that move at a time while nobody is in need, and how often (part of a heartbeat)
 FEW, PACE = 16, 0.2
 #: heartbeats between two broadcasts that list all members; of the wish to drain
@@ -68,7 +70,9 @@ class Wish:
 
 @dataclass(frozen=True)
 class Leave:
-    """This node's rules are about to be removed: nobody is to be sent here any more."""
+    """This node's daemon ends: no new clients; ``rules`` stay for those that it has, or are removed."""
+
+    rules: bool
 
 
 @dataclass(frozen=True)
@@ -212,8 +216,8 @@ class Group:
                 self._wishes[event.mac] = (event, now + _WISHING * self.heartbeat)
                 self._grant([event])
                 self._sent_at = -1e9
-            case Leave():
-                self.me = replace(self.me, plane="is being stopped")
+            case Leave(rules):
+                self.me = replace(self.me, leaving=True, plane="" if rules else "is being stopped")
                 self.known[self.me.mac].member = self.me
                 if self.director and not self.is_director:
                     self._answer(self.known[self.director].member.ip, self.director)
@@ -305,7 +309,9 @@ class Group:
             self._roster_due = True
         if known.member.places != member.places:
             self._out.append(Apply())
-        if (known.member.ports, known.member.draining) != (member.ports, member.draining):
+        if member.leaving and not known.member.leaving:
+            self._out.append(Say(f"TX Scanning partner {member.name} {member.ip} is being stopped"))
+        if _state(known.member) != _state(member):
             self._roster_due = True
         known.member, known.heard = member, self.now
 
@@ -466,6 +472,8 @@ class Group:
                 del self.known[each]
             if each == self.me.mac or known.failed or known.heard > limit:
                 continue
+            if known.member.leaving and not known.member.plane and known.heard > self.now - LEFT and self.is_director:
+                continue  # it was stopped, and goes on with the connections that it has
             if self.is_director:
                 known.failed, known.since = True, self.now
                 self._roster_due = True
@@ -485,7 +493,9 @@ class Group:
         if self.now < self._next_correction:
             return
         self._next_correction = self.now + PERIOD
-        loads = {each: Load(m.capacity, m.cpu, m.connections) for each, m in self.alive().items() if not m.draining}
+        loads = {
+            each: Load(m.capacity, m.cpu, m.connections) for each, m in self.alive().items() if not (m.draining or m.leaving)
+        }
         if not self.me.own_share:
             loads.pop(self.me.mac, None)
         self.factors = corrected(self.factors, loads)
@@ -596,7 +606,7 @@ class Group:
 
     def successor(self) -> str:
         """Who takes over if this director stops."""
-        candidates = [m for each, m in self.alive().items() if m.priority > 0 and each != self.me.mac]
+        candidates = [m for each, m in self.alive().items() if m.priority > 0 and not m.leaving and each != self.me.mac]
         best = max(candidates, key=lambda m: (m.priority, tuple(map(int, m.ip.split(".")))), default=None)
         return best.mac if best else ""
 
@@ -604,6 +614,10 @@ class Group:
         if not to and key in self.tables.pending:
             return Send(Kind.TABLE, codec.as_json(key, self.tables.pending[key], self.tables.loaded()[key], False))
         return Send(Kind.TABLE, codec.as_json(key, self.tables.current[key], self.tables.in_force(key), True), to)
+
+
+def _state(member: Member) -> tuple[object, ...]:
+    return member.ports, member.draining, member.leaving, member.plane
 
 
 def _between(moves: Sequence[Move], name: Any) -> str:

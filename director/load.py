@@ -40,6 +40,13 @@ class LoadMeter:
         self._worker.do(self._measure, lambda _: None)
         self._timer = self._loop.call_after(PERIOD, self.start)
 
+    def serves(self) -> bool:
+        """Whether there are connections right now."""
+        try:
+            return clients_of(set(self.ports)).total() > 0
+        except (HaError, OSError):
+            return False
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()

@@ -41,6 +41,8 @@ class Member:
     draining: bool = False
     #: what is wrong with its rules in the kernel; "": nothing
     plane: str = ""
+    #: its daemon ends, its rules stay for the connections that it has
+    leaving: bool = False
     #: all its redirects fail with one of them
     whole_node: bool = False
     #: redirect → the newest buckets that it holds
@@ -48,7 +50,7 @@ class Member:
 
     def serves(self, key: str) -> bool:
         """Whether clients of this redirect may be sent there."""
-        if self.plane or key not in self.ports:
+        if self.plane or self.leaving or key not in self.ports:
             return False
         return all(self.ports.values()) if self.whole_node else self.ports[key]
 
@@ -68,6 +70,7 @@ class Member:
             "ports": dict(self.ports),
             "draining": self.draining,
             "plane": self.plane,
+            "leaving": self.leaving,
             "whole_node": self.whole_node,
             "loaded": {key: list(serial) for key, serial in self.loaded.items()},
         }
@@ -86,11 +89,12 @@ def from_json(raw: object) -> Member:
         priority=whole(said.get("priority"), 255),
         capacity=_number(said.get("capacity"), 0.001, 1e6),
         own_share=_number(said.get("own_share"), 0.0, 1.0),
-        cpu=_number(said.get("cpu"), 0.0, 1.0),
+        cpu=round(_number(said.get("cpu"), 0.0, 1.0), 3),
         connections=whole(said.get("connections"), 10**9),
         ports={text(key): _flag(value) for key, value in _object(said.get("ports")).items()},
         draining=_flag(said.get("draining")),
         plane=text(said.get("plane")),
+        leaving=_flag(said.get("leaving")),
         whole_node=_flag(said.get("whole_node")),
         loaded={text(key): serial(value) for key, value in _object(said.get("loaded")).items()},
     )

@@ -27,6 +27,7 @@ _STATES = {
     "some ports": "OK",
     "failed": "FAILED",
     "no rules": "FAILED",
+    "stopped": "FAILED",
     "draining": "DRAINING",
     "no ports": "NOPORTS",
 }
@@ -45,7 +46,7 @@ def lines(status: Mapping[str, Any], now: float) -> list[str]:
     out: list[str] = []
     for member in members:
         if (as_director := _DIRECTS.get(member["role"])) is not None:
-            state = "FAILED" if member["state"] == "failed" else as_director[0]
+            state = "FAILED" if member["state"] in ("failed", "stopped") else as_director[0]
             out += _entry(member, member["name"], state, as_director[1], protocols, whole, now)
         device = "__SELF__" if member["self"] else member["name"]
         out += _entry(member, device, _STATES[member["state"]], "scanning", protocols, whole, now)
@@ -67,7 +68,7 @@ def _entry(member: Mapping[str, Any], device: str, state: str, kind: str, protoc
         f"  mac: {member['mac'].replace(':', '')}",
         f"  state: {state}",
         f"  stats: {' '.join(map(str, stats))}",
-        f"statusvalid: {int(member['state'] != 'failed')}",
+        f"statusvalid: {int(member['state'] not in ('failed', 'stopped'))}",
         f"  type: {kind}",
     ]
 

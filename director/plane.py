@@ -16,7 +16,7 @@ What happens to a packet for VIP:port of a redirect:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from director.buckets import Table
@@ -155,8 +155,8 @@ def _every(layout: Layout) -> list[tuple[Segment, Service, int]]:
     return [(segment, service, family) for segment in layout.segments for family in segment.vips for service in layout.services]
 
 
-def removal() -> str:
-    return "".join(f"add table {table}\ndelete table {table}\n" for table in TABLES)
+def removal(tables: Sequence[str] = TABLES) -> str:
+    return "".join(f"add table {table}\ndelete table {table}\n" for table in tables)
 
 
 def _netdev(layout: Layout) -> Iterator[str]:
@@ -226,7 +226,7 @@ def _node(layout: Layout, family: int) -> Iterator[str]:
     yield " chain second {"
     yield "  type filter hook prerouting priority -150; policy accept;"
     for segment, service in tcp:
-        unknown = "ct state invalid tcp flags & (syn | rst) == 0"
+        unknown = "ct state invalid tcp flags & syn == 0"
         yield f"  {_to(segment, service, family)} {unknown} jump second_{segment.index}_{service.index}"
     yield " }"
     yield " chain orphan {"

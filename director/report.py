@@ -75,10 +75,12 @@ def role(group: Group, member: Member) -> str:
 
 
 def state(group: Group, known: Known) -> str:
-    """One of ok, failed, draining, no ports, some ports, no rules."""
+    """One of ok, failed, stopped, draining, no ports, some ports, no rules."""
     member = known.member
     if known.failed:
         return "failed"
+    if member.leaving:
+        return "stopped"
     if member.plane:
         return "no rules"
     well = [member.serves(key) for key in member.ports]

@@ -187,15 +187,18 @@ class Clients:
         self._thread.start()
         self.downloads: list[Download] = []
         self._tasks: list[object] = []
+        self._idle: list[asyncio.StreamWriter] = []
 
     def _run(self) -> None:
         with self._ns:  # for this thread: sockets are made here
             self._loop.run_forever()
 
     def cancel(self) -> None:
-        """End all downloads."""
+        """End all downloads and idle connections."""
 
         async def cancel() -> None:
+            while self._idle:
+                self._idle.pop().close()
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
 
@@ -244,6 +247,7 @@ class Clients:
         opened = asyncio.run_coroutine_threadsafe(
             asyncio.open_connection(vip, port, local_addr=(source, 0)), self._loop
         ).result(5)
+        self._idle.append(opened[1])
         return Idle(self._loop, *opened)
 
 

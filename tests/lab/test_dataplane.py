@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from director.buckets import Table
 from director.hashing import bucket
+from runtime.reset import clients_of
 from tests.lab.proxy_group import CLIENTS, CLIENTS6, COUNT, LBID, VIP, VIP6, Clients, Download, Group, clients
 
 LOOSE = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
@@ -129,6 +131,30 @@ def test_draining_a_node_breaks_nothing(even: Group, those: Clients, drained: in
     even.move_vip(even.nodes[1])
     go_on(downloads)
     assert broken(downloads) == []
+
+
+def test_a_clients_reset_finds_the_connection_too(even: Group, those: Clients) -> None:
+    """Else its node would go on sending to nobody."""
+    source = next(each for each in CLIENTS if even.owner(each) == "node2")
+    with even.client:
+        s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing it resets
+    s.bind((source, 0))
+    s.connect((VIP, 80))
+    s.sendall(b"id\n")
+    assert s.recv(100).startswith(b"node2 ")
+    even.settle({node.name: 1.0 for node in even.nodes if node.name != "node2"}, limit=COUNT)
+    even.update()
+    node = even.nodes[1]
+
+    def connections() -> int:
+        with node.ns:
+            return clients_of([9090])[source]
+
+    had = connections()
+    assert had >= 1
+    s.close()
+    until(lambda: connections() < had, "the reset does not arrive")
 
 
 def test_a_bucket_that_moved_three_times_still_finds_its_connections(even: Group, those: Clients) -> None:

@@ -64,6 +64,25 @@ def test_connections_survive_the_directors_move_a_drain_and_a_flushed_ruleset(gr
     assert {source: each.says()[0] for source, each in idle.items()} == served
 
 
+def test_a_stopped_directors_connections_go_on_and_nothing_is_left_when_they_end(group: Daemons) -> None:
+    downloads = group.downloads()
+    idle = {source: group.clients.idle(source) for source in SOURCES}
+    served = {source: each.says()[0] for source, each in idle.items()}
+    assert "jupiter" in served.values()
+    jupiter = group.node("jupiter")
+    jupiter.end()
+    group.await_director("nibiru")
+    group.until(lambda: "jupiter" not in group.buckets("nibiru"), "its buckets are served by others")
+    group.go_on(downloads, 100)  # longer than a silent member is waited for
+    assert {source: each.says()[0] for source, each in idle.items()} == served
+    assert group.member("mars", "jupiter")["state"] == "stopped"
+    group.clients.cancel()
+    group.until(lambda: "director" not in jupiter.wire.ns.run(["nft", "list", "tables"]), "its rules are removed")
+    jupiter.start()
+    group.await_director("jupiter")
+    group.await_even()
+
+
 def test_a_dead_port_takes_only_that_port_away_and_commands_say_so(group: Daemons) -> None:
     downloads = group.downloads()
     before = {source: group.served_by(source) for source in SOURCES}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from director.group import Role, Tick, Wish
+from director.group import Leave, Role, Tick, Wish
 from tests.unit.proxy_members import BUCKETS, FTP, HTTP, World, group_of
 
 
@@ -138,6 +138,34 @@ def test_a_restarted_director_that_preempts_learns_the_buckets_first() -> None:
     assert table.owners == before.owners and table.before == before.before
     world.run(2.0)
     assert world.agree()
+
+
+def test_a_member_that_was_stopped_is_still_asked_about_its_connections() -> None:
+    world = group_of(5)
+    left = world.hosts[2]
+    held = [bucket for bucket, owner in enumerate(world.hosts[0].table().owners) if owner == left.mac]
+    left.give(Leave(rules=True))
+    world.deliver()
+    left.up = False
+    world.run(30.0)
+    table = world.hosts[1].table()
+    assert left.mac not in table.owners and all(table.before[bucket][0] == left.mac for bucket in held)
+    assert "TX Scanning partner has failed 10.0.0.3" not in world.hosts[0].said
+    left.up = True
+    left.start()
+    world.run(10.0)
+    assert everyone(world)["node3"] in (204, 205)
+
+
+def test_a_member_whose_rules_are_removed_is_asked_nothing() -> None:
+    world = group_of(3)
+    left = world.hosts[2]
+    left.give(Leave(rules=False))
+    world.deliver()
+    assert left.mac not in world.hosts[0].table().owners
+    left.up = False
+    world.run(2.0)
+    assert not any(left.mac in before for before in world.hosts[0].table().before)
 
 
 def test_draining_is_asked_of_any_member_and_moves_all_a_few_at_a_time() -> None:
