@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.pair import other
+from bench.record import complaints
 from bench.writers import PLAIN, QUICK
 from runtime.clock import boottime
 
@@ -75,6 +76,8 @@ def test_service_resumes_by_itself(duo: Duo, target: str, side: str, number: int
     duo.until_whole()
     for name in (QUICK, PLAIN):
         duo.writers.acknowledged_since(at, name, _SERVICE)
+        # Restarted in place it comes up as a standby: through the virtual IP nobody is to find it so.
+        assert not [text for text in complaints(duo.writers.entries(name), at) if "read-only" in text]
     # Who was hit has been replaced, or runs again; nobody is left behind half-dead.
     assert not [pid for pid in hit if alive(pid) and not running(pid)]
 
