@@ -21,7 +21,7 @@ def take_down_orphans() -> None:
     """Labs of test sessions that were killed while they tried one that outlives its maker on purpose."""
     for name in labs():
         kind, _, session = name.rpartition("-")
-        if kind in ("test", "other") and session.isdigit() and not Path(f"/proc/{session}").exists():
+        if kind in ("test", "other", "fleet") and session.isdigit() and not Path(f"/proc/{session}").exists():
             Lab(name).down()
 
 
@@ -54,7 +54,8 @@ def fresh_lab(pair: Lab) -> Lab:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    lab = getattr(item, "funcargs", {}).get("pair")
+    given = getattr(item, "funcargs", {})
+    lab = given.get("pair") or getattr(given.get("built"), "lab", None)
     if report.failed and isinstance(lab, Lab) and lab.is_up:
         for node in lab.nodes:
             if log := node.log():
