@@ -42,6 +42,8 @@ LIMITS = replace(Limits(), keepalive=10.0, silence=25.0)
 LOGIN = 8.0
 #: for one request, a little longer than the rules wait for a word (``release.LIMIT``), so that it is they who give up
 ASK = 22.0
+#: for a device to look through a large amount that was sent, as long as its session lives
+LOOKING = 900.0
 #: more bytes than this travel by rsync
 LARGE = 16 * 1024 * 1024
 #: to so many devices at the same time: enough for any network and disk; all at once would only make each of them look hung
@@ -158,7 +160,8 @@ class Line:
                 if not self._copied(release, empty, told):
                     self._send(release, self._lacking(release, lacks), told)
                 self._looked_wrong = True
-                self._until_done("prepared", release, told)
+                with self._patience(told):
+                    self._until_done("prepared", release, told, LOOKING)
                 self._looked_wrong = False
         except PeerRefused as no:
             raise _in_words(no) from no
@@ -170,9 +173,24 @@ class Line:
         except PeerRefused as no:
             raise _in_words(no) from no
 
-    def _until_done(self, do: str, release: Release, told: Callable[[], None]) -> None:
-        while self.session.request(do, timeout=ASK, release=wire.of_release(release)).get("more"):
+    def _until_done(self, do: str, release: Release, told: Callable[[], None], limit: float = ASK) -> None:
+        while self.session.request(do, timeout=limit, release=wire.of_release(release)).get("more"):
             told()
+
+    @contextlib.contextmanager
+    def _patience(self, told: Callable[[], None]) -> Iterator[None]:
+        """A device that looks through gigabytes, and brings them to its disk, has nothing to say; its session still lives."""
+        over = threading.Event()
+
+        def wait() -> None:
+            while not over.wait(1.0) and self.session.alive:
+                told()
+
+        threading.Thread(target=wait, name="patience", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def _announce(
         self, release: Release, holds: Release | None, staged: Release | None, told: Callable[[], None]

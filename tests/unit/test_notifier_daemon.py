@@ -18,6 +18,7 @@ from manager.holding import Version
 from notifier import report
 from notifier.client import ask
 from notifier.daemon import dialler
+from notifier.line import LARGE
 from notifier.paths import Paths
 from notifier.process import Notifier
 from runtime.clock import boottime
@@ -141,6 +142,12 @@ def test_an_unchanged_tree_moves_nothing(running: Server) -> None:
     for each in running.devices.values():
         assert set(each.requests) <= {"switch", "status"}
         assert each.holding.holds is not None and each.holding.holds.version == Version(0, "vs-166", 2)
+
+
+def test_a_large_amount_goes_over_the_session_where_there_is_no_rsync(running: Server) -> None:
+    running.write("global/large", "x" * (LARGE + 1))
+    assert running.ask("commit")["failures"] == []
+    assert all(len(each.text("global/large")) == LARGE + 1 for each in running.devices.values())
 
 
 def test_policy_servers_have_it_before_any_scanner(running: Server) -> None:
