@@ -12,6 +12,9 @@ from heartbeat.model import Record
 
 from .engine import Engine
 
+#: a slow fsync takes so many times what the fault says, at the most
+SLOWEST = 1.5
+
 
 class Disk:
     def __init__(self, engine: Engine) -> None:
@@ -26,7 +29,7 @@ class Disk:
 
     def fsync_time(self) -> float:
         random = self._engine.random.random
-        return 0.0005 + 0.002 * random() + (self.slow * (0.5 + random()) if self.slow else 0.0)
+        return 0.0005 + 0.002 * random() + (self.slow * (SLOWEST - 1.0 + random()) if self.slow else 0.0)
 
     def write(self, record: Record, done: Callable[[bool], None]) -> None:
         """One record after the other; ``done`` is told whether it is on the disk."""

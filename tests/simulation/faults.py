@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from heartbeat.model import SERVING, Activate, Leave, Replication, Standby, Suspend
 
+from .disk import SLOWEST
 from .network import LINKS, other
 from .server import HANG_LIMIT
 
@@ -265,6 +266,7 @@ def _double(world: World, server: Server, fault: Fault) -> Heal:
 
 def _slow(world: World, server: Server, fault: Fault) -> Heal:
     server.disk.slow = float(fault.arg)
+    world.lasts_until(world.engine.now + fault.length + SLOWEST * float(fault.arg))  # a write that has begun goes on
 
     def heal() -> None:
         server.disk.slow = 0.0
