@@ -70,7 +70,11 @@ def test_the_units_are_there_and_the_manager_alone_starts_at_boot(server: Node) 
         pytest.skip("there is no systemd on this machine: init scripts alone are installed")
     enabled = server.sh("find /etc/systemd/system -lname '*/manager.service' -o -lname '*/heartbeat.service'").split()
     assert enabled == ["/etc/systemd/system/multi-user.target.wants/manager.service"]
-    assert server.sh(f"stat -c '%U %a' {UNITS}/*.service").splitlines() == ["root 644"] * 4
+    units = {
+        line.split()[0]: line.split()[1:] for line in server.sh(f"cd {UNITS} && stat -c '%n %U %a' *.service").splitlines()
+    }
+    assert {"manager.service", "heartbeat.service", "ha_manager.service", "logrelay.service"} <= units.keys()
+    assert all(unit == ["root", "644"] for unit in units.values()), units
 
 
 def test_owners_and_modes_whatever_the_mask_of_the_caller(server: Node) -> None:
