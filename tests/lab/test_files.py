@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,8 +33,8 @@ _FILES = """<file inotify="1" name="/srv/tree"/>
     </files_to_replicate>"""
 #: everything below a directory, one line each that says all of it
 _LIST = r"""cd "$1" || exit
-find . -mindepth 1 -printf '%P\0%y %m %u:%g %l\0' | sort -z | sha256sum
-find . -type f -printf '%P\0%T@\0' | sort -z | sha256sum
+find . -mindepth 1 ! -type p ! -type s ! -type c -printf '%P\0%y %m %u:%g %l\0' | sort -z | sha256sum
+find . -type f -printf '%P\0%T@ %n\0' | sort -z | sha256sum
 find . -type f -print0 | sort -z | xargs -0r sha256sum -z | sha256sum"""
 
 
@@ -83,6 +84,43 @@ tar -cf - -C /usr/share/doc/bash . | tar -xf -
 mkdir twice; rmdir twice; mkdir twice; echo 1 > twice/1; mv twice once; mv once twice
 (exec 3> held; echo open >&3; mv held renamed; echo more >&3)
 """
+#: and what editors, daemons and packers do, besides: vim, emacs, rsync --inplace, logrotate's copytruncate, sqlite, mmap, …
+_TOOLS = r"""
+seq 50 > text; mv text text~; seq 60 > text; rm text~
+cp -p text \#text\#; seq 70 > .text.tmp; chmod 640 .text.tmp; mv -f .text.tmp text; rm \#text\#
+rsync -a --inplace --no-whole-file lines text; cp -p lines preserved; cp -f --remove-destination lines unlinked
+echo log > log; ln -sf log current; ln -sfn twice current; cp log log.1; truncate -s 0 log; echo again >> log
+mv log log.2; echo new > log; gzip -kf log.2; sed -i.bak s/1/one/ text
+dd if=/dev/urandom of=sparse bs=1k count=1 seek=900 2>/dev/null; fallocate -l 300k allocated; fallocate -p -o 0 -l 64k allocated
+python3 -c 'import mmap; f = open("sparse", "r+b"); m = mmap.mmap(f.fileno(), 0); m[:4] = b"mmap"; m.flush()'; touch sparse
+python3 - <<'END'
+import os, socket, sqlite3
+base = sqlite3.connect("base.sqlite")
+base.executescript("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+base.commit(); base.close()
+socket.socket(socket.AF_UNIX).bind("socket"); os.mkfifo("fifo")
+os.mknod("zero", 0o600 | 0o020000, os.makedev(1, 5))
+deep = "/".join(["deep" * 10] * 30)
+os.makedirs(deep); open(f"{deep}/end", "w").write("end")
+open("n" * 255, "w").write("longest"); os.mkdir("m" * 255); open("m" * 255 + "/" + "é" * 127, "w").write("x")
+os.setxattr("text", "user.only", b"x" * 300); os.utime("text", (1, 2)); os.utime("lines", (2**32, 2**32))
+open("turns", "w").close(); os.unlink("turns"); os.makedirs("turns/inside"); os.rmdir("turns/inside"); os.rmdir("turns")
+os.symlink("nowhere", "turns"); os.unlink("turns"); open("turns", "w").write("file")
+END
+chown -R www-data moved; chmod -R go-rwx moved; setfacl -m u:www-data:r text 2>/dev/null || true
+mkdir -p /srv/outside/sub; echo in > /srv/outside/sub/f; mv /srv/outside/sub inside
+mv once /srv/outside/; mv /srv/outside/once back
+ln lines a-second-name; ln lines moved/a-third; rm -f hard; tar -czf packed.tgz moved twice; tar -xzf packed.tgz -C back
+chattr +i preserved 2>/dev/null || true; chattr -i preserved 2>/dev/null || true
+"""
+#: goes on writing to files that it never closes
+_HOLDS = """import time
+with open("/srv/tree/open", "w", buffering=1) as log, open("/srv/tree/quiet", "w", buffering=1) as quiet:
+    print("written once", file=quiet)
+    while True:
+        print("and on", file=log)
+        time.sleep(0.05)
+"""
 
 
 def test_whatever_is_done_to_a_tree_is_on_the_passive_and_in_ha_files(replicated: Duo) -> None:
@@ -91,6 +129,19 @@ def test_whatever_is_done_to_a_tree_is_on_the_passive_and_in_ha_files(replicated
     eventually(lambda: copied(replicated, active), "everything is copied once", 20.0)
     node.sh(f"mkdir -p /srv/tree && cd /srv/tree\n{_DEEDS}")  # it did not exist before
     eventually(lambda: same(replicated, active), "the tree is the same", 15.0)
+    node.sh(f"cd /srv/tree\n{_TOOLS}")
+    eventually(lambda: same(replicated, active), "the tree is the same after all kinds of tools", 20.0)
+    assert not list(passive.path(f"{STAGING}/srv/tree").glob("fifo")) and not passive.path(f"{STAGING}/srv/tree/zero").exists()
+    holding = node.popen(["python3", "-c", _HOLDS])
+    staged = passive.path(f"{STAGING}/srv/tree")
+    eventually(
+        lambda: (staged / "quiet").exists() and (staged / "quiet").read_text() == "written once\n", "a file never closed", 10.0
+    )
+    eventually(
+        lambda: (staged / "open").exists() and len((staged / "open").read_text()) > 100, "one that grows without end", 10.0
+    )
+    holding.terminate()
+    eventually(lambda: same(replicated, active), "the tree is the same when nobody writes any more", 15.0)
     node.sh("cd /srv; mv tree old; mkdir tree; cp -a old/moved old/lines tree; echo 1 > timed")
     eventually(lambda: same(replicated, active), "the tree that took its place is the same", 15.0)
     eventually(lambda: passive.path(f"{STAGING}/srv/timed").exists(), "the timed file", 10.0)
@@ -166,3 +217,53 @@ def test_a_power_cut_right_after_usermod_and_in_the_middle_of_a_large_transfer(r
 
 def size_below(node: Node, folder: str) -> int:
     return int(node.sh(f"du -sb {folder} | cut -f1", check=False).strip() or 0)
+
+
+def test_what_stands_in_the_way_is_told_and_overcome(replicated: Duo) -> None:
+    pair = replicated.pair
+    old = pair.active()
+    a, b = pair.node(old), pair.node(other(old))
+    eventually(lambda: copied(replicated, old), "everything is copied once", 20.0)
+    # A root account without a password, and room for nothing
+    b.sh("passwd -l root")
+    a.sh("mkdir -p /srv/tree; head -c 3M /dev/urandom > /srv/tree/by-rsync; echo 1 > /srv/tree/small")
+    eventually(lambda: same(replicated, old), "rsync gets in where root is locked", 30.0)
+    b.sh("passwd -u root", check=False)
+    b.sh(f"mount -t tmpfs -o size=1m tmpfs {STAGING}")
+    a.sh("head -c 2M /dev/urandom > /srv/tree/large; head -c 200k /dev/urandom > /srv/tree/small")
+    eventually(lambda: "No space" in alarms(replicated, old), "the full disk is told", 20.0)
+    b.sh(f"umount -l {STAGING}; mount --bind -o ro {STAGING} {STAGING}; mount -o remount,bind,ro {STAGING}")
+    a.sh("echo changed > /srv/tree/small")
+    eventually(lambda: "Read-only" in alarms(replicated, old), "the read-only disk is told", 20.0)
+    b.sh(f"umount -l {STAGING}")
+    eventually(lambda: same(replicated, old) and not alarms(replicated, old), "all is there when there is room again", 60.0)
+    # Slowly, and something small beside it
+    a.sh("printf '[files]\\nbandwidth = 2048\\n' >> /etc/ha_manager/ha_manager.conf")
+    a.kill("ha_manager", signal.SIGHUP)
+    eventually(lambda: copied(replicated, old), "everything is copied again", 20.0)
+    a.sh("head -c 16M /dev/urandom > /srv/slow; mv /srv/slow /srv/tree/slow")
+    eventually(lambda: any("--bwlimit=2048" in argv for argv in a.processes().values()), "a transfer that is held back", 10.0)
+    a.sh("echo beside > /srv/tree/small")
+    eventually(lambda: b.read(f"{STAGING}/srv/tree/small") == "beside\n", "a small file beside it", 2.0)
+    assert not b.path(f"{STAGING}/srv/tree/slow").exists()
+    # Either end of it stopped, then the whole process
+    for node in (a, b):
+        for pid, argv in node.processes().items():
+            if argv and argv[0].endswith("rsync"):
+                os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: same(replicated, old), "the transfer goes on", 60.0)
+    for node in (a, b):
+        os.kill(next(pid for pid, argv in node.processes().items() if "ha_manager.files.daemon" in argv), signal.SIGSTOP)
+    a.sh("echo stopped > /srv/tree/small")
+    eventually(lambda: same(replicated, old), "both processes are woken", 20.0)
+    a.sh("sed -i '/files/,$d' /etc/ha_manager/ha_manager.conf")
+    a.kill("ha_manager", signal.SIGHUP)
+    eventually(lambda: copied(replicated, old), "everything is copied again", 20.0)
+
+
+def content(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def alarms(duo: Duo, name: str) -> str:
+    return str(told(duo, name).get("alarms", {}).get("files", ""))
