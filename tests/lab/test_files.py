@@ -261,6 +261,23 @@ def test_what_stands_in_the_way_is_told_and_overcome(replicated: Duo) -> None:
     eventually(lambda: copied(replicated, old), "everything is copied again", 20.0)
 
 
+def test_a_planned_failover_takes_along_what_waits(replicated: Duo) -> None:
+    """What would have waited for its interval, and something larger."""
+    pair = replicated.pair
+    old = pair.active()
+    a, b = pair.node(old), pair.node(other(old))
+    eventually(lambda: copied(replicated, old), "everything is copied once", 20.0)
+    a.sh(
+        "mkdir -p /srv/tree; echo now > /srv/timed; head -c 20M /dev/urandom > /srv/tree/slow; ln -f /srv/tree/slow /srv/tree/2"
+    )
+    said = pair.ha(old, "failover").stdout
+    pair.until(lambda seen: seen.active == [other(old)], 20.0, "the other one to be active")
+    eventually(lambda: told(replicated, other(old)).get("placed", {}).get("epoch", [0])[0] > 0, "all is in place", 20.0)
+    assert b.read("/srv/timed") == "now\n" and "may lack" not in said
+    assert listing(a, "/srv/tree") == listing(b, "/srv/tree"), said
+    replicated.settle()
+
+
 def content(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
