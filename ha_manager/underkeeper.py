@@ -11,11 +11,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ha_manager import (
     adoption,
     cluster,
     controldata,
+    halves,
     keeper,
     mending,
     postmaster,
@@ -129,6 +131,9 @@ class UnderKeeper:
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 
+    def _halves(self, clock: Clock) -> list[Path]:
+        return halves.find(self.config.bin_dir, self.config.data_dir, clock.need("looking at the log"))
+
     def _control(self) -> Control | None:
         return controldata.read(self.config.bin_dir, self.config.data_dir)
 
@@ -154,6 +159,9 @@ class UnderKeeper:
         return bool(state != "stopped")
 
     def _start(self, clock: Clock) -> None:
+        for half in self._halves(clock):
+            half.unlink()
+            self._note(f"{half.name} of the log had come only in part: the timeline before has all of it")
         if receiving.has_data(self.config.data_dir):
             # Theirs, started again and again, would always be quicker than ours. A keeper from before an upgrade lifts no bar.
             if self._orders.status(1.0).get("bars"):

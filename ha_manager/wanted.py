@@ -116,7 +116,11 @@ class Wanted(Looking):
         with self._changing:
             clock = Clock(limit)
             names = replication.quoted(standby_name(self._peer, epoch)) if hold else ""
-            if not self._is_up(clock):
+            up = self._is_up(clock)
+            if up and self._hides_log(clock):
+                self.make_stopped(immediate=True, limit=clock.left)
+                up = False
+            if not up:
                 self._proven = None
                 self._recover_copy()
                 self._write_files()
@@ -132,6 +136,13 @@ class Wanted(Looking):
             # Fsynced when nobody waits for it any more (``settle_primary``).
             startfence.up(self.config.data_dir, self.config.user, fsync=False)
             return timeline
+
+    def _hides_log(self, clock: Clock) -> bool:
+        """A promotion of what runs would end in a PANIC, or lose the log behind a half segment (``halves``)."""
+        if not self._halves(clock):
+            return False
+        control = self._control()
+        return control is not None and control.state == "in archive recovery"
 
     def _promote(self, epoch: int, names: str, before: receiving.Before, session: Session, clock: Clock) -> int:
         self._proven = None

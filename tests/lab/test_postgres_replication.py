@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import statistics
 import threading
@@ -245,6 +246,35 @@ def test_a_primary_that_died_is_restarted_in_place_with_its_names(clusters: Pair
     assert not hangs(one, 1, 2.0)
     os.kill(two.find("walreceiver"), signal.SIGSTOP)
     assert hangs(one, 2), "acknowledged without the standby after a restart in place"
+
+
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_a_new_timeline_of_which_only_a_part_has_come_hides_nothing(clusters: Pair, state: str) -> None:
+    """The active restarts in place, which opens a timeline; it dies while the passive fetches that one's first segment."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    one.sql("INSERT INTO t SELECT generate_series(1, 20000)")
+    two.database.make_detached()
+    os.kill(one.postmaster(), signal.SIGKILL)
+    until(lambda: one.facts().state == "stopped", 5.0)
+    timeline = one.database.make_primary(1, hold=True)
+    one.crash()
+    if state == "stopped":
+        two.database.make_stopped(immediate=True)
+    wal = two.config.data_dir / "pg_wal"
+    for name in (f"{timeline:08X}.history", _first_segment(one, timeline)):
+        content = (one.config.data_dir / "pg_wal" / name).read_bytes()
+        (wal / name).write_bytes(content if name.endswith("history") else content[:65536].ljust(len(content), b"\0"))
+        shutil.chown(wal / name, "postgres", "postgres")
+    two.database.make_primary(2)
+    assert two.sql("SELECT count(*)::text FROM t") == "20000", "acknowledged rows are gone"
+    assert not (wal / _first_segment(one, timeline)).exists()
+    assert any("had come only in part" in note for note in two.notes)
+
+
+def _first_segment(node: Node, timeline: int) -> str:
+    names = (path.name for path in (node.config.data_dir / "pg_wal").iterdir())
+    return min(name for name in names if name.startswith(f"{timeline:08X}") and len(name) == 24)
 
 
 def test_another_epoch_always_starts_as_a_standby(clusters: Pair) -> None:
