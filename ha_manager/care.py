@@ -204,9 +204,14 @@ class Care:
         """
         meanwhile = seen.vitals.between_checkpoints if seen.vitals is not None else 0
         kept = seen.lsn - slot.restart
-        away = want.names is Names.RELAXED and not slot.active and slot.restart >= 0 and kept > WORTH_RELEASING
+        away = want.names is Names.RELAXED and not slot.active and slot.restart >= 0
         disk = next((disk for use in (LOG, DATABASE) for disk in seen.disks if disk.use == use), None)
-        return away and disk is not None and disk.free < 2 * needed(disk, self._needed) + meanwhile
+        if not away or disk is None:
+            return False
+        least = needed(disk, self._needed)
+        # On a small disk what makes no room elsewhere decides whether Postgres runs on.
+        worth = WORTH_RELEASING if disk.free >= least else least
+        return kept > worth and disk.free < 2 * least + meanwhile
 
     def _slot(self, want: Want, slot: Slot | None, seen: Observation, now: float) -> Found:
         role = seen.vitals is None or seen.vitals.role

@@ -150,10 +150,13 @@ def test_log_is_kept_back_for_a_passive_that_is_there_or_that_commits_wait_for_o
     assert Remedy.RELEASE_LOG in look(full, SOLO).remedies
     soon = replace(full, disks=(Disk(DATABASE, "/d", 200 * MIB, GIB),), vitals=Vitals(between_checkpoints=100 * MIB))
     assert Remedy.RELEASE_LOG in look(soon, SOLO).remedies
+    little = replace(full, slots=(replace(slot, restart=4 * GIB - 100 * MIB),))
+    assert Remedy.RELEASE_LOG in look(replace(little, disks=(Disk(LOG, "/wal", 50 * MIB, GIB),)), SOLO).remedies
     for seen, want in (
         (full, REIGN),
         (replace(full, slots=(replace(slot, active=True),)), SOLO),
         (replace(full, slots=(replace(slot, restart=4 * GIB - MIB),)), SOLO),
+        (little, SOLO),
         (replace(full, disks=(Disk(DATABASE, "/d", 200 * MIB, GIB),)), SOLO),
         (replace(full, disks=(*full.disks, Disk(LOG, "/wal", GIB, GIB))), SOLO),
     ):
