@@ -70,6 +70,7 @@ class Paths:
     heartbeat_etc: Path = Path("/etc/heartbeat")
     heartbeat_run: Path = Path("/run/heartbeat")
     manager_run: Path = Path("/run/manager")
+    manager_state: Path = Path("/var/lib/manager")
     commander: Path = Path("/var/wasp/conf/Commander/current/module.xml")
     #: what the active sends of ``files_to_replicate`` lies here until this server becomes active
     staging: Path = Path("/opt/finjan/configuration/ha")

@@ -9,6 +9,7 @@ again. Source: design §6.
 from __future__ import annotations
 
 import filecmp
+import logging
 import os
 import shutil
 import stat
@@ -16,12 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ha_manager.config import Config
+from ha_manager.host import Paths
 from ha_manager.lanes import Action, Stop, Token, command
 from ha_manager.orders import Role
 from ha_manager.plan import Run, names_of, steps_of
+from manager.receiver.memory import Store
 from runtime.control import Client
 from runtime.durable import remove_durably, sync_folder, write_durably
 from runtime.errors import CommandFailed, HaError
+
+log = logging.getLogger(__name__)
 
 #: exit status with which a hook stops the rest of the plan
 ABORT = 100
@@ -52,7 +57,7 @@ class Steps:
         config = self._config()
         commands, hooks = config.host.commands, config.host.paths.hooks
         there = {
-            "base": config.host.paths.conf_ready.is_dir(),
+            "base": config.host.paths.conf_ready.is_dir() and not committed_here(config.host.paths, config.node),
             "place": self._place is not None and bool(config.site.files),
             "reload": bool(commands.manager_ctl) and Path(commands.manager_ctl[0]).exists(),
             "policy_start": bool(commands.policy_server_start),
@@ -152,6 +157,16 @@ def run_hooks(folder: Path, token: Token, *, limit: float, env: dict[str, str]) 
             if failed.code == ABORT:
                 raise Stop(f"hook {hook} ended with {ABORT}: {failed.stderr.strip()}") from failed
             raise
+
+
+def committed_here(paths: Paths, node: str) -> bool:
+    """What is in conf_ready came from ``node``'s own base, which has whatever was changed there since."""
+    try:
+        holds = Store(paths.manager_state).load().holding.holds
+    except HaError as wrong:
+        log.warning("where %s came from is not known: %s", paths.conf_ready, wrong)
+        return False
+    return holds is not None and holds.version.node == node
 
 
 def _executables(folder: Path) -> list[Path]:

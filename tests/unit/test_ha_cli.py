@@ -20,7 +20,9 @@ from ha_manager.lanes import Cancelled, Lanes, Stop, Token, command
 from ha_manager.orders import Epoch, Role
 from ha_manager.plan import BECOMING_PASSIVE, Change, Ended, Run
 from ha_manager.statusfile import Messages, StatusFile
-from ha_manager.steps import replace_tree, run_hooks, same_tree
+from ha_manager.steps import committed_here, replace_tree, run_hooks, same_tree
+from manager.holding import Holding, Release, Version
+from manager.receiver.memory import Memory, Store
 from runtime.errors import CommandFailed
 from runtime.proctree import alive
 
@@ -242,6 +244,16 @@ def test_a_tree_is_replaced_whole_and_a_crash_between_the_renames_is_mended(tmp_
     with pytest.raises(Cancelled):
         replace_tree(source, target, cancelled)
     assert (target / "global/a").read_text() == "newer"
+
+
+def test_base_is_not_put_back_to_what_was_committed_from_it_here(tmp_path: Path) -> None:
+    paths = Paths(manager_state=tmp_path)
+    assert not committed_here(paths, "vs-166"), "nothing was ever received here"
+    mine = Release(Version(1, "vs-166", 4), "0" * 64)
+    Store(tmp_path).save(Memory(Holding(mine.version, mine)))
+    assert committed_here(paths, "vs-166") and not committed_here(paths, "vs-28")
+    (tmp_path / "holding.json").write_text("{")
+    assert not committed_here(paths, "vs-166"), "as the reference does, where nobody knows"
 
 
 def test_the_status_file_changes_only_when_something_does(tmp_path: Path) -> None:
