@@ -1,19 +1,21 @@
-"""Configurations on two real policy servers and three scanning nodes: from nothing to a running pair.
+"""Configurations on two real policy servers and three scanning nodes: from nothing to a running pair, faults, failovers.
 
-Promise: every device has one release, whole, and nobody logs in on the passive. Source: Trustwave §2.3, §3.2;
-issue "Manager and notifier".
+Promise: at any moment every device has one release, whole; after a fault all come to the same one. Source: Trustwave §2.3,
+§3.2; issue "Manager and notifier".
 """
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
-from bench.pair import ACTIVE, PASSIVE
+from bench.pair import ACTIVE, PASSIVE, SERVERS
 from lab.api import Lab
-from tests.lab.fleet import CONF_READY, CURRENT, FLEET, SCANNERS, Fleet, until
+from tests.lab.fleet import CONF_READY, CURRENT, DEVICES, FLEET, SCANNERS, Fleet, until
 
 pytestmark = pytest.mark.lab
 
@@ -54,3 +56,40 @@ def test_a_passive_is_added_and_the_pair_runs_without_anybody_logging_in_there(f
     until(lambda: fleet.node(PASSIVE).run(["manager-ctl", "status"]).stdout.startswith("passive mode"), "the passive's roles")
     shown = fleet.node(PASSIVE).run(["manager-ctl", "status"]).stdout
     assert f"listens to the notifier of {ACTIVE}, as its passive" in shown
+
+
+def test_a_failover_gives_the_devices_to_the_new_active(fleet: Fleet) -> None:
+    fleet.pair.settle(60.0, ACTIVE)
+    fleet.pair.ha(ACTIVE, "failover")
+    fleet.pair.settle(90.0, PASSIVE)
+    until(lambda: fleet.connected(PASSIVE) == set(DEVICES), "every device to be connected to the new active's notifier")
+    fleet.commit("three", on=PASSIVE)
+    fleet.until_all("three")
+    fleet.pair.ha(PASSIVE, "failover")
+    fleet.pair.settle(90.0, ACTIVE)
+
+
+def test_a_device_that_was_away_hangs_or_dies_gets_it_later_and_holds_nobody_up(fleet: Fleet) -> None:
+    fleet.lab.power_off("scan-1")
+    receiver = next(pid for pid, argv in fleet.node("scan-2").processes().items() if "manager.receiver" in argv)
+    os.kill(receiver, signal.SIGSTOP)
+    fleet.commit("four", check=False)
+    fleet.until_all("four", (*SERVERS, "scan-3"))
+    assert fleet.holds("scan-2") != "four"
+    os.kill(receiver, signal.SIGKILL)
+    fleet.lab.power_on("scan-1")
+    fleet.until_all("four", limit=120.0)
+
+
+def test_a_power_cut_of_the_active_in_the_middle_of_a_commit_leaves_whole_configurations(fleet: Fleet) -> None:
+    fleet.pair.settle(90.0, ACTIVE)
+    fleet.scan("five")
+    fleet.node(ACTIVE).popen(["/opt/finjan/bin/policyserver_cli", "commit"])
+    until(lambda: fleet.holds(PASSIVE) == "five", "the passive to have it")
+    fleet.lab.power_off(ACTIVE)
+    fleet.pair.until(lambda seen: list(seen.active) == [PASSIVE], 30.0, "the failover")
+    fleet.until_all("five", (PASSIVE, *SCANNERS), limit=120.0)
+    fleet.lab.power_on(ACTIVE)
+    fleet.pair.settle(120.0)
+    fleet.until_all("five", limit=120.0)
+    assert json.dumps(fleet.told(PASSIVE))
