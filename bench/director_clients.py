@@ -104,12 +104,15 @@ def _throughput(repeats: int, say: Say) -> dict[str, Any]:
             lambda: f": {name} " in group.node("jupiter").run("cli", "explain", source).stdout, f"{name} serves {source}"
         )
         ways = {"direct": (ADDRESSES[name], _BULK), "director": (VIP, 80), "haproxy": (ADDRESSES["jupiter"], _HAPROXY)}
+        # Of one client's, the kernel would tell the connections of the three ways apart by looking for a port each time.
+        others = dict(zip(("direct", "haproxy"), (each for each in SOURCES if each != source), strict=False))
         try:
             found: dict[str, dict[str, list[float]]] = {}
             for _ in range(repeats):
                 for kind in ("down", "up", "connect"):
                     for way, (address, port) in ways.items():
-                        value = _client(group, [kind, address, str(port), source, str(_SECONDS)])
+                        own = source if way == "director" else others[way]
+                        value = _client(group, [kind, address, str(port), own, str(_SECONDS)])
                         found.setdefault(kind, {}).setdefault(way, []).append(value)
                         say(f"{kind}, {way}: {value / (1 if kind == 'connect' else 1e9):.2f}")
         finally:
