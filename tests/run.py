@@ -30,12 +30,10 @@ def _units(*names: str) -> list[str]:
 
 #: Unit tests that start processes and sessions, and wait for them; in groups that take about as long as each other
 WAITING = {
-    "tests that wait": _units("manager_daemon", "session", "ha_cli", "ha_linuxha", "manager_hands", "store", "fleet"),
-    "tests that wait for files": _units(
-        "files_service", "files_transfers", "files_process", "files_watching", "copying", "adoption_crash", "scripts",
-        "notifier_store", "notifier_daemon", "notifier_ctl", "receiver", "receiver_process", "tree", "logrelay",
-        "manager_uname",
-    ),
+    "tests that wait": _units("manager_daemon", "session", "ha_cli", "ha_linuxha", "manager_hands", "store"),
+    "tests that wait for devices": _units("fleet", "notifier_daemon", "notifier_ctl", "receiver_process", "logrelay"),
+    "tests that wait for files": _units("files_service", "files_transfers", "files_process", "files_watching", "copying"),
+    "tests that wait for disks": _units("adoption_crash", "scripts", "notifier_store", "receiver", "tree", "manager_uname"),
 }  # fmt: skip
 COMPUTING = [f"tests/{name}" for name in ("simulation", "property", "scenarios")]
 #: Compiled, over all cores, or without coverage; beside the labs
