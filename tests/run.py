@@ -104,7 +104,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
         epilog="Anything else goes to pytest: ./run-tests --fast -k election, ./run-tests tests/lab/test_lab.py",
         allow_abbrev=False,
     )
-    parser.add_argument("--fast", action="store_true", help="leave the lab out: under a minute")
+    parser.add_argument("--fast", action="store_true", help="leave the lab out: about a minute")
     return parser.parse_known_args()
 
 
