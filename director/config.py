@@ -17,6 +17,7 @@ from director import sysconfig
 from director.settings import OWNER, Balance, Check, Config, Redirect, Track, VirtualIp, Vrrp
 from runtime import modulexml
 from runtime.modulexml import Section
+from runtime.timing import seconds
 
 MODULE_XML = Path("/var/wasp/conf/director/current/module.xml")
 
@@ -258,11 +259,11 @@ def _check(section: Section | None, transport: str) -> Check:
 
 
 def _seconds(section: Section, attribute: str, default: float, *, least: float = 0.0, most: float = 1e9) -> float:
-    """``2``, ``1.7``, ``1.7s``, ``500ms``; in seconds."""
+    """``default`` where there is none. Raises ConfigError."""
     text = section.text(attribute, "")
     if not text:
         return default
-    value = float(text[:-2]) / 1000 if text.endswith("ms") else float(text.removesuffix("s"))
+    value = seconds(text)
     if not least <= value <= most:
         raise section.error(f"{text} is out of range", attribute, remedy=f"write {least:g} to {most:g} s")
     return value

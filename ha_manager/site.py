@@ -16,7 +16,7 @@ from runtime import modulexml
 from runtime.errors import ConfigError
 from runtime.modulexml import Section
 from runtime.sizes import MAXIMUM_LAG, size_of
-from runtime.timing import PROFILES, Timing
+from runtime.timing import PROFILES, Timing, seconds
 from runtime.timing import check as check_timing
 
 MODULE_XML = Path("/var/wasp/conf/ha/current/module.xml")
@@ -214,7 +214,7 @@ class _Reader:
         if section is None:
             return site
         profile = section.text("profile", "recommended")
-        given = {name: _seconds(section.text(name)) for name in asdict(site.timing) if section.has(name)}
+        given = {name: seconds(section.text(name)) for name in asdict(site.timing) if section.has(name)}
         timing = Timing(**(asdict(PROFILES[profile]) | given))
         if broken := check_timing(timing):
             remedy = f"correct the values or leave them out: profile {profile} is consistent"
@@ -321,11 +321,3 @@ def _virtual_address(word: str) -> str:
     (group,) = haresources.parse(f"node {word}")
     address = haresources.virtual_address(group.resources[0])
     return address.address if address else ""
-
-
-def _seconds(text: str) -> float:
-    """Linux-HA's times: ``2``, ``1.7``, ``1.7s``, ``500ms``; in seconds."""
-    text = text.strip()
-    if text.endswith("ms"):
-        return float(text[:-2]) / 1000
-    return float(text.removesuffix("s"))

@@ -89,3 +89,11 @@ def check(t: Timing) -> list[str]:
         (t.initdead >= t.deadtime, "initdead ≥ deadtime", t.initdead, t.deadtime),
     ]  # fmt: skip
     return [f"{rule} does not hold ({a * 1000:g} ms, {b * 1000:g} ms)" for holds, rule, a, b in rules if not holds]
+
+
+def seconds(text: str) -> float:
+    """Linux-HA's times: ``2``, ``1.7``, ``1.7s``, ``500ms``; in seconds. Raises ValueError."""
+    text = text.strip()
+    if text.endswith("ms"):
+        return float(text[:-2]) / 1000
+    return float(text.removesuffix("s"))
