@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ha_manager.config import Config
-from ha_manager.files import transport
 from ha_manager.files.direction import Epoch, Standing, why_not_take
 from ha_manager.files.receiver import Receiver
 from ha_manager.files.record import Record, Refusal, start_of_this_server
 from ha_manager.files.staging import Staging
+from runtime import sshd
 from runtime.channel import Channel
 from runtime.clock import boottime
 from runtime.control import Request
@@ -176,8 +176,8 @@ class Taking:
 
     def _run_sshd(self) -> str:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        locked = transport.root_is_locked()
-        argv = ["setpriv", "--pdeathsig=TERM", *transport.server_argv(self._folder, locked=locked)]
+        locked = sshd.root_is_locked()
+        argv = ["setpriv", "--pdeathsig=TERM", *sshd.argv(self._folder, locked=locked)]
         try:
             with open(self._folder / "sshd.log", "w+b") as output:
                 self._sshd = child = subprocess.Popen(
@@ -197,7 +197,7 @@ class Taking:
         while child.poll() is None:
             if boottime() - looked > SSHD_AGAIN:
                 looked = boottime()
-                if transport.root_is_locked() != locked:
+                if sshd.root_is_locked() != locked:
                     self.end_sshd()  # another one follows
             if not self._wants_sshd():
                 self.end_sshd()

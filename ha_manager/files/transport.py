@@ -3,8 +3,7 @@
 Promise: nothing of the system's sshd, of root's ``authorized_keys`` or ``known_hosts`` is read or changed. The server's key
 is the node key that is pinned at the other end, so a changed one is refused. The client's key is derived by both servers from
 their keys, so nothing has to be exchanged; all it opens is the gate (``ha_manager.files.gate``): no shell, no forwarding, no
-terminal. Both live in /run only, readable by root only. Where root's password is locked, as on many servers, sshd lets nobody
-in unless it leaves that question to PAM: then it does. Source: sshd_config(5), ssh_config(5), design §6.
+terminal (``runtime.sshd``). Both live in /run only, readable by root only. Source: ssh_config(5), design §6.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from runtime import sshd
 from runtime.durable import write_durably
 from runtime.keys import Keys
 
-SSHD = "/usr/sbin/sshd"
 LABEL = "replicated files, rsync"
+_WHAT = 'written by ha_manager: the passive\'s end of rsync (docs/protocols.md, "Replicated files")'
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,10 @@ def write(folder: Path, keys: Keys, ends: Ends, control: Path) -> None:
         ("host", keys.private_ssh()),
         ("authorized", f"restrict,{gate} {public}\n"),
         ("known", f"{ends.peer} ssh-ed25519 {pinned}\n"),
-        ("sshd_config", _server(folder, ends)),
+        ("sshd_config", sshd.config(folder, (ends.own_ip,), ends.port, _WHAT)),
         ("ssh_config", _client(folder, ends)),
     ):
         write_durably(folder / name, text, mode=0o600, durable=False)
-
-
-def server_argv(folder: Path, *, locked: bool = False) -> list[str]:
-    """In the foreground, its complaints on stderr; ``locked``: root's account is."""
-    return [SSHD, "-D", "-e", "-f", str(folder / "sshd_config"), "-o", f"UsePAM={'yes' if locked else 'no'}"]
-
-
-def root_is_locked(shadow: Path = Path("/etc/shadow")) -> bool:
-    """In the sense in which sshd refuses every key: its password begins with "!"."""
-    try:
-        lines = shadow.read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    return any(line.startswith("root:!") for line in lines)
 
 
 def shell(folder: Path) -> str:
@@ -74,33 +60,6 @@ def shell(folder: Path) -> str:
 
 #: the host that ``shell`` knows
 HOST = "peer"
-
-
-def _server(folder: Path, ends: Ends) -> str:
-    address = f"[{ends.own_ip}]" if ":" in ends.own_ip else ends.own_ip
-    return f"""# written by ha_manager: the passive's end of rsync (docs/protocols.md, "Replicated files")
-ListenAddress {address}:{ends.port}
-HostKey {folder}/host
-AuthorizedKeysFile {folder}/authorized
-AllowUsers root
-AuthenticationMethods publickey
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin forced-commands-only
-StrictModes no
-DisableForwarding yes
-PermitTTY no
-PermitUserRC no
-PrintMotd no
-UseDNS no
-PidFile none
-LoginGraceTime 5
-MaxAuthTries 2
-MaxStartups 4:50:12
-ClientAliveInterval 5
-ClientAliveCountMax 3
-LogLevel ERROR
-"""
 
 
 def _client(folder: Path, ends: Ends) -> str:

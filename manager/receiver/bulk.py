@@ -26,6 +26,7 @@ from manager import wire
 from manager.holding import Release
 from manager.manifest import Unusable
 from manager.receiver.trust import Trust
+from runtime import sshd
 from runtime.control import listen
 from runtime.durable import write_durably
 from runtime.errors import HaError
@@ -33,7 +34,7 @@ from runtime.errors import HaError
 log = logging.getLogger(__name__)
 
 LABEL = "configuration, rsync"
-SSHD = "/usr/sbin/sshd"
+_WHAT = 'written by the receiver: a device\'s end of rsync (docs/protocols.md, "The session with a device")'
 #: seconds without a transfer until sshd is ended
 IDLE = 60.0
 _START = 5.0
@@ -89,7 +90,7 @@ class Bulk:
 
     def _run(self) -> None:
         """sshd ends with the thread that started it, so that it never outlives this process: one that waits for it."""
-        argv = ["setpriv", "--pdeathsig=TERM", SSHD, "-D", "-e", "-f", str(self._folder / "sshd_config")]
+        argv = ["setpriv", "--pdeathsig=TERM", *sshd.argv(self._folder, locked=sshd.root_is_locked())]
         null = subprocess.DEVNULL
         self._sshd = child = subprocess.Popen(argv, stdin=null, stdout=null, stderr=null)
         child.wait()
@@ -114,8 +115,7 @@ class Bulk:
         for key in self._trust.all():
             own = Ed25519PrivateKey.from_private_bytes(self._trust.keys.derive(LABEL, key))
             lines.append(f"{gate} {own.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()}\n")
-        places = "".join(f"ListenAddress {f'[{a}]' if ':' in a else a}:{self._port}\n" for a in self._addresses)
-        config = places + _CONFIG.format(folder=self._folder)
+        config = sshd.config(self._folder, self._addresses, self._port, _WHAT)
         for name, text in (("host", self._trust.keys.private_ssh()), ("authorized", "".join(lines)), ("sshd_config", config)):
             write_durably(self._folder / name, text, mode=0o600, durable=False)
 
@@ -171,28 +171,3 @@ def _until(holds: Callable[[], bool], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:
         time.sleep(0.01)
-
-
-_CONFIG = """# written by the receiver: a device's end of rsync (docs/protocols.md, "The session with a device")
-HostKey {folder}/host
-AuthorizedKeysFile {folder}/authorized
-AllowUsers root
-AuthenticationMethods publickey
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin forced-commands-only
-UsePAM no
-StrictModes no
-DisableForwarding yes
-PermitTTY no
-PermitUserRC no
-PrintMotd no
-UseDNS no
-PidFile none
-LoginGraceTime 5
-MaxAuthTries 2
-MaxStartups 4:50:12
-ClientAliveInterval 5
-ClientAliveCountMax 3
-LogLevel ERROR
-"""

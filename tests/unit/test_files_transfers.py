@@ -22,6 +22,7 @@ from ha_manager.files.copyplan import MANY, Ask, pass_of, plan
 from ha_manager.files.items import Item, Kind, look, walk
 from ha_manager.files.rsync import Pass
 from ha_manager.site import ReplicatedFile
+from runtime import sshd
 from runtime.control import ControlServer, Request
 from runtime.errors import HaError
 from runtime.frames import CONTENT_LIMIT
@@ -149,7 +150,7 @@ class Ends:
         self._thread.start()
         Path("/run/sshd").mkdir(exist_ok=True)
         self.log = open(root / "log", "wb")  # noqa: SIM115
-        self.sshd = subprocess.Popen(transport.server_argv(root / "passive"), stderr=self.log)
+        self.sshd = subprocess.Popen(sshd.argv(root / "passive"), stderr=self.log)
         until(lambda: subprocess.run(["ss", "-Hltn", f"sport = {port}"], capture_output=True).stdout, 10.0, every=0.05)
 
     def _gate(self, request: Request) -> dict[str, str]:
