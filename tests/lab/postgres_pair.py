@@ -28,6 +28,8 @@ from runtime.errors import HaError
 
 #: Debian's, or another major version of packaging/postgres-versions.txt
 VERSION = int(os.environ.get("HA_TEST_POSTGRES") or postgres.debian())
+#: mmap: what a killed one leaves in /dev/shm would stay there, a megabyte each
+SMALL = "shared_buffers = 16MB\ndynamic_shared_memory_type = mmap\n"
 BIN = postgres.provide(VERSION) if VERSION else Path("/nonexistent")
 PASSWORD = "correct: horse\\battery"
 
@@ -131,14 +133,14 @@ class Node:
         else:
             commands.run(["cp", "-a", str(_template(self.config.version)), str(data)], timeout=60)
         with open(data / "postgresql.conf", "a") as conf:
-            conf.write(f"\nshared_buffers = 16MB\nunix_socket_directories = '{self.config.socket_dir}'\n")
+            conf.write(f"\n{SMALL}unix_socket_directories = '{self.config.socket_dir}'\n")
 
     def empty(self) -> None:
         """A data directory with the administrator's files and no database."""
         self.config.data_dir.mkdir(exist_ok=True)
         shutil.chown(self.config.data_dir, "postgres", "postgres")
         self.config.data_dir.chmod(0o700)
-        lines = f"shared_buffers = 16MB\nunix_socket_directories = '{self.config.socket_dir}'\n"
+        lines = f"{SMALL}unix_socket_directories = '{self.config.socket_dir}'\n"
         hba = "local all all trust\nhost all all 127.0.0.1/32 trust\n"
         for name, text in (("postgresql.conf", lines), ("pg_hba.conf", hba), ("pg_ident.conf", "")):
             (self.config.data_dir / name).write_text(text)
