@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import debian
+from bench.proxy_daemons import ADDRESSES, SOURCES, Daemons
+from bench.proxy_group import VIP
 from director.buckets import Buckets, Table
 from runtime.errors import HaError
-from tests.lab.proxy_daemons import ADDRESSES, SOURCES, Daemons
-from tests.lab.proxy_group import VIP
 
 Say = Callable[[str], None]
 PARTS = ("downloads", "drain", "throughput", "moved_on_join")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.proxy_group import CLIENTS, CLIENTS6, COUNT, LBID, VIP, VIP6, Clients, Download, Group, clients
 from director.buckets import Table
 from director.hashing import bucket
 from runtime.reset import clients_of
-from tests.lab.proxy_group import CLIENTS, CLIENTS6, COUNT, LBID, VIP, VIP6, Clients, Download, Group, clients
 
 LOOSE = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
 pytestmark = pytest.mark.lab

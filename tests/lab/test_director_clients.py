@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.proxy_daemons import ADDRESSES, MEMBERS, SOURCES, Daemons
+from bench.proxy_daemons import ADDRESSES, MEMBERS, SOURCES, Daemons
 
 pytestmark = pytest.mark.lab
 

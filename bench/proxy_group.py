@@ -22,8 +22,8 @@ from director.dataplane import DataPlane
 from director.hashing import bucket
 from director.plane import Content, Own, Place
 from director.settings import Balance, Config, Redirect, VirtualIp, Vrrp
+from lab.namespace import Namespace
 from runtime.arp import Announcer
-from tests.lab.namespaces import Namespace
 
 VIP, VIP6, LBID, COUNT = "10.9.0.200", "fd09::200", 51, 1024
 CLIENTS = [f"10.9.1.{i}" for i in range(1, 41)]
@@ -145,7 +145,7 @@ class Node:
         self.ns.ip(f"address add {self.ip}/16 dev eth0", f"address add {self.ip6}/64 dev eth0 nodad", "link set eth0 up")
 
     def serve(self, ports: Sequence[str]) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "tests.lab.scanning_node", self.name, *ports]
+        argv = [sys.executable, "-m", "bench.scanning_node", self.name, *ports]
         with self.ns:
             return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.proxy_group import CLIENTS, VIP, VIP6, Clients, Download, Group
 from director.config import MODULE_XML
-from tests.lab.proxy_group import CLIENTS, VIP, VIP6, Clients, Download, Group
 
 PRIORITIES = {"jupiter": 99, "nibiru": 89, "mars": 0, "scan1": 0, "scan2": 0}
 MEMBERS = list(PRIORITIES)
@@ -95,7 +95,7 @@ class Machine:
         return (self.folder / "log").read_text()
 
     def serve(self, port: int) -> None:
-        argv = [sys.executable, "-m", "tests.lab.scanning_node", self.name, str(port)]
+        argv = [sys.executable, "-m", "bench.scanning_node", self.name, str(port)]
         with self.wire.ns:
             server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None and server.stdout.readline() == "ready\n"

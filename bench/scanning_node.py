@@ -1,6 +1,6 @@
 """The proxy of a scanning node, for tests: says who it is, for as long as the client wants.
 
-``python -m tests.lab.scanning_node NAME PORT…``: each TCP port answers a line ``id`` with NAME and the client's address,
+``python -m bench.scanning_node NAME PORT…``: each TCP port answers a line ``id`` with NAME and the client's address,
 ``download MILLISECONDS CHUNKS`` with so many numbered lines at that pace, and anything else (keep-alive) with an echo; the same
 ports by UDP answer with NAME. ``GET …`` is answered as HTTP. A port given as ``ADDRESS:PORT`` is bound to that address.
 """
