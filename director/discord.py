@@ -8,6 +8,7 @@ trouble once when it begins or changes, and once when it has ended: the sender a
 |-------------------------------|--------------------|----------------------------------------------------------------|
 | version                       | no                 | RFC 3768 §7.1, RFC 5798 §7.1                                   |
 | password (version 2)          | no                 | RFC 2338 §7.1                                                  |
+| other authentication          | no                 | abolished by RFC 3768; keepalived still has it (auth_type AH)  |
 | interval, version 2           | no                 | RFC 3768 §7.1 (MUST)                                           |
 | interval, version 3           | yes                | backups learn it (RFC 5798 §6.1); still nobody meant it        |
 | addresses, none in common     | no                 | another group with our VRID: it holds none of our addresses    |
@@ -42,6 +43,8 @@ def judge(advert: Advertisement, instance: Instance) -> Trouble | None:
     who = f"{advert.source}, virtual router {instance.name}"
     if advert.version != instance.version:
         return Trouble("version", f"{who}: VRRP version {advert.version}, here {instance.version}")
+    if advert.strange:
+        return Trouble("authentication", f"{who}: {advert.strange}, which isn't understood here: give both a password, or none")
     if advert.version == 2 and (advert.password or "") != instance.password:
         return Trouble("password", f"{who}: {_authentication(advert, instance)}")
     differs = abs(advert.interval - instance.advert) > 0.0001

@@ -52,7 +52,9 @@ class Instance:
 
 @dataclass(frozen=True)
 class Advertisement:
-    """One VRRP message, decoded and whole. ``interval`` in seconds; ``password`` is None without authentication."""
+    """One VRRP message, decoded and whole. ``interval`` in seconds; ``password`` is None without authentication; ``strange``
+    names an authentication that isn't understood here ("": none).
+    """
 
     source: str
     version: int
@@ -61,6 +63,7 @@ class Advertisement:
     interval: float
     addresses: tuple[str, ...]
     password: str | None = None
+    strange: str = ""
 
     def __repr__(self) -> str:
         return f"Advertisement({self.source}, vrid {self.vrid}, version {self.version}, priority {self.priority})"

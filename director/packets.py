@@ -22,6 +22,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from director.model import Advertisement
 
 PROTOCOL = 112
+#: the authentication header (RFC 4302), in which RFC 2338 may wrap a message; keepalived's auth_type AH
+AH = 51
 HOPS = 255
 GROUP = {4: "224.0.0.18", 6: "ff02::12"}
 
@@ -41,7 +43,6 @@ REASONS = (
     "checksum",
     "vrid",  # 0
     "interval",  # 0
-    "authentication",  # of a type that RFC 3768 has abolished
     "peer",  # by unicast from somebody who is no peer
 )
 
@@ -107,22 +108,33 @@ def decode(message: bytes, source: str, destination: str, hops: int | None) -> A
     interval = float(timing & 0xFF) if version == 2 else (timing & _CENTISECONDS) / 100
     if interval == 0:
         raise Dropped("interval")
-    kind = IPv6Address if six else IPv4Address
-    addresses = tuple(str(kind(message[at : at + size])) for at in range(_HEADER.size, end, size))
-    password = _password(timing >> 8, message[end:]) if version == 2 else None
-    return Advertisement(source, version, vrid, priority, interval, addresses, password)
+    parsed = IPv6Address if six else IPv4Address
+    addresses = tuple(str(parsed(message[at : at + size])) for at in range(_HEADER.size, end, size))
+    kind, password, strange = timing >> 8, None, ""
+    if version == 2 and kind == _PASSWORD:
+        password = message[end:].rstrip(b"\0").decode("ascii", errors="replace")
+    elif version == 2 and kind != _NO_AUTHENTICATION:
+        strange = f"authentication of type {kind}"
+    return Advertisement(source, version, vrid, priority, interval, addresses, password, strange)
 
 
-def unpack_ipv4(packet: bytes) -> tuple[bytes, str, str, int]:
+def unpack_ipv4(packet: bytes, protocol: int = PROTOCOL) -> tuple[bytes, str, str, int]:
     """Payload, source, destination and TTL of what a raw socket received; padding behind the packet is cut off."""
     if len(packet) < 20 or packet[0] >> 4 != 4:
         raise Dropped("ip")
     header = (packet[0] & 0x0F) * 4
     total, fragment = struct.unpack_from("!H2xH", packet, 2)
-    if header < 20 or not header <= total <= len(packet) or fragment & 0x3FFF or packet[9] != PROTOCOL:
+    if header < 20 or not header <= total <= len(packet) or fragment & 0x3FFF or packet[9] != protocol:
         raise Dropped("ip")
     source, destination = str(IPv4Address(packet[12:16])), str(IPv4Address(packet[16:20]))
     return packet[header:total], source, destination, packet[8]
+
+
+def unwrap_ah(payload: bytes) -> bytes:
+    """The message in an authentication header, whose signature nobody here can judge."""
+    if len(payload) < 2 or payload[0] != PROTOCOL or len(payload) < (length := (payload[1] + 2) * 4):
+        raise Dropped("ip")
+    return payload[length:]
 
 
 def checksum(data: bytes) -> int:
@@ -133,14 +145,6 @@ def checksum(data: bytes) -> int:
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
-
-
-def _password(kind: int, authentication: bytes) -> str | None:
-    if kind == _NO_AUTHENTICATION:
-        return None
-    if kind != _PASSWORD:
-        raise Dropped("authentication")
-    return authentication.rstrip(b"\0").decode("ascii", errors="replace")
 
 
 def covered(message: bytes, source: str, destination: str) -> Covers | None:

@@ -2,8 +2,9 @@
 
 Promise: no call waits. What arrives is whole and checked (``packets``), or counted under the reason for which it was dropped.
 Adverts go to the multicast group of the interface, or, where peers are named, to each of them by unicast; by multicast, only
-what has crossed no router counts (TTL 255), by unicast only what a peer sent. The interface may vanish and come back: ``open``
-again. Source: RFC 3768 §5.2, RFC 5798 §5.1; facts/vrrp-and-data-plane.md.
+what has crossed no router counts (TTL 255), by unicast only what a peer sent. On IPv4, what comes in an authentication header
+is heard as well, to be told. The interface may vanish and come back: ``open`` again. Source: RFC 3768 §5.2, RFC 5798 §5.1;
+facts/vrrp-and-data-plane.md.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import socket
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from director.model import Advertisement
-from director.packets import GROUP, HOPS, PROTOCOL, Covers, Dropped, covered, decode, encode, unpack_ipv4
+from director.packets import AH, GROUP, HOPS, PROTOCOL, Covers, Dropped, covered, decode, encode, unpack_ipv4, unwrap_ah
 from runtime.address import NetworkError
 
 _INTERNETWORK_CONTROL = 0xC0
@@ -37,6 +39,7 @@ class Radio:
         #: of peers, as they were heard: keepalived answers in kind as well
         self._theirs: dict[str, Covers] = {}
         self._socket: socket.socket | None = None
+        self._wrapped: socket.socket | None = None  # of authentication headers
         self._index = 0
         self._encoded: dict[tuple[Advertisement, str, Covers], bytes] = {}
 
@@ -50,8 +53,12 @@ class Radio:
     def open(self) -> None:
         """Listen on the interface as it is now. NetworkError if it isn't there, or can't be used."""
         self.close()
+        self._socket = self._opened(PROTOCOL)
+        self._wrapped = self._opened(AH) if self.family == 4 else None
+
+    def _opened(self, protocol: int) -> socket.socket:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        s = socket.socket(socket.AF_INET if self.family == 4 else socket.AF_INET6, kind, PROTOCOL)
+        s = socket.socket(socket.AF_INET if self.family == 4 else socket.AF_INET6, kind, protocol)
         try:
             self._index = socket.if_nametoindex(self.interface)
             s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.interface.encode() + b"\0")
@@ -60,12 +67,13 @@ class Radio:
         except OSError as error:
             s.close()
             raise NetworkError(f"VRRP can't use interface {self.interface}: {error.strerror}") from error
-        self._socket = s
+        return s
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        for s in (self._socket, self._wrapped):
+            if s is not None:
+                s.close()
+        self._socket = self._wrapped = None
 
     def send(self, advert: Advertisement) -> None:
         """To everybody concerned. NetworkError if somebody could not be sent to."""
@@ -82,11 +90,19 @@ class Radio:
             raise NetworkError(f"no advertisement leaves through {self.interface}: {failed.strerror}") from failed
 
     def receive(self) -> list[Advertisement]:
-        """What has arrived, oldest first; at most 64 at once."""
+        """What has arrived, oldest first; at most 64 at once, and 64 in authentication headers, for which nobody is woken."""
+        return [
+            *(self._take(self._receive_one) if self._socket is not None else ()),
+            *(self._take(self._receive_wrapped) if self._wrapped is not None else ()),
+        ]
+
+    # --- inside
+
+    def _take(self, receive: Callable[[], Advertisement]) -> list[Advertisement]:
         adverts: list[Advertisement] = []
-        for _ in range(_MOST_TAKEN if self._socket is not None else 0):
+        for _ in range(_MOST_TAKEN):
             try:
-                advert = self._receive_one()
+                advert = receive()
             except Dropped as dropped:
                 self.dropped[dropped.reason] += 1
                 continue
@@ -95,8 +111,6 @@ class Radio:
             self.received += 1
             adverts.append(advert)
         return adverts
-
-    # --- inside
 
     def _prepare(self, s: socket.socket) -> None:
         if self.family == 4:
@@ -151,6 +165,14 @@ class Radio:
         if advert.version == 3 and (theirs := covered(message, source, destination)):
             self._theirs[source] = theirs
         return advert
+
+    def _receive_wrapped(self) -> Advertisement:
+        assert self._wrapped is not None
+        payload, source, destination, hops = unpack_ipv4(self._wrapped.recv(_LONGEST), AH)
+        if self.peers and source not in self.peers:
+            raise Dropped("peer")
+        advert = decode(unwrap_ah(payload), source, destination, None if self.peers else hops)
+        return replace(advert, strange="an authentication header (AH)")
 
 
 def _ipv6_header(ancillary: list[tuple[int, int, bytes]]) -> tuple[str, int]:

@@ -136,6 +136,7 @@ def test_every_disagreement_is_an_alarm_told_once(tier: Tier) -> None:
     tier.await_holder("jupiter")
     cases: list[tuple[str, dict[str, object]]] = [
         ("another password|a password", {"more": "authentication {\n auth_type PASS\n auth_pass other\n }"}),
+        ("an authentication header (AH)", {"more": "authentication {\n auth_type AH\n auth_pass other\n }"}),
         ("advertises every 2 s, here every 1 s", {"advert": "2"}),
         ("VRRP version 3, here 2", {"version": 3}),
         ("in use by another group: 10.10.74.99", {"vips": ("10.10.74.99/24",)}),
@@ -151,7 +152,7 @@ def test_every_disagreement_is_an_alarm_told_once(tier: Tier) -> None:
         line for line in tier.node("jupiter").log().splitlines() if "VRRP version 3, here 2" in line and "over:" not in line
     ]
     assert len(told) == 1, told
-    for reason in ("password", "interval", "version", "vrid"):
+    for reason in ("password", "authentication", "interval", "version", "vrid"):
         assert tier.router("jupiter")["counters"]["dropped"].get(reason, 0) > 0, reason
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from director.model import Advertisement, Heard, Instance, Start, State
-from director.packets import GROUP, REASONS, Covers, Dropped, checksum, covered, decode, encode, unpack_ipv4
+from director.packets import GROUP, REASONS, Covers, Dropped, checksum, covered, decode, encode, unpack_ipv4, unwrap_ah
 from director.vrrp import Router
 
 ipv4 = st.ip_addresses(v=4).map(str)
@@ -109,7 +109,6 @@ MESSAGE = encode(GOOD, GROUP[4])
         (bent(GOOD, 0, 0x22), 255, "type"),
         (bent(GOOD, 1, 0), 255, "vrid"),
         (bent(GOOD, 5, 0), 255, "interval"),
-        (bent(GOOD, 4, 2), 255, "authentication"),
         (MESSAGE[:6] + b"\0\0" + MESSAGE[8:], 255, "checksum"),
         (encode(GOOD3, "224.0.0.19"), 255, "checksum"),
     ],
@@ -118,6 +117,21 @@ def test_what_is_wrong_is_dropped_under_its_reason(message: bytes, hops: int, re
     with pytest.raises(Dropped) as dropped:
         decode(message, GOOD.source, GROUP[4], hops)
     assert dropped.value.reason == reason
+
+
+def test_an_authentication_that_is_not_understood_is_named() -> None:
+    assert decode(bent(GOOD, 4, 2), GOOD.source, GROUP[4], 255).strange == "authentication of type 2"
+
+
+@given(st.binary(max_size=60), st.integers(0, 255))
+def test_a_message_in_an_authentication_header_is_taken_out(junk: bytes, words: int) -> None:
+    """Of keepalived: 24 bytes, next header 112."""
+    assert unwrap_ah(b"p\4\0\0" + bytes(20) + MESSAGE) == MESSAGE
+    for payload in (junk, bytes([112, words]) + junk):
+        try:
+            assert payload.endswith(unwrap_ah(payload))
+        except Dropped as dropped:
+            assert dropped.reason == "ip"
 
 
 @pytest.mark.parametrize(

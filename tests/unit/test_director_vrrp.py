@@ -277,6 +277,7 @@ def test_after_a_pause_a_master_that_does_not_preempt_gives_way_to_whoever_is_th
         (replace(V2, password="secret"), {"password": "sesame"}, "password", False),
         (replace(V2, password="secret"), {"password": None}, "password", False),
         (V2, {"password": "secret"}, "password", False),
+        (V2, {"strange": "an authentication header (AH)"}, "authentication", False),
         (V2, {"interval": 2.0}, "interval", False),
         (V3, {"interval": 0.2}, "interval", True),
         (V2, {"addresses": ("10.1.1.77",)}, "vrid", False),
