@@ -20,6 +20,15 @@ from runtime.errors import CommandFailed, ReplicationError
 _CHUNK = 1 << 20
 
 
+def newest_fork(data_dir: Path) -> int:
+    """Where the newest timeline with log here left the one before; -1 if none did. A standby that has replayed beyond it has
+    read that one's own file beyond it, and what lies before was written earlier: there is no half segment.
+    """
+    names = controldata.segments(data_dir)
+    left = controldata.history(data_dir, max((int(name[:8], 16) for name in names), default=0))
+    return left[-1][1] if left else -1
+
+
 def find(bin_dir: Path, data_dir: Path, limit: float = 10.0) -> list[Path]:
     """Newest timeline first; to be removed while Postgres is stopped. Raises ReplicationError if that can't be told."""
     names = controldata.segments(data_dir)

@@ -75,6 +75,12 @@ def position(session: Session, limit: float) -> int:
     return max(lsn(received), lsn(replayed))
 
 
+def replayed(session: Session, limit: float) -> int | None:
+    """The end of what a standby has replayed; None: it is a primary."""
+    recovering, end = session.row("SELECT pg_is_in_recovery()::text, pg_last_wal_replay_lsn()::text", limit)
+    return lsn(end) if recovering == "true" else None
+
+
 @dataclass(frozen=True)
 class Before:
     """What was before a promotion."""

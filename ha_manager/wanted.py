@@ -7,12 +7,14 @@ each may be called again after a crash at any line, and does nothing where its s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
 from ha_manager import (
     adoption,
     differences,
+    halves,
     mending,
     postmaster,
     receiving,
@@ -139,6 +141,10 @@ class Wanted(Looking):
 
     def _hides_log(self, clock: Clock) -> bool:
         """A promotion of what runs would end in a PANIC, or lose the log behind a half segment (``halves``)."""
+        with contextlib.suppress(ReplicationError), self._server.session(min(1.0, clock.left)) as session:
+            replayed = receiving.replayed(session, clock.left)
+            if replayed is None or replayed > halves.newest_fork(self.config.data_dir):
+                return False
         if not self._halves(clock):
             return False
         control = self._control()

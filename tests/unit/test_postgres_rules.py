@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ha_manager import adoption, cluster, controldata, counting, divergence, seeding, settings
+from ha_manager import adoption, cluster, controldata, counting, divergence, halves, seeding, settings
 from ha_manager.cluster import Hints, Paths, PostgresConfig, find
 from ha_manager.database import Database
 from ha_manager.keeper import Keeper, read_note
@@ -742,6 +742,31 @@ def test_a_keeper_without_room_for_its_note_goes_on_and_writes_it_later(tmp_path
 def test_a_position_belongs_to_the_newest_timeline_with_log_of_it(segments: list[str], reached: int, timeline: int) -> None:
     control = Control(system_identifier="s", state="in archive recovery", checkpoint=500, redo=400, timeline=18)
     assert here_at(control, segments, reached).timeline == timeline
+
+
+@pytest.mark.parametrize(
+    "files, fork",
+    [
+        ({}, -1),
+        ({"000000010000000000000001": ""}, -1),  # the first timeline left none
+        ({"000000020000000000000001": ""}, -1),  # how it came about is not known here: nothing could be compared either
+        ({"000000020000000000000001": "", "00000002.history": "1\t0/1000148\tx\n"}, 0x1000148),
+        (
+            {
+                "000000020000000000000001": "",
+                "000000030000000000000002": "",
+                "00000002.history": "1\t0/1000148\tx\n",
+                "00000003.history": "1\t0/1000148\tx\n2\t0/2000028\tx\n",
+            },
+            0x2000028,
+        ),
+    ],
+)
+def test_where_the_newest_timeline_here_forked(tmp_path: Path, files: dict[str, str], fork: int) -> None:
+    (tmp_path / "pg_wal").mkdir()
+    for name, text in files.items():
+        (tmp_path / "pg_wal" / name).write_text(text)
+    assert halves.newest_fork(tmp_path) == fork
 
 
 # --- the administrator's files ------------------------------------------------------------------------------------------------
