@@ -36,6 +36,7 @@ from ha_manager.postgres import Observer, Server
 from ha_manager.rejoin import Control
 from ha_manager.replication import Clock
 from ha_manager.sql import Late, Rejected, Session
+from runtime.clock import boottime
 from runtime.errors import ControlError, DidNotStart, ReplicationError
 
 _POLL = 0.003
@@ -71,6 +72,7 @@ class UnderKeeper:
         self._orders, self._watch, self._lease, self._told = (
             KeeperClient(config.run_dir, config.data_dir, lambda: cluster.launch_of(config), self._keeper) for _ in range(4)
         )
+        self._granted_until = 0.0
         self._proven: tuple[int, int, int, int] | None = None
         self._copying = False
         self._log_began = 0
@@ -80,12 +82,19 @@ class UnderKeeper:
         self._told_plain = ""
 
     def attach(self, limit: float = 5.0) -> str:
-        """Start the keeper, or find the running one. Returns Postgres's state: stopped | starting | running | stopping."""
+        """Start the keeper, or find the running one. Returns Postgres's state: stopped | starting | running | stopping.
+
+        A new one is told at once how long Postgres may still run: what is wanted doesn't wait for the next renewal.
+        """
         with self._changing:
-            return self._orders.ensure(limit)
+            state, left = self._orders.ensure(limit), self._granted_until - boottime()
+            if left > 0:
+                self._orders.renew(left, 1.0)
+            return state
 
     def renew(self, ttl: float, limit: float = 0.2) -> None:
         """Postgres may run for ``ttl`` more seconds. Call it well before that; cheap (< 1 ms). Without: stopped at once."""
+        self._granted_until = boottime() + ttl
         self._lease.renew(ttl, limit)
 
     def await_change(self, state: str, limit: float) -> str:
