@@ -9,6 +9,7 @@ import contextlib
 import os
 import pty
 import shutil
+import signal
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ def apart(pair: Pair, on: bool = True) -> None:
 
 def power_cut(pair: Pair, node: Node) -> None:
     """Links first, so that nothing of the dying one is heard; then the process; /run and the addresses are gone."""
+    if node.process is not None and node.process.poll() is None:
+        node.process.send_signal(signal.SIGSTOP)  # it is not to see one link go before the other, and to yield for that
     for number in (0, 1):
         pair.cut(node.name, number)
     if node.process is not None and node.process.poll() is None:
@@ -103,6 +106,9 @@ def test_a_strangers_answer_is_an_alarm_and_holds_nothing() -> None:
             sh(f"ip -n {pair.gateway} link set pstranger master br0")
             sh(f"ip -n {stranger} addr add {VIP}/24 dev eth0 && ip -n {stranger} link set eth0 up")
             sh(f"ip -n {pair.gateway} link set pstranger up")
+            # The kernel hears of a carrier up to a second later, and drops what is sent until then.
+            ends = (f"{stranger} link show eth0", f"{pair.gateway} link show pstranger")
+            wait_for("the stranger to be on the network", lambda: all("state UP" in sh(f"ip -n {end}") for end in ends))
             power_cut(pair, active)
             wait_for("moved", lambda: passive.is_(phase="active"))
             assert "alarm stranger: " in passive.log() and "alarm held" not in passive.log()

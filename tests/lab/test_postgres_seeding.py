@@ -23,7 +23,7 @@ from ha_manager import divergence, postmaster, tablespaces, transfer
 from ha_manager.observation import Progress
 from ha_manager.rejoin import Verdict, Way
 from runtime.errors import HaError, ReplicationError
-from runtime.proctree import processes
+from runtime.proctree import descendants
 
 pytestmark = pytest.mark.lab
 
@@ -110,20 +110,50 @@ def with_patience(passive: Node, active: Node) -> None:
 # --- programs killed and stopped ----------------------------------------------------------------------------------------------
 
 
-def strike(name: str, number: signal.Signals, times: int = 1) -> Callable[[Progress], bool]:
-    """A progress callback that signals the processes called ``name`` once they work."""
-    left = times
+def ours(name: str) -> list[int]:
+    """Processes called ``name`` below this one, parents first: another session of tests may have some, too."""
+    found = []
+    for each in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            if os.path.basename(os.readlink(f"/proc/{each.pid}/exe")) == name:
+                found.append(each.pid)
+    return found
 
-    def progress(done: Progress) -> bool:
-        nonlocal left
-        for each in processes():
-            with contextlib.suppress(OSError):
-                if left and os.path.basename(os.readlink(f"/proc/{each.pid}/exe")) == name:
-                    os.kill(each.pid, number)
-                    left -= 1
-        return True
 
-    return progress
+@contextlib.contextmanager
+def amid_a_copy(strike: Callable[[list[int]], None]) -> Iterator[None]:
+    """``strike`` is called once, with the processes of pg_basebackup, when both of them work."""
+    ended, struck = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.002) and not struck.is_set():
+            found = ours("pg_basebackup")
+            if len(found) == 2 and any(map(_has_written, found)):
+                strike(found)
+                struck.set()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watching.join()
+    assert struck.is_set(), "no copy was seen"
+
+
+def _has_written(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/io").read_text().split("wchar: ")[1].split()[0]) > 1 << 20
+    return False
+
+
+def signalled(number: signal.Signals) -> Callable[[list[int]], None]:
+    def strike(pids: list[int]) -> None:
+        for pid in pids:
+            os.kill(pid, number)
+
+    return strike
 
 
 def test_programs_that_are_killed_or_stopped_amid_a_copy(clusters: Pair) -> None:
@@ -134,34 +164,20 @@ def test_programs_that_are_killed_or_stopped_amid_a_copy(clusters: Pair) -> None
     two.up()
     identity = one.database.identity()
     verdict = two.database.judge(identity)
-    with pytest.raises(HaError, match="pg_basebackup"):
-        two.database.rejoin(verdict, one.upstream(1), identity, strike("pg_basebackup", signal.SIGKILL))
+    with pytest.raises(HaError, match="pg_basebackup"), amid_a_copy(signalled(signal.SIGKILL)):
+        two.database.rejoin(verdict, one.upstream(1), identity, keep_going)
     no_leftovers(two)
-    stop = threading.Thread(target=lambda: stop_and_kill_active(clusters))
-    with pytest.raises(HaError):
-        two.database.rejoin(verdict, one.upstream(1), identity, starter(stop))
-    stop.join()
+    with pytest.raises(HaError), amid_a_copy(lambda pids: one.crash()):
+        two.database.rejoin(verdict, one.upstream(1), identity, keep_going)
     no_leftovers(two)
     one.up()
     one.database.make_primary(1)
     # Both of its processes; woken within a second or two.
-    two.database.rejoin(verdict, one.upstream(1), identity, strike("pg_basebackup", signal.SIGSTOP, 2))
+    with amid_a_copy(signalled(signal.SIGSTOP)):
+        two.database.rejoin(verdict, one.upstream(1), identity, keep_going)
     two.database.make_standby(one.upstream(1))
     until(lambda: two.facts().following == 1, 15.0, every=0.05)
     assert two.sql("SELECT count(*)::text FROM big") == "60000"
-
-
-def starter(thread: threading.Thread) -> Callable[[Progress], bool]:
-    def progress(done: Progress) -> bool:
-        if not thread.ident:
-            thread.start()
-        return True
-
-    return progress
-
-
-def stop_and_kill_active(clusters: Pair) -> None:
-    clusters.one.crash()
 
 
 def test_a_rewind_that_is_stopped_goes_on_and_so_does_its_crash_recovery(clusters: Pair) -> None:
@@ -169,7 +185,7 @@ def test_a_rewind_that_is_stopped_goes_on_and_so_does_its_crash_recovery(cluster
     two.database.prepare()
     one.up()
     identity = two.database.identity()
-    striking, recovering = strike("pg_rewind", signal.SIGSTOP), 0
+    recovering = 0
     looking = two.session()
     rewinds = "SELECT count(*)::text FROM pg_stat_activity WHERE application_name LIKE 'ha\\_rewind\\_%'"
     struck = False
@@ -185,7 +201,7 @@ def test_a_rewind_that_is_stopped_goes_on_and_so_does_its_crash_recovery(cluster
             # Stopped while it connects it would give up, rightly.
             struck = True
             until(lambda: looking.one(rewinds, 2.0) != "0", 10.0, "pg_rewind to connect", every=0.001)
-            return striking(done)
+            signalled(signal.SIGSTOP)(ours("pg_rewind"))
         return True
 
     one.database.rejoin(one.database.judge(identity), two.upstream(2), identity, progress)
