@@ -1,11 +1,11 @@
 """Others that claim a virtual address which this server holds: told, and answered, never obeyed.
 
 Promise: a claim from another MAC is an alarm with that MAC, and the peer's name if it is the peer's, until nobody has repeated
-it for ``OVER_AFTER``; the addresses are announced again one second later (when two servers are active after a partition, the
-core decides within that second, and the one that lets go must not have the last word), and then at most every ten seconds
-(RFC 5227 §2.4 c and DEFEND_INTERVAL). It never changes a role: anybody on the network can send such a packet. Who only
-answers is found by asking now and then. After the last rival, and when the peer is back in contact and not serving, everybody
-is told once more where the addresses are. Pure.
+it for ``OVER_AFTER``, or the peer, whose claim it was, is heard to serve no more; the addresses are announced again one second
+later (when two servers are active after a partition, the core decides within that second, and the one that lets go must not
+have the last word), and then at most every ten seconds (RFC 5227 §2.4 c and DEFEND_INTERVAL). It never changes a role: anybody
+on the network can send such a packet. Who only answers is found by asking now and then. After the last rival, and when the peer
+is back in contact and not serving, everybody is told once more where the addresses are. Pure.
 Source: RFC 5227 §2.4; facts/linux-ha-heartbeat.md ("stale ARP after failover or heal").
 """
 
@@ -48,6 +48,8 @@ Order = Ask | Announce | Told
 class Rival:
     mac: str
     seen: float
+    #: it is the other server
+    peer: bool = False
 
 
 class Rivals:
@@ -77,7 +79,7 @@ class Rivals:
         if not self._held:
             return []
         known = self.rivals.get(address)
-        self.rivals[address] = Rival(mac, now)
+        self.rivals[address] = Rival(mac, now, bool(peer))
         if self._defend_at == inf:
             self._defend_at = max(now + DEFEND_DELAY, self._defended + DEFEND_INTERVAL)
         self._ask_at = min(self._ask_at, now + ASK_RIVAL_PERIOD)
@@ -87,11 +89,18 @@ class Rivals:
         return [Told(address, f"{who} claims the virtual address {address}, which this server holds")]
 
     def peer(self, serving_too: bool, in_contact: bool, now: float) -> list[Order]:
-        """How the peer is heard; to be told at every turn. Back, and not a rival: what its side of a cut knew may be stale."""
+        """How the peer is heard; to be told at every turn. Back, and not a rival: what its side of a cut knew may be stale, and
+        what it claimed until then it has let go.
+        """
         alone = not in_contact or serving_too
         back = self._alone and not alone
         self._alone = alone
-        return [Announce("the other server is heard again")] if back and self._held else []
+        if not back or not self._held:
+            return []
+        gone = [address for address, rival in self.rivals.items() if rival.peer]
+        for address in gone:
+            del self.rivals[address]
+        return [*(Told(address, "") for address in gone), Announce("the other server is heard again")]
 
     def deadline(self) -> float:
         return min(self._ask_at, self._defend_at)

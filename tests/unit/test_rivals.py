@@ -97,6 +97,17 @@ def test_the_peer_heard_again_is_a_reason_to_announce_unless_it_serves_too() -> 
     assert rivals.peer(False, True, 5.0) == [Announce("the other server is heard again")]
 
 
+def test_what_the_peer_claimed_is_over_when_it_is_heard_to_be_passive() -> None:
+    """After a heal of a cut nobody is to look for a quarrel that has ended; a stranger's goes on, and so does a new one."""
+    rivals = holding()
+    rivals.peer(True, True, 1.0)
+    rivals.claimed(VIP, MAC, 1.0, "vs-28")
+    rivals.claimed("fd00::9", OTHER, 1.0)
+    assert rivals.peer(False, True, 1.5) == [Told(VIP, ""), Announce("the other server is heard again")]
+    assert set(rivals.rivals) == {"fd00::9"}
+    assert rivals.claimed(VIP, MAC, 2.0, "vs-28") != [] and rivals.peer(False, True, 2.1) == []
+
+
 def test_whoever_holds_nothing_announces_nothing_on_contact() -> None:
     assert Rivals().peer(False, True, 1.0) == []
 
