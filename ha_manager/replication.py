@@ -95,8 +95,10 @@ def enforce(server: Server, epoch: int, peer: str, limit: float, note: Callable[
 
 def _take_back(server: Server, before: str, wanted: str, note: Callable[[str], None]) -> None:
     """Relax again; but where names were enforced before (ha_manager or Postgres was restarted, perhaps amid a proof),
-    they stay so: the peer may be fit, and only heartbeat decides to go solo (design §4 rule 6).
+    they stay so: the peer may be fit, and only heartbeat decides to go solo (design §4 rule 6). Whoever is stopped and was in
+    the way is woken for the next attempt.
     """
+    postmaster.wake_stopped(postmaster.processes_of(server.config.data_dir))
     try:
         if before:
             server.change(names=wanted)

@@ -207,7 +207,8 @@ class Wanted(Looking):
             return position
 
     def prepare(self, limit: float = 60.0) -> None:
-        """CHECKPOINT, so that a stop or a promotion that follows is short."""
+        """CHECKPOINT, so that a stop or a promotion that follows is short. A checkpointer that is stopped is woken."""
+        postmaster.wake_stopped(postmaster.processes_of(self.config.data_dir))
         with self._server.session(min(limit, 2.0)) as session:
             session.rows("CHECKPOINT", limit)
 

@@ -125,6 +125,20 @@ def test_relaxing_wakes_a_stopped_checkpointer(clusters: Pair) -> None:
     assert session.done(0.2)
 
 
+def test_a_failed_proof_wakes_a_stopped_checkpointer(clusters: Pair) -> None:
+    """Also where the names stay, left by a proof that was interrupted: nothing that waits shows that they don't count yet."""
+    clusters.active()
+    clusters.join()
+    one = clusters.one
+    os.kill(one.find("checkpointer"), signal.SIGSTOP)
+    one.database._server.change(names=f'"{standby_name(clusters.two.name, 1)}"')
+    with pytest.raises(ReplicationError, match="checkpointer has not applied the names"):
+        one.database.set_names_enforced(1, 0.6)
+    assert one.database.set_names_enforced(1, 5.0) > 0
+    os.kill(one.find("checkpointer"), signal.SIGSTOP)
+    one.database.prepare(5.0)
+
+
 def test_a_standby_that_vanishes_during_the_proof_leaves_nobody_waiting(clusters: Pair) -> None:
     clusters.active()
     clusters.join()
