@@ -164,6 +164,7 @@ class Daemon:
             self._selector.register(link, read, _frames)
         self._selector.register(self._pinger, read, _replies)
         self._selector.register(self._timer, read, lambda mask: self._timer.fired())
+        self._writer.replaced = self._watch_writer
         self._selector.register(self._writer, read, lambda mask: self._written())
         self._selector.register(self._watch, read, lambda mask: self._link_events())
         self._vip_watch.start()
@@ -261,6 +262,10 @@ class Daemon:
             return False, False
         members = self.core.members
         return members.in_contact(), members.peer is not None and members.peer.phase in SERVING
+
+    def _watch_writer(self) -> None:
+        self._selector.unregister(self._writer)
+        self._selector.register(self._writer, selectors.EVENT_READ, lambda mask: self._written())
 
     def _written(self) -> None:
         for answer in self._writer.answers():

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,8 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        #: called when another socket is behind ``fileno``: epoll has forgotten the number, and must be told
+        self.replaced: Callable[[], None] = lambda: None
         self._socket: socket.socket | None = None
         self._pid = 0
         #: not yet answered, oldest first: (serial, message)
@@ -156,7 +158,7 @@ class Writer:
         self._queue.clear()
         self._looking, self._unanswered = False, 0
         self._start()
-        # The number of the descriptor stays the same, so that whoever watches it need not know.
+        # The number of the descriptor stays the same, by which a selector knows it.
         assert old is not None and self._socket is not None
         number = old.detach()
         os.dup2(self._socket.fileno(), number, inheritable=False)
@@ -164,6 +166,7 @@ class Writer:
         fresh.setblocking(False)
         self._socket.close()
         self._socket = fresh
+        self.replaced()
         for _, message in self._open:
             self._send(message)
         return failed

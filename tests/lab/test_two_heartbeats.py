@@ -7,11 +7,13 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from runtime.proctree import descendants
 from runtime.timing import PROFILES
-from tests.lab.two_heartbeats import VIP, Pair, two_heartbeats, wait_for
+from tests.lab.two_heartbeats import VIP, Node, Pair, two_heartbeats, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs namespaces")]
 TIMING = PROFILES["recommended"]
@@ -27,6 +29,13 @@ def tell(what: str, seconds: float) -> None:
     print(f"{what}: {seconds * 1000:.0f} ms")
 
 
+def writer_of(node: Node) -> int:
+    """The process that does its fsyncs."""
+    assert node.process is not None
+    below = [each.pid for each in descendants(node.process.pid)]
+    return next(pid for pid in below if Path(f"/proc/{pid}/comm").read_text().strip() == "heartbeat-write")
+
+
 def test_both_started_together_settle(pair: Pair) -> None:
     began = time.monotonic()
     active, passive = pair.settle()
@@ -36,7 +45,9 @@ def test_both_started_together_settle(pair: Pair) -> None:
 
 
 def test_a_killed_active_is_replaced(pair: Pair) -> None:
+    """Also by one whose writer was killed before: the epoch is on the disk, and known to be."""
     active, passive = pair.settle()
+    os.kill(writer_of(passive), signal.SIGKILL)
     active.kill()
     tell("kill -9 of the active -> VIP on the peer", wait_for("VIP on the peer", passive.has_vip))
     wait_for("active", lambda: passive.is_(phase="active", epoch=[2, passive.name]))

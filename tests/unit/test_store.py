@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import selectors
 import signal
 import time
 from collections.abc import Iterator
@@ -212,6 +213,26 @@ def test_a_dead_writer_is_replaced_and_finishes_the_work(store: Store, writer: W
     assert answers(writer, 2) == [Persisted(1), Persisted(2)]
     assert writer.pid != dead and writer.fileno() == number
     assert store.read_record() == Record(timeline=2)
+
+
+def test_the_successor_of_a_dead_writer_is_heard_as_heartbeat_hears_it(store: Store, writer: Writer) -> None:
+    """epoll forgets a number behind which another socket is put: who hears nothing is silent after 10 s, for good."""
+    with selectors.DefaultSelector() as selector:
+
+        def watch_again() -> None:
+            selector.unregister(writer)
+            selector.register(writer, selectors.EVENT_READ)
+
+        writer.replaced = watch_again
+        selector.register(writer, selectors.EVENT_READ)
+        os.kill(writer.pid, signal.SIGSTOP)
+        writer.persist(1, FULL)
+        os.kill(writer.pid, signal.SIGKILL)
+        answered = []
+        while not answered:
+            assert selector.select(10.0), "nothing is heard of the successor"
+            answered = writer.answers()
+        assert answered == [Persisted(1)]
 
 
 def test_a_record_that_kills_every_writer_is_answered_for(store: Store, writer: Writer) -> None:
