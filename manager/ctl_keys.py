@@ -111,7 +111,9 @@ def forget(paths: Paths, node: str) -> None:
     trust = Trust(paths.keys)
     if not any([trust.accepted.forget(node), trust.introduced.forget(node)]):
         _fail(f"no key of {node} was accepted here")
-    click.echo(f"the notifier of {node} is not accepted any more; a session that is open ends with its connection")
+    click.echo(f"the notifier of {node} is not accepted any more; a session of it that is open is ended within seconds")
+    if others := [key.node for key in trust.accepted.all()]:
+        click.echo(f"if it is a policy server of theirs, {', '.join(others)} will introduce it again")
 
 
 def _print(key: PublicKey) -> None:

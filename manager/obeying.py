@@ -1,6 +1,7 @@
 """Which notifier a device listens to.
 
-Promise: no input or output. A device takes what comes from the notifier of the highest version that it has heard (``holding``).
+Promise: no input or output. A device takes what comes from the notifier of the highest version that it has heard (``holding``);
+of two whose epochs have the same number, from one that is there.
 A policy server listens to its own notifier until the other one's ``status`` says ``isPassive``; from then on to that one, until
 its own speaks in a higher epoch, which it does only when this server has become the active one. Source: Trustwave §2 ("It stops
 listening to the local Notifier when …"), §2.3; design §7.
@@ -23,6 +24,8 @@ class Standing:
     highest: Version | None
     passive_of: str
     active_in: int | None = None
+    #: whose notifiers have a session with this device
+    present: frozenset[str] = frozenset()
 
 
 def ignored(standing: Standing, caller: str, version: Version) -> str:
@@ -34,12 +37,19 @@ def ignored(standing: Standing, caller: str, version: Version) -> str:
 
 
 def outdated(standing: Standing, version: Version) -> Version | None:
-    """What is higher than ``version``, or None. While this server is the active one, no notifier of an epoch before counts."""
-    if standing.active_in is not None and version.epoch < standing.active_in:
-        return max(standing.highest or version, Version(standing.active_in, standing.own, 0))
-    if standing.highest is not None and version < standing.highest:
-        return standing.highest
-    return None
+    """What counts instead of ``version``, or None. While this server is the active one, only its own notifier counts, and one
+    of a higher epoch.
+
+    Two actives may have epochs of one number (both went on alone). A device that both reach obeys the one whose node is named
+    higher, while that one has a session; a notifier whose server is not active any more ends its sessions.
+    """
+    active, highest = standing.active_in, standing.highest
+    if active is not None and (version.epoch < active or (version.epoch == active and version.node != standing.own)):
+        return max(highest or version, Version(active, standing.own, 0))
+    if highest is None or version >= highest:
+        return None
+    rivals = version.epoch == highest.epoch and version.node != highest.node
+    return None if rivals and highest.node not in standing.present else highest
 
 
 def adopts(standing: Standing, caller: str, version: Version) -> bool:

@@ -63,7 +63,8 @@ class Hello:
     package: str
     holds: Release | None = None
     staged: Release | None = None
-    highest: Version | None = None
+    #: whose release counts there instead of ours; None: it listens to us
+    obeys: Version | None = None
 
 
 class Library:
@@ -341,7 +342,7 @@ def _hello(answer: Mapping[str, Any]) -> Hello:
             str(answer.get("package", "")),
             wire.release(answer["holds"]) if answer.get("holds") is not None else None,
             wire.release(answer["staged"]) if answer.get("staged") is not None else None,
-            wire.version(answer["highest"]) if answer.get("highest") is not None else None,
+            wire.version(answer["obeys"]) if answer.get("obeys") is not None else None,
         )
     except Unusable as wrong:
         raise PeerError(f"the device says hello in another way than ours; other versions? ({wrong})") from wrong

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from manager import wire
 from manager.holding import Outdated, Release, Version
+from manager.manifest import Unusable
 from notifier.devices import Listed
 from notifier.line import Hello
-from notifier.model import Connected, Event, Failed, Kind, Lost, Prepared, Progress, Refused, Switched
+from notifier.model import Connected, Event, Failed, Kind, Lost, Obeyed, Prepared, Progress, Refused, Switched
 from notifier.release import WIDTH
 from runtime import clock
 from runtime.errors import HaError
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 FIRST, MOST = 0.5, 20.0
 #: each device is asked for its state so often, and answers within (seconds)
 PERIOD, ANSWER = 10.0, 8.0
+#: so often while it is not as it is to be: what was switched is not applied yet, or it obeys another (seconds)
+SOON = 3.0
 #: threads: one for each that may be prepared at the same time; those that switch; those that connect and ask for the state
 PREPARERS, SWITCHERS, ASKERS = WIDTH, 64, 16
 #: told to the rules at most so often (seconds)
@@ -65,6 +69,13 @@ class Link:
     #: its answer to ``status``
     told: dict[str, Any] = field(default_factory=dict)
     asked: bool = False
+    #: it obeys another notifier
+    foreign: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """As far as it has said: it is as it is to be."""
+        return not self.foreign and self.told.get("holds") == self.told.get("applied")
 
 
 class Links:
@@ -166,9 +177,14 @@ class Links:
         log.info("%s: connected (%s)", name, hello.package or "unknown version")
         line.when_ended(lambda why: self._in_loop(partial(self._lost, name, generation, why)))
         self._post(Connected(name, hello.holds, hello.staged))
-        if hello.highest is not None and hello.highest > self._version():
-            self._post(Refused(name, hello.highest))
+        link.foreign = False
+        if hello.obeys is not None:
+            self._refused(name, link, hello.obeys)
         self._poll(name, generation)
+
+    def _refused(self, name: str, link: Link, obeys: Version) -> None:
+        link.foreign = True
+        self._post(Refused(name, obeys))
 
     def _lost(self, name: str, generation: int, because: str) -> None:
         if (link := self._current(name, generation)) is None:
@@ -210,8 +226,13 @@ class Links:
             return
         if not link.asked:
             self._ask_state(name, link)
-        # Spread, so that hundreds don't answer at the same moment for ever.
-        link.timer = self._loop.call_after(PERIOD * random.uniform(0.8, 1.2), partial(self._poll, name, generation))
+        self._poll_in(PERIOD if link.settled else SOON, name, link)
+
+    def _poll_in(self, seconds: float, name: str, link: Link) -> None:
+        """Spread, so that hundreds don't answer at the same moment for ever."""
+        if link.timer is not None:
+            link.timer.cancel()
+        link.timer = self._loop.call_after(seconds * random.uniform(0.8, 1.2), partial(self._poll, name, link.generation))
 
     def _ask_state(self, name: str, link: Link) -> None:
         assert link.line is not None
@@ -240,7 +261,23 @@ class Links:
             if told:
                 link.heard = clock.wall()
                 link.package = str(told.get("package", link.package))
+                self._whom(name, link)
         self._asked()
+
+    def _whom(self, name: str, link: Link) -> None:
+        """Whether it listens to this notifier has changed?"""
+        told = link.told
+        try:
+            obeys = wire.version(told["obeys"]) if told.get("obeys") is not None else None
+            holds, staged = (wire.release(told[word]) if told.get(word) is not None else None for word in ("holds", "staged"))
+        except Unusable as wrong:
+            link.told = {"error": f"it says its state in another way than ours; other versions? ({wrong})"}
+            return
+        if obeys is not None and not link.foreign:
+            self._refused(name, link, obeys)
+        elif obeys is None and link.foreign:
+            link.foreign = False
+            self._post(Obeyed(name, holds, staged))
 
     # --- what the rules ask -------------------------------------------------------------------------------------------------
 
@@ -288,4 +325,8 @@ class Links:
     def _event(self, name: str, generation: int, event: Event) -> None:
         if (link := self._current(name, generation)) is not None:
             link.heard = clock.wall()
+            if isinstance(event, Refused):
+                link.foreign = True
+            elif isinstance(event, Switched):
+                self._poll_in(SOON, name, link)
             self._post(event)

@@ -133,7 +133,25 @@ class Refused:
     version: Version
 
 
-Event = Tick | Devices | Commit | Await | Connected | Lost | Progress | Prepared | Switched | Failed | Refused
+@dataclass(frozen=True)
+class Obeyed:
+    """It does not obey that other notifier any more (``Refused``)."""
+
+    name: str
+    holds: Release | None = None
+    staged: Release | None = None
+
+
+@dataclass(frozen=True)
+class Reign:
+    """The same active goes on in the next epoch: what devices are to have is as it was, under this version."""
+
+    version: Version
+
+
+#: about one device
+Said = Connected | Lost | Progress | Prepared | Switched | Failed | Refused | Obeyed
+Event = Tick | Devices | Commit | Await | Reign | Said
 
 
 # --- effects --------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from notifier.model import (
     Event,
     Kind,
     Prepare,
+    Reign,
     Save,
     State,
     Switch,
@@ -153,6 +154,8 @@ class Notifier:
         before, self.standing = self.standing, found
         if found.acts and self.releases is None:
             self._take_over()
+        elif self.releases is not None and found.acts and _next(before.epoch) == found.epoch:
+            self._reign_on()
         elif self.releases is not None and (not found.acts or found.epoch != before.epoch):
             self._lay_down(found.because)
         elif not found.acts and found.because != before.because:
@@ -204,6 +207,14 @@ class Notifier:
             return load(self.paths.committed_devices)
         except ConfigError:
             return ()
+
+    def _reign_on(self) -> None:
+        """This server goes on in the next epoch (without its standby): nobody has served the devices in between, and nobody has
+        to be connected anew."""
+        log.info("%s: its notifier goes on serving the devices", self.standing.because)
+        if self.highest is not None:
+            self.highest = Version(*self.standing.epoch, self.highest.number + 1)
+            self.post(Reign(self.highest))
 
     def _lay_down(self, because: str) -> None:
         log.info("the devices are served no more: %s", because)
@@ -403,6 +414,12 @@ def _in_rows(request: Request, answer: dict[str, Any], word: str, rows: Iterable
     for row in rows:
         request.channel.send({"push": "row", "row": row})
     return {**answer, "rows": word}
+
+
+def _next(epoch: tuple[int, str]) -> tuple[int, str]:
+    """The one that the same server opens right after this one."""
+    number, node = epoch
+    return (number + 1, node)
 
 
 def _same_reign(one: Version, other: Version) -> bool:

@@ -42,10 +42,13 @@ from notifier.model import (
     Failed,
     Kind,
     Lost,
+    Obeyed,
     Prepare,
     Prepared,
     Progress,
     Refused,
+    Reign,
+    Said,
     Save,
     State,
     Switch,
@@ -87,6 +90,11 @@ class Entry:
     obeys: Version | None = None
 
     @property
+    def ready(self) -> bool:
+        """It can switch: it has all of its target."""
+        return self.target is not None and (self.target == self.staged or self.in_sync)
+
+    @property
     def in_sync(self) -> bool:
         """The reference's Sync Status."""
         return self.target is not None and self.holds is not None and self.holds.digest == self.target.digest
@@ -118,9 +126,11 @@ class Releases:
                 self._learn(devices, now)
             case Commit():
                 self._commit(event, now)
+            case Reign(version):
+                self._reign(version, now)
             case Await(token, awaited):
                 self._operations.append(_Operation(token, set(awaited) & set(self.entries)))
-            case Connected() | Lost() | Progress() | Prepared() | Switched() | Failed() | Refused():
+            case Connected() | Lost() | Progress() | Prepared() | Switched() | Failed() | Refused() | Obeyed():
                 if event.name in self.entries:
                     self._said(self.entries[event.name], event, now)
             case _:
@@ -151,20 +161,31 @@ class Releases:
             entry.target, entry.tries = event.of(entry.device.kind), 0
             if entry.state is State.FAILED:
                 entry.retry_at = now
-            if entry.state is State.FOREIGN and entry.obeys is not None and entry.obeys < event.release.version:
-                self._move(entry, State.STABLE, "a newer release is to replace that one", now)
+            self._outbid(entry, event.release.version, now)
         self._save()
         if event.token is not None:
             self._operations.append(_Operation(event.token, names))
 
-    def _said(
-        self, entry: Entry, event: Connected | Lost | Progress | Prepared | Switched | Failed | Refused, now: float
-    ) -> None:
+    def _outbid(self, entry: Entry, version: Version, now: float) -> None:
+        if entry.state is State.FOREIGN and entry.obeys is not None and entry.obeys < version:
+            self._move(entry, State.STABLE, "a newer release is to replace that one", now)
+
+    def _reign(self, version: Version, now: float) -> None:
+        for entry in self.entries.values():
+            if entry.target is not None:
+                entry.target = Release(version, entry.target.digest)
+            self._outbid(entry, version, now)
+        self._save()
+
+    def _said(self, entry: Entry, event: Said, now: float) -> None:
         entry.heard, entry.untried = now, False
         match event:
             case Connected(holds=holds, staged=staged):
                 entry.holds, entry.staged, entry.tries = holds, staged, 0
                 self._move(entry, State.STABLE, "connected", now)
+            case Obeyed(holds=holds, staged=staged) if entry.state is State.FOREIGN:
+                entry.holds, entry.staged, entry.tries = holds, staged, 0
+                self._move(entry, State.STABLE, "it listens to this notifier again", now)
             case Lost(because=because):
                 self._failure(entry, f"{because}; it gets the configuration when it is back")
                 self._move(entry, State.ABSENT, because, now)
@@ -230,7 +251,7 @@ class Releases:
         """There is something to be asked of it that was not asked yet."""
         if entry.target is None or entry.target == entry.holds:
             return False
-        return entry.state is State.STABLE or entry.target != entry.staged
+        return entry.state is State.STABLE or not entry.ready
 
     def _in_turn(self, state: State) -> list[Entry]:
         """Policy servers first, then in the order of devices.xml."""
@@ -243,7 +264,7 @@ class Releases:
             assert target is not None
             if target == entry.holds:
                 self._move(entry, State.STABLE, f"release {target.version} is in force", now)
-            elif target == entry.staged or entry.in_sync:
+            elif entry.ready:
                 self._move(entry, State.PREPARED, f"holds all of release {target.version}", now)
             elif room > 0:
                 room -= 1

@@ -48,6 +48,7 @@ class _Connection:
     since: float
     #: whose key it was that logged in
     node: str = ""
+    key: bytes = b""
     session: _Served | None = None
 
 
@@ -98,7 +99,26 @@ class SessionServer:
 
     def sessions(self) -> int:
         """How many sessions are open."""
-        return sum(c.session is not None and c.transport.is_active() for c in self._snapshot())
+        return len(self._open())
+
+    def nodes(self) -> frozenset[str]:
+        """Those that have a session."""
+        return frozenset(c.node for c in self._open())
+
+    def end_untrusted(self) -> tuple[str, ...]:
+        """End the sessions of those who would not get in any more; their nodes. Trust that can't be read ends none."""
+        try:
+            known = {(each.node, each.ssh) for each in self.trusted()}
+        except ConfigError as e:
+            log.error("session: %s", e)
+            return ()
+        gone = [c for c in self._open() if (c.node, c.key) not in known]
+        for connection in gone:
+            _end(connection, "its key is not trusted any more")
+        return tuple(sorted({c.node for c in gone}))
+
+    def _open(self) -> list[_Connection]:
+        return [c for c in self._snapshot() if c.session is not None and c.transport.is_active()]
 
     def strangers(self) -> int:
         """How many connections are not logged in."""
@@ -186,7 +206,7 @@ class SessionServer:
     def open(self, connection: _Connection, channel: paramiko.Channel) -> None:
         """The node of ``connection`` has logged in and opened the subsystem."""
         node = connection.node
-        others = [c for c in self._snapshot() if c.session is not None and c.transport.is_active() and c.node == node]
+        others = [c for c in self._open() if c.node == node]
         if len(others) >= self.limits.sessions:
             _end(others[0], "a newer session took its place")
         connection.session = _Served(self, connection, channel, node)
@@ -214,7 +234,7 @@ class _Door(paramiko.ServerInterface):
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         # Asked before the signature is checked: the last one that is asked about before the login is the one that logs in.
-        self._connection.node = self._server.node_of(key)
+        self._connection.node, self._connection.key = self._server.node_of(key), key.asbytes()
         return AUTH_SUCCESSFUL if self._connection.node else AUTH_FAILED
 
     def get_banner(self) -> tuple[str | None, str | None]:

@@ -24,12 +24,20 @@ _SERVING = "active"
 
 
 class Home:
+    """``more``: for ``state``, of the process; ``present``: nodes that have a session."""
+
     def __init__(
-        self, paths: Paths, trust: Trust, node: str, switched: Callable[[], None], more: Callable[[], Mapping[str, Any]]
-    ):
+        self,
+        paths: Paths,
+        trust: Trust,
+        node: str,
+        switched: Callable[[], None],
+        more: Callable[[], Mapping[str, Any]],
+        present: Callable[[], frozenset[str]],
+    ) -> None:
         self.node = node
         self._paths, self._trust = paths, trust
-        self._switched, self._more = switched, more
+        self._switched, self._more, self.present = switched, more, present
         self._began = boottime()
 
     def active_in(self) -> int | None:

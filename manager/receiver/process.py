@@ -64,7 +64,7 @@ class Process:
         self._trust = Trust(paths.keys)
         self._applying = Applying(paths.conf, paths.state)
         self._trees = Trees(paths.conf_ready, paths.state)
-        self._home = Home(paths, self._trust, self._node(), self._wake, self._told)
+        self._home = Home(paths, self._trust, self._node(), self._wake, self._told, self._present)
         trees = (self._trees.staging, self._trees.front)
         self._bulk = Bulk(paths.receiver.with_name("bulk"), self._trust, settings.addresses, settings.bulk_port, trees)
         self.receiver = Receiver(self._trees, Store(paths.state), self._home, self._bulk)
@@ -88,6 +88,9 @@ class Process:
         """Now and then: listen, if that was not possible before."""
         if self._server is None:
             self._listen()
+        elif gone := self._server.end_untrusted():
+            log.warning("no key of %s is accepted any more: its sessions are ended", ", ".join(gone))
+            self._bulk.close()  # its rsync, too; another's begins again
         self._bulk.turn()
         self._write()
 
@@ -96,6 +99,9 @@ class Process:
         if self._server is not None:
             self._server.close()
         self._bulk.close()
+
+    def _present(self) -> frozenset[str]:
+        return self._server.nodes() if self._server is not None else frozenset()
 
     @property
     def port(self) -> int:

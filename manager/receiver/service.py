@@ -49,6 +49,9 @@ class Home(Protocol):
 
     def policy_server(self) -> bool: ...
 
+    def present(self) -> frozenset[str]:
+        """Nodes whose notifiers have a session with this device."""
+
     def adopted(self, by: str) -> None:
         """This server is the passive of ``by`` from now on. Raises HaError."""
 
@@ -132,15 +135,28 @@ class Receiver:
     # --- who is listened to -------------------------------------------------------------------------------------------------
 
     def standing(self) -> obeying.Standing:
-        return obeying.Standing(self._home.node, self.memory.holding.highest, self.memory.passive_of, self._home.active_in())
+        present, active_in = self._home.present(), self._home.active_in()
+        return obeying.Standing(self._home.node, self.memory.holding.highest, self.memory.passive_of, active_in, present)
 
     def _admit(self, caller: Caller, version: Version) -> None:
         """Raises Refusal: another notifier is listened to."""
+        self._heard(caller, version)
+        self._admitted(version)
+
+    def _heard(self, caller: Caller, version: Version) -> None:
+        """As ``_admit``; changes nothing."""
         standing = self.standing()
         if instead := obeying.ignored(standing, caller.node, version):
             raise Refusal(f"{self._home.node} listens to the notifier of {instead}", "ignored", to=instead)
         if (higher := obeying.outdated(standing, version)) is not None:
             raise _outdated(higher)
+
+    def _admitted(self, version: Version) -> None:
+        """``version`` counts from now on, also where it is the lower one of two rivals whose epochs have the same number."""
+        highest = self.memory.holding.highest
+        if highest is not None and version < highest:
+            log.warning("release %s gives way to %s: its notifier is not here any more", highest, version)
+            self._remember(replace(self.memory, holding=Holding(version, self.memory.holding.holds)))
 
     def _remember(self, memory: Memory) -> None:
         if memory != self.memory:
@@ -169,6 +185,7 @@ class Receiver:
         version, kind = wire.version(fields.get("version")), str(fields.get("kind", ""))
         with self._lock:
             if self._listens(caller, version):
+                self._admitted(version)
                 self._change(caller, lambda held: held.admit(version))
                 self._remember(replace(self.memory, device=device, kind=kind or self.memory.kind))
             held = self.memory.holding
@@ -178,7 +195,8 @@ class Receiver:
                 "kind_ok": not kind or (kind == "Management Server") == self._home.policy_server(),
                 "holds": wire.of_release(held.holds),
                 "staged": wire.of_release(held.staged),
-                "highest": wire.of_version(obeying.outdated(self.standing(), version) or held.highest),
+                "highest": wire.of_version(held.highest),
+                "obeys": wire.of_version(obeying.outdated(self.standing(), version)),
                 "free": self._trees.free,
                 "listens": self.memory.passive_of,
             }
@@ -198,7 +216,8 @@ class Receiver:
             "package": package(),
             "holds": wire.of_release(held.holds),
             "staged": wire.of_release(held.staged),
-            "highest": wire.of_version(obeying.outdated(self.standing(), version) or held.highest),
+            "highest": wire.of_version(held.highest),
+            "obeys": wire.of_version(obeying.outdated(self.standing(), version)),
             "listens": self.memory.passive_of,
             "free": self._trees.free,
         }
@@ -207,7 +226,7 @@ class Receiver:
         with self._lock:
             standing = self.standing()
             if not obeying.adopts(standing, caller.node, version):
-                self._admit(caller, version)
+                self._heard(caller, version)
                 raise Refusal(f"{self._home.node} does not become the passive of {caller.node}", "ignored", to=self._home.node)
             if not self._home.policy_server():
                 raise Refusal(f"{self._home.node} is no policy server: it can't be a passive one", "kind")
@@ -220,7 +239,7 @@ class Receiver:
     def _introduce(self, fields: dict[str, Any], caller: Caller) -> dict[str, Any]:
         with self._lock:
             # The epoch of whoever asks counts: he names no release here.
-            self._admit(caller, Version(caller.epoch[0], caller.node, _LAST))
+            self._heard(caller, Version(caller.epoch[0], caller.node, _LAST))
             self._home.introduce(caller.node, _word(fields, "line"))
         return {}
 

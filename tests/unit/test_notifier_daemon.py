@@ -247,6 +247,37 @@ def test_it_acts_only_while_heartbeat_says_active(running: Server) -> None:
     assert "does not renew" in running.ask("status")["because"]
 
 
+def test_an_active_that_goes_on_alone_keeps_its_sessions(running: Server) -> None:
+    running.role(Role.ACTIVE, 1)
+    until(lambda: running.ask("status")["epoch"] == [1, "vs-166"])
+    running.until_connected()
+    assert running.ask("commit")["failures"] == []
+    greeted = [each.requests.count("hello") for each in running.devices.values()]
+    running.role(Role.ACTIVE, 2)
+    until(lambda: all(running.row(name)["release"] == "2 of epoch 2/vs-166" for name in running.devices))
+    assert [each.requests.count("hello") for each in running.devices.values()] == greeted
+    assert running.ask("commit")["version"] == "3 of epoch 2/vs-166"
+    running.stop()
+    running.start()
+    until(lambda: all(running.row(name)["release"] == "3 of epoch 2/vs-166" for name in running.devices))
+    running.role(Role.ACTIVE, 4)
+    running.until_connected()
+    now = running.devices.values
+    until(lambda: all(each.requests.count("hello") >= n + 2 for each, n in zip(now(), greeted, strict=True)))
+
+
+def test_a_device_that_listens_again_gets_what_it_is_to_have(running: Server) -> None:
+    """A rival's, whose epoch had the same number, that is not there any more."""
+    running.ask("commit")
+    device = running.devices["scan-1"]
+    device.holding.highest = Version(0, "vs-28", 9)
+    running.write("global/policy/rules", "later")
+    (failure,) = running.ask("commit")["failures"]
+    assert "scan-1: it obeys another notifier" in failure
+    device.holding.highest = Version(0, "vs-166", 0)
+    until(lambda: device.text("global/policy/rules") == "later")
+
+
 def test_a_commit_that_begins_high_availability_is_answered_by_the_active(running: Server) -> None:
     held = threading.Event()
     running.devices["scan-1"].before = lambda do: held.wait(_LIMIT) and None if do == "prepared" else None

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from manager.holding import Holding, Outdated, Release, Step, Unprepared, Version
 from notifier.model import (
     Abandon,
+    Changed,
     Commit,
     Connected,
     Device,
@@ -23,10 +24,12 @@ from notifier.model import (
     Failed,
     Kind,
     Lost,
+    Obeyed,
     Prepare,
     Prepared,
     Progress,
     Refused,
+    Reign,
     Save,
     State,
     Switch,
@@ -227,6 +230,36 @@ def test_who_obeys_another_is_left_alone(bench: Bench) -> None:
     assert "prepare vs-28 1" in bench.do(Commit(newest)), "this notifier's active is the newest again"
 
 
+def test_who_obeys_another_no_more_gets_what_it_is_to_have(bench: Bench) -> None:
+    bench.do(Commit(SECOND, token=1))
+    bench.do(Refused("scan-1", Version(1, "vs-28", 9)))
+    bench.do(Commit(release(3)))
+    assert bench.do(Obeyed("scan-1", FIRST)) == ["prepare scan-1 3"]
+    assert bench.do(Obeyed("scan-2", FIRST)) == [], "it always did"
+
+
+def test_the_next_epoch_of_the_same_active_moves_nothing_and_asks_nobody_anew(bench: Bench) -> None:
+    bench.do(Commit(SECOND, frozenset({"scan-2"}), token=1))
+    next_reign = Version(2, "vs-166", 3)
+    assert bench.do(Reign(next_reign)) == ["save scan-1=3,scan-2=3,vs-28=3", "switch vs-28 3"]
+    assert bench.do(Prepared("scan-2", SECOND)) == ["prepare scan-2 3"], "what it prepared is called otherwise now"
+    assert bench.do(Switched("vs-28", Release(next_reign, FIRST.digest))) == ["switch scan-1 3"]
+    assert bench.do(Switched("scan-1", Release(next_reign, FIRST.digest))) == []
+    assert bench.do(Prepared("scan-2", Release(next_reign, SECOND.digest))) == ["switch scan-2 3"]
+    assert bench.do(Switched("scan-2", Release(next_reign, SECOND.digest))) == ["done 1"]
+    assert {name: each.holds.digest for name, each in bench.releases.entries.items() if each.holds} == {
+        "scan-1": FIRST.digest, "scan-2": SECOND.digest, "vs-28": FIRST.digest,
+    }  # fmt: skip
+
+
+def test_who_only_waits_for_its_turn_changes_no_state(bench: Bench) -> None:
+    """Hundreds wait for a policy server: each word of anybody must not go through all of them."""
+    bench.do(Commit(release(2, FIRST.digest)))
+    bench.now += 1
+    changes = [each for each in bench.releases.handle(Progress("vs-28"), bench.now) if isinstance(each, Changed)]
+    assert bench.state("scan-1") is State.PREPARED and changes == []
+
+
 def test_targets_survive_the_notifier() -> None:
     bench = Bench()
     bench.releases = Releases(DEVICES, {"scan-1": SECOND})
@@ -376,7 +409,11 @@ class World:
     def step(self) -> None:
         node = self.random.choice(list(self.notifiers))
         name = self.random.choice(list(self.machines))
-        match self.random.randrange(12):
+        match self.random.randrange(13):
+            case 12 if node == "vs-28":
+                self.epochs[node] += 1
+                self.numbers[node] += 1
+                self.do(node, Reign(Version(self.epochs[node], node, self.numbers[node])))
             case 0:
                 self.commit(node)
             case 1:

@@ -36,6 +36,7 @@ class Device:
         self.folder, self.node = folder, node
         self.active: int | None = None
         self.is_policy_server = True
+        self.sessions: frozenset[str] = frozenset()
         self.adopted_by: list[str] = []
         self.introduced: list[tuple[str, str]] = []
         self.switches = 0
@@ -56,6 +57,9 @@ class Device:
 
     def state(self) -> Mapping[str, Any]:
         return {"mode": "active", "alarms": {}}
+
+    def present(self) -> frozenset[str]:
+        return self.sessions
 
     def policy_server(self) -> bool:
         return self.is_policy_server
@@ -266,7 +270,7 @@ def test_an_old_notifier_is_refused_from_the_first_word_of_the_new_one_on(device
     refused = refusal(lambda: device.ask("switch", release=wire.of_release(release)))
     assert (refused.fields["code"], refused.fields["highest"]) == ("outdated", [2, "vs-2", 0])
     assert device.in_force() == OLD
-    assert device.hello(TWO)["highest"] == [2, "vs-2", 0]
+    assert device.hello(TWO)["obeys"] == [2, "vs-2", 0]
     assert refusal(lambda: Device(device.folder).prepare(release, wanted)).fields["code"] == "outdated"
 
 
@@ -276,6 +280,38 @@ def test_a_server_that_is_active_takes_nothing_of_an_epoch_before(device: Device
     refused = refusal(lambda: device.commit(TWO, OLD))
     assert refused.fields["code"] == "outdated" and refused.fields["highest"][0] == 2
     device.commit(Version(2, "scan-1", 1), OLD, by="scan-1")
+
+
+def test_a_server_that_is_active_takes_nothing_of_a_rival_whose_epoch_has_the_same_number(device: Device) -> None:
+    device.active = 2
+    own, rivals = Version(2, "scan-1", 1), Version(2, "vs-2", 1)
+    device.commit(own, OLD, by="scan-1")
+    assert own < rivals and device.hello(rivals, by="vs-2")["obeys"] is not None
+    assert refusal(lambda: device.commit(rivals, NEW, by="vs-2")).fields["code"] == "outdated"
+    assert device.in_force() == OLD
+
+
+def test_of_two_rivals_one_that_is_there_is_obeyed(device: Device) -> None:
+    """Two actives whose epochs have the same number: the one that is named higher, until it lays down its notifier's work."""
+    low, high = Version(2, "vs-166", 7), Version(2, "vs-28", 1)
+    device.hello(low, by="vs-166")
+    device.commit(low, OLD, by="vs-166")
+    device.sessions = frozenset({"vs-166", "vs-28"})
+    device.hello(high, by="vs-28")
+    device.commit(high, NEW, by="vs-28")
+    told = device.ask("status", by="vs-166", version=wire.of_version(low))
+    assert told["obeys"] == wire.of_version(high)
+    assert refusal(lambda: device.commit(low, OLD, by="vs-166")).fields["highest"] == wire.of_version(high)
+    assert device.in_force() == NEW
+
+    device.sessions = frozenset({"vs-166"})
+    assert device.ask("status", by="vs-166", version=wire.of_version(low))["obeys"] is None
+    assert device.in_force() == NEW and device.receiver.memory.holding.highest == high
+    device.commit(Version(2, "vs-166", 8), OLD, by="vs-166")
+    again = Device(device.folder)
+    assert again.in_force() == OLD and again.receiver.memory.holding.highest == Version(2, "vs-166", 8)
+    # one of an epoch before is never obeyed, whoever is there
+    assert refusal(lambda: again.commit(Version(1, "vs-28", 9), NEW, by="vs-28")).fields["code"] == "outdated"
 
 
 def test_is_passive_makes_it_listen_to_the_other_notifier_until_it_becomes_active(tmp_path: Path) -> None:
@@ -301,6 +337,7 @@ def test_a_scanning_node_becomes_nobodys_passive(device: Device) -> None:
 
 
 def test_only_who_is_listened_to_introduces(device: Device) -> None:
+    device.sessions = frozenset({"vs-1", "vs-2"})
     device.hello(TWO)
     device.commit(THREE, OLD)
     device.ask("introduce", line="line")

@@ -186,6 +186,25 @@ def test_the_other_policy_servers_key_is_introduced(device: Device, tmp_path: Pa
     assert refused.value.code == "outdated"
 
 
+def test_who_is_forgotten_has_no_session_any_more(device: Device, tmp_path: Path) -> None:
+    other = Keys(tmp_path / "vs-2")
+    other.make("vs-2")
+    trust = Trust(device.paths.keys)
+    trust.accept(other.show().line)
+    session, others = device.connect(), device.connect(other)
+    session.request("hello", name="scan-1", version=wire.of_version(ONE))
+    trust.accepted.forget("vs-1")
+    assert session.ended.wait(5.0)
+    with pytest.raises(KeyChanged):
+        device.connect()
+    other_key = other.show()
+    other.make("vs-2", force=True)
+    trust.accept(other.show().line, replace=True)  # another key of the same name
+    assert others.ended.wait(5.0)
+    assert other_key != other.show()
+    assert device.connect(other).request("hello", name="scan-1", version=[2, "vs-2", 0])["obeys"] is None
+
+
 def test_what_an_operator_accepted_is_not_replaced_by_an_introduction(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "own")
     keys.make("scan-1")

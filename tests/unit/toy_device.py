@@ -16,7 +16,7 @@ from typing import Any
 import paramiko
 
 from manager import wire
-from manager.holding import Holding, Outdated, Step, Unprepared
+from manager.holding import Holding, Outdated, Step, Unprepared, Version
 from manager.manifest import Entry, Kind, Manifest
 from runtime import frames
 from runtime.keys import Keys, PublicKey
@@ -86,8 +86,11 @@ class ToyDevice:
         h = self.holding
         return {
             "holds": wire.of_release(h.holds), "staged": wire.of_release(h.staged), "highest": wire.of_version(h.highest),
-            "node": self.name, "package": self.package,
+            "obeys": wire.of_version(self._above(wire.version(fields["version"]))), "node": self.name, "package": self.package,
         }  # fmt: skip
+
+    def _above(self, version: Version) -> Version | None:
+        return self.holding.highest if self.holding.highest is not None and version < self.holding.highest else None
 
     def _admit(self, fields: dict[str, Any]) -> None:
         version = wire.version(fields["version"])
@@ -96,7 +99,9 @@ class ToyDevice:
 
     def _status(self, fields: dict[str, Any]) -> dict[str, Any]:
         self.passive = bool(fields["isPassive"])
-        return {"mode": "active", "alarms": {}, "package": self.package, "replication": "streaming"}
+        held = {"holds": wire.of_release(self.holding.holds), "applied": wire.of_release(self.holding.holds)}
+        obeys = wire.of_version(self._above(wire.version(fields["version"])))
+        return {"mode": "active", "alarms": {}, "package": self.package, "replication": "streaming", "obeys": obeys, **held}
 
     def _introduce(self, fields: dict[str, Any]) -> dict[str, Any]:
         self.introduced.append(fields["line"].split()[1])
