@@ -1,4 +1,4 @@
-"""The roles that the Manager runs: HA enabled or disabled in its two module files.
+"""Module files by name, and the roles that the Manager runs: HA enabled or disabled in its two module files.
 
 Promise: only the attribute ``enabled`` of one role changes, everything else in the file stays as it was, byte for byte; the
 file is replaced durably. Source: Trustwave §2 ("The role HA should be enabled in the Commander/module.xml file").
@@ -13,6 +13,10 @@ from runtime.durable import write_durably
 from runtime.errors import ConfigError
 from runtime.modulexml import parse
 
+#: a folder that has this file is a module
+MODULE = "module.xml"
+#: modules that the Manager and ha_manager read: their folders, in whatever spelling
+COMMANDER, HA = "commander", "ha"
 _REMEDY = 'add <role name="HA" enabled="0"/> inside <roles>'
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from manager.config import load_enabled
 from manager.manifest import Entry, Kind, Manifest
-from manager.modulefile import role_enabled, set_role
+from manager.modulefile import COMMANDER, HA, MODULE, role_enabled, set_role
 from runtime.durable import read_json, sync_folder, write_json
 from runtime.errors import ConfigError, HaError
 from runtime.filesystem import exchange, sync
@@ -28,10 +28,8 @@ from runtime.modulexml import parse
 
 log = logging.getLogger(__name__)
 
-MODULE = "module.xml"
 #: files that are flushed one by one
 _FEW = 64
-COMMANDER, HA = "commander", "ha"
 #: of the pair, in Commander/module.xml
 ROLE = "HA"
 
@@ -80,7 +78,7 @@ class Applying:
         done = dict(last.modules)
         wanted = modules(held, device)
         for name, files in sorted(wanted.items()):
-            digest = Manifest({inner: entry for inner, (_, entry) in files.items()}).digest
+            digest = _digest(files)
             if done.get(name) == digest and (self._folder(name) / MODULE).exists():
                 continue
             try:
@@ -97,6 +95,17 @@ class Applying:
             self.remember(Applied(done, last.ha, held.digest if not outcome.wrong else ""))
         outcome.ha = self._wants_ha(conf_ready, wanted)
         return outcome
+
+    def room(self, held: Manifest, device: str) -> int:
+        """Bytes that applying ``held`` takes at most, on its way: a module's old folder goes when the new one is whole."""
+        done, most, more = self.last().modules, 0, 0
+        for name, files in sorted(modules(held, device).items()):
+            if done.get(name) == _digest(files):
+                continue
+            size = sum(entry.size for _, entry in files.values())
+            most = max(most, more + size)
+            more += size - _size(self._folder(name))
+        return most
 
     def _apply(self, name: str, conf_ready: Path, files: Files) -> None:
         folder, module = self._folder(name), conf_ready / files[MODULE][0]
@@ -179,6 +188,20 @@ def modules(held: Manifest, device: str) -> dict[str, Files]:
             if first == above and inner:
                 found.setdefault(module, {})[inner] = (name, entry)
     return {module: files for module, files in found.items() if MODULE in files and files[MODULE][1].kind is Kind.FILE}
+
+
+def _digest(files: Files) -> str:
+    return Manifest({inner: entry for inner, (_, entry) in files.items()}).digest
+
+
+def _size(folder: Path) -> int:
+    """Of its files, in bytes."""
+    found = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += os.lstat(f"{above}/{name}").st_size
+    return found
 
 
 def _lay(conf_ready: Path, files: Files, fresh: Path) -> None:

@@ -16,7 +16,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from manager.receiver.service import Receiver
+from manager.receiver.service import Receiver, full
 from manager.receiver.trees import Incoming
 from runtime import frames
 from runtime.errors import HaError
@@ -88,7 +88,7 @@ def _serve(receiver: Receiver, channel: paramiko.Channel) -> None:
     except OSError as wrong:
         if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
             receiver.make_room()
-            _refuse(channel, "the disk of the configuration is full", {"code": "full"})
+            _refuse(channel, full(wrong), {"code": "full"})
         else:
             log.info("the contents ended: %s", wrong)
     finally:

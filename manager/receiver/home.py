@@ -7,11 +7,14 @@ with a device", "Role file").
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from manager.manifest import Manifest
 from manager.paths import Paths
+from manager.receiver.applying import Applying
 from manager.receiver.trust import Trust
 from runtime.clock import boottime
 from runtime.control import Client
@@ -38,6 +41,7 @@ class Home:
         self.node = node
         self._paths, self._trust = paths, trust
         self._switched, self._more, self.present = switched, more, present
+        self._applying = Applying(paths.conf, paths.state)
         self._began = boottime()
 
     def active_in(self) -> int | None:
@@ -54,6 +58,11 @@ class Home:
             return any(role.text("name", "") == "HA" for role in parse(self._paths.configuration).children("role"))
         except ConfigError:
             return False
+
+    def room(self, wanted: Manifest, device: str) -> int:
+        if not on_one_disk(self._paths.conf, Path(os.path.realpath(self._paths.conf_ready)).parent):
+            return 0
+        return self._applying.room(wanted, device)
 
     def state(self) -> Mapping[str, Any]:
         try:
@@ -79,6 +88,13 @@ class Home:
 
     def switched(self) -> None:
         self._switched()
+
+
+def on_one_disk(one: Path, other: Path) -> bool:
+    try:
+        return os.stat(one).st_dev == os.stat(other).st_dev
+    except OSError:
+        return True
 
 
 def replication(file: Path) -> str:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from manager import wire
+from manager.modulefile import COMMANDER, HA
 from manager.paths import Paths
-from manager.receiver.applying import COMMANDER, HA, Applied, Applying, Outcome
+from manager.receiver.applying import Applied, Applying, Outcome
 from manager.receiver.bulk import Bulk
 from manager.receiver.home import Home
 from manager.receiver.memory import Store

@@ -20,6 +20,7 @@ from manager.holding import Holding, Outdated, Release, Step, Unprepared, Versio
 from manager.manifest import Manifest, Unusable, patched
 from manager.receiver.memory import Memory, Store
 from manager.receiver.trees import Incoming, Trees, Wrong
+from runtime import sizes
 from runtime.errors import HaError
 from runtime.session import Caller, Handler, Refusal
 from runtime.version import package
@@ -48,6 +49,9 @@ class Home(Protocol):
         """For ``status``: mode, alarms, replication, kind."""
 
     def policy_server(self) -> bool: ...
+
+    def room(self, wanted: Manifest, device: str) -> int:
+        """Bytes on the disk of conf_ready that it takes at most to put ``wanted`` in place."""
 
     def present(self) -> frozenset[str]:
         """Nodes whose notifiers have a session with this device."""
@@ -284,13 +288,24 @@ class Receiver:
         self._change(caller, lambda held: held.prepare(release))
         missing, size = self._trees.lacks(wanted)
         free = self._trees.free
-        if size and size + SPARE > free:
+        needs = size + self._to_apply(wanted, free - size - SPARE)
+        if needs and needs + SPARE > free:
             self.make_room()
-            raise Refusal(f"{size} bytes are needed and {free} are free", "full", free=free, needs=size)
-        sizes = wanted.contents
-        self.preparation = Preparation(release, wanted, {sha: sizes[sha] for sha in missing})
+            raise Refusal(self._too_small(size, needs, free), "full", free=free, needs=needs)
+        bytes_of = wanted.contents
+        self.preparation = Preparation(release, wanted, {sha: bytes_of[sha] for sha in missing})
         named = list(missing) if len(missing) <= MOST_NAMED else None
         return {"lacks": named, "count": len(missing), "bytes": size, "free": free}
+
+    def _to_apply(self, wanted: Manifest, left: int) -> int:
+        """Bytes that its modules take, too, while they are put in place; not counted where ``left`` is enough for all."""
+        everything = sum(entry.size for entry in wanted.entries.values())
+        return self._home.room(wanted, self.memory.device) if everything > left else 0
+
+    def _too_small(self, size: int, needs: int, free: int) -> str:
+        more = f", {sizes.size(needs - size)} more to put it in place" if needs > size else ""
+        what = f"{sizes.size(size)} are needed to receive it{more}, and {sizes.size(SPARE)} stay free"
+        return f"the disk of {self._trees.front.parent} is too small: {what}; {sizes.size(free)} are free. Make room there"
 
     def make_room(self) -> None:
         """Give back what a preparation that can't be finished has taken."""
@@ -397,6 +412,12 @@ class Receiver:
         return in_force.digest, in_force.digest if staged == in_force else staged.digest
 
 
+def full(wrong: OSError) -> str:
+    """Of no space, or no inodes."""
+    where = f" ({wrong.filename})" if isinstance(wrong.filename, str) else ""
+    return f"a disk of the device is full{where}: {wrong.strerror}. Make room there (`df -h`, `df -i`)"
+
+
 def _outdated(highest: Version) -> Refusal:
     return Refusal(f"another notifier has been here: {highest}", "outdated", highest=wire.of_version(highest))
 
@@ -418,7 +439,7 @@ def _told(handler: Handler) -> Handler:
             raise Refusal(str(wrong), "malformed") from wrong
         except OSError as wrong:
             if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Refusal("the disk of the configuration is full", "full") from wrong
-            raise HaError(f"the disk of the configuration: {wrong}") from wrong
+                raise Refusal(full(wrong), "full") from wrong
+            raise HaError(f"the disk of the device: {wrong}") from wrong
 
     return told

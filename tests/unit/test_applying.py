@@ -61,6 +61,23 @@ def test_what_is_gone_or_spelt_otherwise(device: Device) -> None:
     assert os.listdir(device.paths.conf / "BIG/current") == ["module.xml"]
 
 
+def test_how_much_room_it_takes(device: Device) -> None:
+    """A module's old folder goes when the new one is whole, one module after the other."""
+    for name, size in (("A", 1000), ("B", 500), ("C", 200)):
+        device.put(f"global/{name}/module.xml", PAIR.format(0))
+        device.put(f"global/{name}/list", "x" * size)
+    device.put("7/A/list", "y" * 1500)
+    module = len(PAIR.format(0))
+    assert device.applying.room(device.held(), "7") == 2200 + 3 * module
+    device.applying.run(device.paths.conf_ready, device.held(), "7")
+    assert device.applying.room(device.held(), "7") == 0
+    device.put("7/A/list", "z" * 1400)
+    device.put("global/B/list", "z" * 700)
+    assert device.applying.room(device.held(), "7") == 1400 + module
+    device.put("global/B/list", "z" * 1700)
+    assert device.applying.room(device.held(), "7") == 1700 - 100 + module
+
+
 def test_a_current_that_is_a_link_is_replaced_not_followed(device: Device, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -5,9 +5,11 @@ The tests that end a process do so between any two changes on the disk, in a chi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ class Device:
         self.active: int | None = None
         self.is_policy_server = True
         self.sessions: frozenset[str] = frozenset()
+        self.to_apply = 0
         self.adopted_by: list[str] = []
         self.introduced: list[tuple[str, str]] = []
         self.switches = 0
@@ -60,6 +63,9 @@ class Device:
 
     def present(self) -> frozenset[str]:
         return self.sessions
+
+    def room(self, wanted: Manifest, device: str) -> int:
+        return self.to_apply
 
     def policy_server(self) -> bool:
         return self.is_policy_server
@@ -457,6 +463,50 @@ def test_a_full_disk_is_told_and_given_back(device: Device, monkeypatch: pytest.
     refused = refusal(lambda: device.commit(TWO, NEW))
     assert refused.fields["code"] == "full" and refused.fields["needs"] > 0
     assert device.in_force() == OLD and list(device.trees.incoming.iterdir()) == []
+
+
+def test_what_could_be_received_and_not_put_in_place_is_refused(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.commit(ONE, OLD)
+    monkeypatch.setattr(Trees, "free", property(lambda trees: service.SPARE + 1000))
+    wanted, _ = tree(OLD | {"global/A/list": "x" * 600})
+    device.to_apply = 601
+    refused = refusal(lambda: device.prepare(Release(TWO, wanted.digest), wanted))
+    assert refused.fields["code"] == "full" and refused.fields["needs"] > 1200
+    assert "601 bytes more to put it in place" in str(refused)
+    device.to_apply = 300
+    assert device.prepare(Release(TWO, wanted.digest), wanted)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_disk_that_is_really_full_keeps_what_is_in_force(tmp_path: Path) -> None:
+    """A file system that lacks inodes, then bytes: what is free does not tell beforehand."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m,nr_inodes=60", "tmpfs", folder], check=True)
+    try:
+        device = Device(folder)
+        device.commit(ONE, OLD)
+        many = OLD | {f"global/many/{number}": f"number {number}" for number in range(100)}
+        with pytest.raises(OSError, match="No space left") as full:
+            device.commit(TWO, many)
+        assert "Make room there" in service.full(full.value) and str(folder) in service.full(full.value)
+        device.receiver.make_room()
+        wanted, contents = tree(OLD | {"global/more": "more"})
+        lacks = device.prepare(Release(TWO, wanted.digest), wanted)
+        with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+        with pytest.raises(OSError, match="No space left"):
+            device.send(lacks, contents)
+        refused = refusal(lambda: device.ask("prepared", release=wire.of_release(Release(TWO, wanted.digest))))
+        assert refused.fields["code"] in ("unprepared", "full")
+        assert device.in_force() == OLD and Device(folder).in_force() == OLD
+        (folder / "filler").unlink()
+        again = Device(folder)
+        again.commit(THREE, OLD | {"global/more": "more"})
+        assert again.in_force() == OLD | {"global/more": "more"}
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_damaged_memory_is_an_error_that_names_the_file(device: Device) -> None:
