@@ -177,16 +177,17 @@ def devices(paths: Paths, as_json: bool) -> None:
 
     Example: notifier-ctl devices
     """
-    from runtime.pins import Pins
+    from runtime.keys import Keys
 
     from .devices import load
+    from .enrolment import KnownKeys
     from .line import PORT
 
     try:
-        pins = Pins(paths.device_keys)
+        known = KnownKeys(paths.device_keys, Keys(paths.keys))
         rows = []
         for each in load(paths.devices):
-            key = pins.get(each.device.name)
+            key = known.get(each.device.name)
             rows.append(
                 {"name": each.device.name, "type": each.device.kind.value, "ip": each.ip, "port": each.port or PORT,
                  "id": each.id, "fingerprint": key.fingerprint if key else ""}

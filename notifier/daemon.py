@@ -21,6 +21,7 @@ import click
 from notifier import report
 from notifier.bulk import Bulk
 from notifier.devices import Listed
+from notifier.enrolment import KnownKeys
 from notifier.line import Library, Line, open_line
 from notifier.links import Talker
 from notifier.paths import Paths
@@ -29,7 +30,6 @@ from runtime import service
 from runtime.errors import ConfigError, HaError
 from runtime.keys import Keys
 from runtime.loop import Loop
-from runtime.pins import Pins
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +38,17 @@ def dialler(keys: Keys) -> Callable[[Notifier], Callable[[Listed], Talker]]:
     """How the daemon reaches its devices."""
 
     def made(notifier: Notifier) -> Callable[[Listed], Talker]:
-        library, pins = Library(notifier.store), Pins(notifier.paths.device_keys)
+        library, known = Library(notifier.store), KnownKeys(notifier.paths.device_keys, keys)
 
         def dial(listed: Listed) -> Line:
             """In a thread. Raises HaError."""
             name = listed.device.name
-            pinned = pins.get(name)
+            pinned = known.get(name)
             if pinned is None:
                 raise ConfigError("no key of this device is pinned", remedy=f"`notifier-ctl enroll {name}`")
             bulk = Bulk(notifier.paths.run / "ssh" / name, keys, pinned, listed.ip)
             line = open_line(listed, keys, pinned, notifier.version, library, bulk)
-            _introduce(line, notifier, pins, name)
+            _introduce(line, notifier, known, name)
             return line
 
         return dial
@@ -56,13 +56,13 @@ def dialler(keys: Keys) -> Callable[[Notifier], Callable[[Listed], Talker]]:
     return made
 
 
-def _introduce(line: Line, notifier: Notifier, pins: Pins, name: str) -> None:
+def _introduce(line: Line, notifier: Notifier, known: KnownKeys, name: str) -> None:
     """Tell it the other policy server's key, so that it knows that one's notifier after a failover."""
     for other in notifier.policy_servers():
         if other in (notifier.node, name):
             continue
         with contextlib.suppress(ConfigError):
-            if (key := pins.get(other)) is not None:
+            if (key := known.get(other)) is not None:
                 try:
                     line.introduce(key)
                 except HaError as wrong:

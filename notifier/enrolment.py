@@ -7,6 +7,7 @@ server's, the two ha_managers know each other by it, too, unless another is pinn
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from notifier.devices import Listed, load
 from notifier.line import PORT
@@ -17,6 +18,20 @@ from runtime.errors import ConfigError, ControlError, PeerError
 from runtime.keys import Keys, PublicKey
 from runtime.pins import Pins
 from runtime.session import fetch_key
+
+
+class KnownKeys:
+    """Of devices: those that were pinned (``directory``); without a pin this server's own, and that of its ha_manager's peer,
+    which an operator has compared already."""
+
+    def __init__(self, directory: Path, own: Keys) -> None:
+        self._pins, self._own = Pins(directory), own
+
+    def get(self, name: str) -> PublicKey | None:
+        """Raises ConfigError."""
+        if (pinned := self._pins.get(name)) is not None:
+            return pinned
+        return next((key for key in (self._own.show(), self._own.peer()) if key is not None and key.node == name), None)
 
 
 class Enrolment:

@@ -311,7 +311,33 @@ class Notifier:
         self._must_act()
         self._learn(load(self.paths.devices))
         self.links.retry()
+        self._bring_keys()
         return {}
+
+    def _bring_keys(self) -> None:
+        """Keys that were pinned since the last commit: the other policy server has them before it needs them."""
+        assert self.releases is not None
+        held = {e.target.digest for e in self.releases.entries.values() if e.device.kind is Kind.POLICY and e.target}
+        made: dict[str, str] = {}
+
+        def job() -> None:
+            made.update({digest: self.store.with_keys(digest) for digest in held})
+
+        if held and not self._mixed():
+            self._worker.do(job, partial(self._keys_kept, made))
+
+    def _keys_kept(self, made: dict[str, str], wrong: Exception | None) -> None:
+        if wrong is not None:
+            log.warning("the keys that were pinned are brought to the policy servers with the next commit only: %s", wrong)
+        if self.releases is None:
+            return
+        for before, after in made.items():
+            entries = self.releases.entries.values()
+            names = [e.device.name for e in entries if e.device.kind is Kind.POLICY and e.target and e.target.digest == before]
+            if names and before != after:
+                self.highest = self._next_version()
+                log.info("the keys of devices, release %s for %s", self.highest, ", ".join(names))
+                self.post(Commit(Release(self.highest, after), frozenset(names)))
 
     def _must_act(self) -> None:
         if self.releases is None:
@@ -342,18 +368,18 @@ class Notifier:
         if names - known:
             unknown = ", ".join(sorted(names - known))
             raise HaError(f"not in {self.paths.devices}: {unknown} (it has {', '.join(sorted(known)) or 'no devices'})")
-        self._refuse_mixed()
+        if why := self._mixed():
+            raise HaError(why)
         found: list[Committed] = []
         self._worker.do(
             lambda: found.append(self.store.commit()), partial(self._kept, request, only is not None, frozenset(names), found)
         )
 
-    def _refuse_mixed(self) -> None:
-        """Raises HaError if the two policy servers run versions that don't go together."""
+    def _mixed(self) -> str:
+        """Why the two policy servers may not be given one configuration: their versions don't go together. "" if they may."""
         told = {each.device.name: self.links.links[each.device.name] for each in self.listed if each.device.kind is Kind.POLICY}
         packages = {name: link.package for name, link in told.items() if link.line is not None and link.package}
-        if why := versions.why_not(packages, self.node, partial(suspended, self.paths.heartbeat)):
-            raise HaError(why)
+        return versions.why_not(packages, self.node, partial(suspended, self.paths.heartbeat))
 
     def _kept(
         self, request: Request, limited: bool, names: frozenset[str], found: list[Committed], wrong: Exception | None
@@ -364,8 +390,8 @@ class Notifier:
             return request.refuse(str(wrong))
         if self.releases is None:
             return request.refuse(self.standing.because)
-        committed, before = found[0], self.version()
-        version = self.highest = replace(before, number=self._above(before))
+        committed = found[0]
+        version = self.highest = self._next_version()
         self._last_token += 1
         self._waiting[self._last_token] = Waiting(request, version, tuple(sorted(names)))
         log.info("commit: release %s for %s", version, ", ".join(sorted(names)) if limited else "all devices")
@@ -373,11 +399,12 @@ class Notifier:
         self.post(Commit(release, names if limited else None, self._last_token, scanning=committed.scanning))
         return None
 
-    def _above(self, before: Version) -> int:
-        """The next number: above those that devices have heard in this epoch, too (this server may have lost its state)."""
+    def _next_version(self) -> Version:
+        """Above those that devices have heard in this epoch, too: this server may have lost its state."""
         assert self.releases is not None
+        before = self.version()
         heard = [e.obeys.number for e in self.releases.entries.values() if e.obeys and _same_reign(e.obeys, before)]
-        return max([before.number, *heard]) + 1
+        return replace(before, number=max([before.number, *heard]) + 1)
 
     def _answer(self, token: int, failures: tuple[str, ...]) -> None:
         waiting = self._waiting.pop(token, None)

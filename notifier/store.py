@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from manager.holding import Release, Version
-from manager.manifest import Kind, Manifest, decoded, for_scanners
+from manager.manifest import Entry, Kind, Manifest, decoded, for_scanners
 from manager.tree import Known, Look, opened, scan
 from notifier import model
+from notifier.modules import Modules
 from notifier.stable import StableTree, build
 from runtime.durable import read_bytes, read_json, sync_folder, write_durably, write_json
 from runtime.errors import ConfigError, HaError
@@ -33,6 +34,8 @@ from runtime.filesystem import begin_writing, sync
 
 #: what concerns the policy servers alone: whom to bring the configuration, and their keys (design §7)
 PRIVATE = "global/notifier"
+#: of the devices, pinned by operators between commits
+KEYS = f"{PRIVATE}/keys"
 _CHUNK = 1 << 20
 #: so many new contents are flushed one by one; more, together
 _FEW = 16
@@ -68,6 +71,7 @@ class Store:
         self._objects, self._manifests, self._trees = (folder / name for name in ("objects", "manifests", "trees"))
         self._new = folder / "objects" / "new"
         self._known = Known(folder / "known")
+        self._modules = Modules()
         self._tree = StableTree(self, stable, folder)
         self._lock = threading.Lock()
         self._cache: dict[str, Manifest] = {}
@@ -84,15 +88,37 @@ class Store:
 
     def commit(self, source: Path | None = None) -> Committed:
         """Keep what base (``source``) is now, and make it stable. Raises HaError in words; then nothing of it counts."""
-        fresh = _Fresh(self._objects, self._new, self._there)
         known, source = (Known(), source) if source is not None else (self._known, self.base)
-        try:
+        with self._reading(source) as fresh:
             whole = scan(source, known, fresh.keep)
             fresh.settle()
+            if source == self.base:
+                self._modules.check(whole, self.base, lambda entry: self.object(entry.content, entry.mode))
             part = for_devices(whole, model.Kind.SCANNING)
             committed = Committed(self._keep(whole), self._keep(part))
             self._tree.make(whole, committed.policy)
             known.save_now_and_then()
+        return committed
+
+    def with_keys(self, digest: str) -> str:
+        """The release ``digest`` of policy servers, with the keys of devices that lie in base now besides; its digest. Raises
+        HaError."""
+        before = self.manifest(digest)
+        if before is None or not (self.base / KEYS).is_dir():
+            return digest
+        with self._reading(self.base / KEYS) as fresh:
+            keys = scan(self.base / KEYS, Known(), fresh.keep)
+            fresh.settle()
+            folders = {name: Entry(Kind.FOLDER, 0o755) for name in ("global", PRIVATE, KEYS)}
+            pinned = {f"{KEYS}/{name}": entry for name, entry in keys.entries.items()}
+            return self._keep(Manifest(folders | dict(before.entries) | pinned))
+
+    @contextlib.contextmanager
+    def _reading(self, source: Path) -> Iterator[_Fresh]:
+        """What goes wrong meanwhile, in words."""
+        fresh = _Fresh(self._objects, self._new, self._there)
+        try:
+            yield fresh
         except FileNotFoundError as gone:
             if not source.is_dir():
                 raise StoreError(f"there is no {source}: the policy server has to write its configuration there") from gone
@@ -101,7 +127,6 @@ class Store:
             raise StoreError(f"{source} can't be committed: {wrong.strerror}: {wrong.filename or self.folder}") from wrong
         finally:
             fresh.discard()
-        return committed
 
     def _keep(self, manifest: Manifest) -> str:
         data = manifest.encoded()

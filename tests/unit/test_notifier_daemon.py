@@ -159,6 +159,59 @@ def test_policy_servers_have_it_before_any_scanner(running: Server) -> None:
     assert running.devices["vs-28"].passive and not running.devices["scan-1"].passive
 
 
+def test_a_key_that_is_pinned_after_a_commit_reaches_the_other_policy_server(running: Server, tmp_path: Path) -> None:
+    """It has to know the device after a failover; what the policy server writes meanwhile waits for its commit."""
+    running.ask("commit")
+    passive, scanner = running.devices["vs-28"], running.devices["scan-1"]
+    newer = ToyDevice("scan-3", tmp_path, [running.keys.show()])
+    kinds = {"vs-28": passive, "scan-1": scanner, "scan-2": running.devices["scan-2"], "scan-3": newer}
+    running.list_devices(*kinds.values())
+    running.write("global/policy/rules", "not committed")
+    running.ask("reload")
+    until(lambda: passive.holds is not None and "global/notifier/keys/scan-3.pub" in passive.holds.entries)
+    assert passive.text("global/notifier/keys/scan-3.pub") == newer.keys.show().line + "\n"
+    assert passive.text("global/policy/rules") == "allow"
+    until(lambda: running.row("vs-28")["sync"] == "in sync")
+    assert running.row("scan-1")["release"] == "1 of epoch 0/vs-166"
+    assert newer.holds is None, "nothing was committed for it yet"
+    assert running.ask("commit")["failures"] == []
+    assert newer.text("global/policy/rules") == passive.text("global/policy/rules") == "not committed"
+
+
+def test_this_server_and_its_peer_need_no_pin(server: Server, tmp_path: Path) -> None:
+    """As devices: an operator has compared their keys already, for ha_manager's session."""
+    own, passive = (ToyDevice(name, tmp_path, [server.keys.show()]) for name in ("vs-166", "vs-28"))
+    own.stop()
+    own.keys = server.keys
+    own.start()
+    server.list_devices(own, passive)
+    shutil.rmtree(server.paths.device_keys)
+    server.start()
+    server.until_connected("vs-166")
+    until(lambda: "`notifier-ctl enroll vs-28`" in server.row("vs-28")["because"])
+    server.keys.accept(passive.keys.show().line)
+    server.ask("reload")
+    server.until_connected("vs-28")
+
+
+def test_a_module_that_no_device_can_use_is_not_committed(running: Server) -> None:
+    running.ask("commit")
+    for name, text, said in (
+        ("global/Scan/module.xml", "<module>\n<init>", r"base/global/Scan/module\.xml:2: is not well-formed"),
+        ("scan-1/Commander/module.xml", "<module/>", r"base/scan-1/Commander/module\.xml"),
+        ("global/HA/module.xml", '<module><init><ha enabled="1"/></init></module>', r"base/global/HA/module\.xml"),
+    ):
+        running.write("global/policy/rules", "never")
+        running.write(name, text)
+        with pytest.raises(Refused, match=said):
+            running.ask("commit")
+        (running.paths.base / name).unlink()
+    assert all(each.text("global/policy/rules") == "allow" for each in running.devices.values())
+    running.write("global/HA/module.xml", '<module><init><ha enabled="0"/></init></module>')
+    running.write("global/no/folder/module.xml", "is no module")
+    assert running.ask("commit")["failures"] == []
+
+
 def test_only_chosen_devices(running: Server) -> None:
     assert running.ask("commit", only=["scan-2"])["devices"] == 1
     assert running.devices["scan-1"].holds is None and running.devices["scan-2"].holds is not None
