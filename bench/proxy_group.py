@@ -44,6 +44,7 @@ class Group:
         self.redirects, self._proxies = tuple(redirects), proxies
         self.buckets = {plane.key_of(each): Buckets(Table.empty(COUNT)) for each in redirects}
         self.current: dict[str, Table] = {}
+        self.dead: set[str] = set()
         self.director: Node | None = None
         self._servers: list[subprocess.Popen[str]] = []
 
@@ -114,7 +115,8 @@ class Group:
     def content(self, node: Node, pending: bool = False) -> Content:
         places = {each.name: {VIP: Place(each.mac, each.ip), VIP6: Place(each.mac, each.ip6)} for each in self.nodes}
         coming = {key: buckets.table for key, buckets in self.buckets.items()} if pending else {}
-        return Content(node.name, places, self.current, coming)
+        serving = dict.fromkeys(self.buckets, frozenset(each.name for each in self.nodes if each.name not in self.dead))
+        return Content(node.name, places, self.current, coming, serving)
 
     def move_vip(self, to: Node) -> None:
         """Announced by the new one before the old one lets go."""

@@ -59,8 +59,7 @@ async def _main(name: str, ports: list[str]) -> None:
     for each in ports:
         address, _, port = each.rpartition(":")
         await asyncio.start_server(lambda r, w: _client(name, r, w), address or None, int(port), backlog=1024)
-        for host in [address or "0.0.0.0"]:
-            await loop.create_datagram_endpoint(serve(name), (host, int(port)))
+        await loop.create_datagram_endpoint(serve(name), (address or "::", int(port)))
     print("ready", flush=True)
     await asyncio.Event().wait()
 

@@ -236,7 +236,8 @@ class ProxyCluster:
         group = self._the_group()
         known = {mac: {vip: Place(*place) for vip, place in each.member.places.items()} for mac, each in group.known.items()}
         known[group.me.mac] = {vip: Place(*place) for vip, place in places(self._config, self._own).items()}
-        return Content(group.me.mac, known, group.tables.current, group.tables.pending)
+        serving = {key: frozenset(group.serving(key)) for key in group.keys}
+        return Content(group.me.mac, known, group.tables.current, group.tables.pending, serving)
 
     def _load_plane(self) -> None:
         if not self._config.redirects:

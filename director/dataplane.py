@@ -238,7 +238,7 @@ class Inspection:
                 return f"table {table} was removed by another program"
         for (table, name), wanted in self.elements.items():
             listed = nft.run(f"list {'set' if name.startswith('peers') else 'map'} {table} {name}")
-            if _elements(listed) != {_key(key): value for key, value in wanted.items()}:
+            if _elements(listed) != {_plain(key): value for key, value in wanted.items()}:
                 return f"elements of {name} in table {table} were changed by another program"
         return ""
 
@@ -247,9 +247,9 @@ def _elements(listed: str) -> dict[str, str]:
     """``elements = { 0x00000001 : 02:…, … }`` of a listing."""
     inside = listed.partition("elements = {")[2].partition("}")[0]
     pairs = (each.strip().partition(" : ") for each in inside.split(",") if each.strip())
-    return {_key(key): value for key, _, value in pairs}
+    return {_plain(key): _plain(value) for key, _, value in pairs}
 
 
-def _key(text: str) -> str:
-    """Buckets are listed as marks, in hexadecimal."""
-    return str(int(text, 0)) if ":" not in text else text
+def _plain(text: str) -> str:
+    """Buckets and members' numbers are listed as marks, in hexadecimal."""
+    return str(int(text, 0)) if text.startswith("0x") else text

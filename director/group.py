@@ -263,7 +263,7 @@ class Group:
         if (me.ports, me.draining, me.plane) != (before.ports, before.draining, before.plane):
             self._sent_at = min(self._sent_at, self.now - self.heartbeat)  # the others are to know at once
             self._roster_due = True
-        if me.places != before.places:
+        if me.places != before.places or _state(me) != _state(before):
             self._out.append(Apply())
 
     # --- what is heard
@@ -305,14 +305,13 @@ class Group:
             return
         if known.failed:
             self._out.append(Say(f"TX Scanning partner {member.name} {member.ip} is back"))
-            known.failed, known.since = False, self.now
+        if known.failed or known.member.places != member.places or _state(known.member) != _state(member):
             self._roster_due = True
-        if known.member.places != member.places:
             self._out.append(Apply())
+        if known.failed:
+            known.failed, known.since = False, self.now
         if member.leaving and not known.member.leaving:
             self._out.append(Say(f"TX Scanning partner {member.name} {member.ip} is being stopped"))
-        if _state(known.member) != _state(member):
-            self._roster_due = True
         known.member, known.heard = member, self.now
 
     def _heard_member(self, message: Message) -> None:
@@ -404,7 +403,8 @@ class Group:
             if member.mac == self.me.mac:
                 continue
             known = self.known.setdefault(member.mac, Known(member, self.now, failed, self.now))
-            if known.member.places != member.places or known.failed != failed:
+            changed = known.member.places != member.places or _state(known.member) != _state(member)
+            if changed or known.failed != failed:
                 self._out.append(Apply())
             known.since = known.since if known.failed == failed else self.now
             known.member, known.failed, known.heard = member, failed, self.now
@@ -477,7 +477,7 @@ class Group:
             if self.is_director:
                 known.failed, known.since = True, self.now
                 self._roster_due = True
-                self._out.append(Say(f"TX Scanning partner has failed {known.member.ip}"))
+                self._out += [Say(f"TX Scanning partner has failed {known.member.ip}"), Apply()]
             elif each == self.director != self.me.mac:
                 self.director = ""
                 self._name_successor(False)

@@ -10,6 +10,8 @@ What happens to a packet for VIP:port of a redirect:
     netdev, ingress   from another member's MAC: balanced already, passes
                       else bucket = jhash(client) → its owner's MAC; another's: out again on the same interface, the client's
                       address untouched; the answer goes from the owner straight to the client
+                      UDP: a flow stays with its member while it lasts and that member serves, wherever its bucket moves: the
+                      director remembers it (a packet tells no flow's beginning, so nobody can be asked about earlier ones)
     ip/ip6, node      a connection of this node, or a new one: to the proxy's port (redirect)
                       neither (ct invalid): to whoever had the bucket before ("second chance"); nobody had: TCP reset
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from director.buckets import Table
 from director.settings import Config, Redirect
@@ -25,6 +28,9 @@ from director.settings import Config, Redirect
 NETDEV, IP, IP6 = "netdev director", "ip director", "ip6 director"
 TABLES = (NETDEV, IP, IP6)
 GUARD = "inet director_guard"
+#: UDP: flows that the director remembers of a redirect; seconds of silence after which it forgets one, as conntrack does
+FLOWS, FLOW_ENDS = 65536, 120
+_FLOW_HASHES = 2**32 - 1
 #: what an ICMP error quotes of the answer that it is about: the destination, which is the client (bits from its own header)
 _QUOTED = {4: "@th,192,32", 6: "@th,256,128"}
 
@@ -98,6 +104,8 @@ class Content:
     #: what the director is about to switch to: whoever is to take a bucket knows beforehand whom to ask about its connections;
     #: all others go on asking whom they asked, since the packets still come the old way
     pending: Mapping[str, Table] = field(default_factory=dict)
+    #: by redirect, who may go on with what it serves: also a member that drains
+    serving: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def place(self, member: str, segment: Segment, family: int) -> Place | None:
         known = self.places.get(member, {})
@@ -166,7 +174,7 @@ def _netdev(layout: Layout) -> Iterator[str]:
         i, own, services = segment.index, layout.own[segment.interface].mac, layout.services
         yield f" set peers_{i} {{ type ether_addr; }}"
         for service in services:
-            yield f" map owner_{i}_{service.index} {{ type mark : ether_addr; size {layout.buckets}; }}"
+            yield from _maps(layout, segment, service)
         yield f" chain out_{i} {{"
         yield f"  ether daddr {own} meta pkttype set host meta mark set 0 accept"
         yield f'  ether saddr set {own} meta mark set 0 fwd to "{segment.interface}"'
@@ -187,14 +195,44 @@ def _netdev(layout: Layout) -> Iterator[str]:
         yield " }"
 
 
+def _maps(layout: Layout, segment: Segment, service: Service) -> Iterator[str]:
+    name = f"{segment.index}_{service.index}"
+    if service.redirect.transport == "tcp":
+        yield f" map owner_{name} {{ type mark : ether_addr; size {layout.buckets}; }}"
+        return
+    yield f" map owner_{name} {{ type mark : mark; size {layout.buckets}; }}"
+    yield f" map members_{name} {{ type mark : ether_addr; }}"
+    yield f" map flows_{name} {{ type mark : mark; flags dynamic,timeout; timeout {FLOW_ENDS}s; size {FLOWS}; }}"
+
+
 def _spread(layout: Layout, segment: Segment, service: Service, family: int) -> Iterator[str]:
-    i, s = segment.index, service.index
-    yield f" chain spread{family}_{i}_{s} {{"
+    i, name = segment.index, f"{segment.index}_{service.index}"
+    flow, then = "", f"goto out_{i}"
+    if service.redirect.transport == "udp":
+        # two flows with one hash share a member, no more
+        flow = f"jhash {'ip' if family == 4 else 'ip6'} saddr . udp sport mod {_FLOW_HASHES} seed {layout.lbid:#x}"
+        then = f"goto keep{family}_{name}"
+        yield f" chain keep{family}_{name} {{"
+        yield f"  update @flows_{name} {{ {flow} : meta mark }}"  # if there are too many, it isn't remembered
+        yield f"  goto out_{i}"
+        yield " }"
+    yield f" chain spread{family}_{name} {{"
     yield f"  ether saddr @peers_{i} accept"
+    if flow:
+        yield f"  meta mark set {flow}"
+        yield f"  meta mark set meta mark map @flows_{name} ether daddr set meta mark map @members_{name} {then}"
     yield f"  meta mark set {_bucket(layout, service, family)}"
-    yield f"  ether daddr set meta mark map @owner_{i}_{s} goto out_{i}"
+    yield f"  {_to_owner(segment, service)} {then}"
     yield "  meta mark set 0"
     yield " }"
+
+
+def _to_owner(segment: Segment, service: Service) -> str:
+    """Of the bucket in the mark."""
+    name = f"{segment.index}_{service.index}"
+    if service.redirect.transport == "tcp":
+        return f"ether daddr set meta mark map @owner_{name}"
+    return f"meta mark set meta mark map @owner_{name} ether daddr set meta mark map @members_{name}"
 
 
 def _quoting(layout: Layout, segment: Segment, family: int) -> Iterator[str]:
@@ -203,7 +241,7 @@ def _quoting(layout: Layout, segment: Segment, family: int) -> Iterator[str]:
     yield f" chain quoted{family}_{i} {{"
     yield f"  ether saddr @peers_{i} accept"
     yield f"  meta mark set jhash {_QUOTED[family]} mod {layout.buckets} seed {layout.lbid:#x}"
-    yield f"  ether daddr set meta mark map @owner_{i}_{layout.services[0].index} goto out_{i}"
+    yield f"  {_to_owner(segment, layout.services[0])} goto out_{i}"
     yield "  meta mark set 0"
     yield " }"
 
@@ -285,7 +323,13 @@ def elements(layout: Layout, content: Content) -> Elements:
         found[NETDEV, f"peers_{segment.index}"] = _peers(content, segment)
         for service in layout.services:
             table = content.tables.get(service.key)
-            found[NETDEV, f"owner_{segment.index}_{service.index}"] = _owners(layout, content, segment, table)
+            name, macs = f"{segment.index}_{service.index}", _macs(layout, content, segment, service.key)
+            owned = {bucket: owner for bucket, owner in enumerate(table.owners if table else ()) if owner in macs}
+            if service.redirect.transport == "tcp":
+                found[NETDEV, f"owner_{name}"] = {str(bucket): macs[owner] for bucket, owner in owned.items()}
+                continue
+            found[NETDEV, f"owner_{name}"] = {str(bucket): _number(owner) for bucket, owner in owned.items()}
+            found[NETDEV, f"members_{name}"] = {_number(member): mac for member, mac in macs.items()}
         for family, name in ((4, IP), (6, IP6)):
             for service in layout.services if family in segment.vips else ():
                 if service.redirect.transport == "tcp":
@@ -315,15 +359,23 @@ def _peers(content: Content, segment: Segment) -> dict[str, str]:
     return {place.mac: "" for place in places if place is not None}
 
 
-def _owners(layout: Layout, content: Content, segment: Segment, table: Table | None) -> dict[str, str]:
-    if table is None:
-        return {}
-    macs = {content.me: layout.own[segment.interface].mac}
-    for member in set(table.owners) - {content.me, ""}:
+def _macs(layout: Layout, content: Content, segment: Segment, key: str) -> dict[str, str]:
+    """Of all who may be sent packets of the redirect: its buckets' owners, and who goes on with what it has."""
+    table = content.tables.get(key)
+    owners = set(table.owners) - {""} if table else set()
+    found = {}
+    for member in owners | content.serving.get(key, frozenset()):
         for family in segment.vips:
             if (place := content.place(member, segment, family)) is not None:
-                macs[member] = place.mac
-    return {str(bucket): macs[owner] for bucket, owner in enumerate(table.owners) if owner in macs}
+                found[member] = place.mac
+    if content.me in owners or content.me in content.serving.get(key, ()):
+        found[content.me] = layout.own[segment.interface].mac
+    return found
+
+
+def _number(member: str) -> str:
+    """What stands for a member where nftables wants a number; the same on every member and after a restart."""
+    return str(crc32(member.encode()))
 
 
 def _asked(content: Content, key: str) -> dict[int, str]:

@@ -30,6 +30,7 @@ def group() -> Iterator[Group]:
 @pytest.fixture
 def even(group: Group) -> Group:
     """All five share evenly, node1 is the director."""
+    group.dead.clear()
     group.settle(dict.fromkeys((node.name for node in group.nodes), 1.0), limit=COUNT)
     group.update()
     if group.director is not group.nodes[0]:
@@ -93,6 +94,43 @@ def test_udp_is_balanced_too(even: Group, those: Clients) -> None:
                 s.bind((source, 0))
                 s.sendto(b"x", (VIP, 1080))
                 assert s.recvfrom(100) == (even.owner(source, "udp 1080").encode(), (VIP, 1080))
+
+
+def test_a_udp_flow_stays_with_its_node_while_that_serves(even: Group) -> None:
+    """Wherever its bucket moves: SOCKS and QUIC have their state there. A new one goes to the bucket's owner."""
+    source, six = (next(each for each in some if even.owner(each, "udp 1080") == "node3") for some in (CLIENTS, CLIENTS6))
+    with even.client:
+        flows = [Flow(source, VIP), Flow(six, VIP6)]
+    assert [each.served() for each in flows] == ["node3", "node3"]
+    rest = {node.name: 1.0 for node in even.nodes if node.name != "node3"}
+    while even.settle(rest, limit=256):
+        even.update()
+        assert [each.served() for each in flows] == ["node3", "node3"]
+    with even.client:
+        flows += [Flow(source, VIP), Flow(six, VIP6)]
+    elsewhere = [even.owner(each, "udp 1080") for each in (source, six)]
+    assert [each.served() for each in flows] == ["node3", "node3", *elsewhere]
+    even.dead.add("node3")
+    even.update()
+    assert [each.served() for each in flows] == [*elsewhere, *elsewhere]
+    node = even.nodes[0]
+    with node.ns:  # what the director remembers is nothing that another program changed
+        node.plane._seen = None
+        assert node.plane.check(even.content(node)) == ""
+
+
+class Flow:
+    """Datagrams from one port of a client."""
+
+    def __init__(self, source: str, vip: str) -> None:
+        self._vip = vip
+        self._socket = socket.socket(socket.AF_INET6 if ":" in vip else socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.settimeout(2)
+        self._socket.bind((source, 0))
+
+    def served(self) -> str:
+        self._socket.sendto(b"x", (self._vip, 1080))
+        return self._socket.recv(100).decode()
 
 
 def test_forty_downloads_and_idle_connections_survive_a_clean_move_of_the_director(even: Group, those: Clients) -> None:

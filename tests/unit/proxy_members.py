@@ -26,8 +26,9 @@ class Host:
     said: list[str] = field(default_factory=list)
     drains: list[bool] = field(default_factory=list)
     up: bool = True
-    #: kernel: owners and the chain of each bucket, as last applied
     applied: int = 0
+    #: kernel: who goes on with what it serves, as last applied
+    serving: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.start()
@@ -79,6 +80,7 @@ class Host:
                 pass
             case _:
                 self.applied += 1
+                self.serving = frozenset(self.group.serving(HTTP))
 
     def receive(self, data: bytes, source: str) -> None:
         try:

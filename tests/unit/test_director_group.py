@@ -182,6 +182,29 @@ def test_draining_is_asked_of_any_member_and_moves_all_a_few_at_a_time() -> None
     assert everyone(world)["node3"] in (204, 205)
 
 
+def test_the_kernel_is_told_when_a_member_without_buckets_comes_or_goes() -> None:
+    """It still has UDP flows."""
+    world = group_of(4)
+    drained = world.hosts[2]
+    drained.report(draining=True)
+    world.run(8.0)
+    assert "node3" not in everyone(world)
+    assert all(drained.mac in host.serving for host in world.hosts)
+    drained.report(ports={HTTP: False, FTP: True})
+    world.run(1.5)
+    assert not any(drained.mac in host.serving for host in world.hosts)
+    drained.report(ports={HTTP: True, FTP: True})
+    world.run(1.5)
+    assert all(drained.mac in host.serving for host in world.hosts)
+    drained.up = False
+    world.run(3.0)
+    others = [host for host in world.hosts if host is not drained]
+    assert not any(drained.mac in host.serving for host in others)
+    drained.up = True
+    world.run(3.0)
+    assert all(drained.mac in host.serving for host in others)
+
+
 def test_all_drained_serve_all_the_same() -> None:
     world = group_of(2)
     for host in world.hosts:

@@ -64,6 +64,19 @@ def test_data_ports_go_by_address_whatever_the_others_do() -> None:
     assert "ip saddr . tcp sport" in spread["spread4_0_0"] and "sport" not in spread["spread4_0_1"]
 
 
+def test_udp_flows_may_go_on_with_whoever_serves_also_without_buckets() -> None:
+    config = dataclasses.replace(CONFIG, redirects=(Redirect("socks", (1080,), 1080, transport="udp"),))
+    layout = plane.layout(config, OWN)
+    one = Content("m1", PLACES, {"udp 1080": table("m1", "m2")}, {}, {"udp 1080": frozenset({"m1", "m2", "m3"})})
+    members = plane.elements(layout, one)[plane.NETDEV, "members_0_0"]
+    assert sorted(members.values()) == [f"02:00:00:00:00:0{i}" for i in (1, 2, 3)]
+    owners = plane.elements(layout, one)[plane.NETDEV, "owner_0_0"]
+    assert set(owners.values()) < set(members) and len(owners) == 64
+    dead = dataclasses.replace(one, serving={"udp 1080": frozenset({"m1"})})
+    assert len(plane.elements(layout, dead)[plane.NETDEV, "members_0_0"]) == 2, "whoever owns buckets can be sent packets"
+    assert "udp" not in plane.rules(plane.layout(CONFIG, OWN), content({}))
+
+
 def test_a_difference_names_only_what_differs() -> None:
     layout = plane.layout(CONFIG, OWN)
     one = table("m1", "m2")
