@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 #: So many earlier owners of a bucket are asked for a connection that its owner doesn't know
-DEPTH = 3
+DEPTH = 7
 #: Shares are sums of fractions
 _ROUNDING = 1e-6
 
