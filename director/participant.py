@@ -158,6 +158,12 @@ class Participant:
             self.vips.link_changed(now)
         self._arm()
 
+    def addresses_removed(self) -> None:
+        """Somebody removed an address of this machine; what has arrived until then may say that it was right."""
+        self._listen_up()
+        self.vips.addresses_removed(self._loop.now())
+        self._arm()
+
     def _arrived(self, mask: int) -> None:
         self._listen_up()
         self._keep_house(self._loop.now())

@@ -28,6 +28,7 @@ from runtime.control import ControlServer, Request
 from runtime.errors import ConfigError, HaError
 from runtime.linkwatch import LinkWatch
 from runtime.loop import Loop
+from runtime.removals import Removals
 from runtime.rtnetlink import AddressSocket
 from runtime.service import Service, run
 
@@ -54,6 +55,7 @@ class Process:
         self.alarms = Alarms()
         self._kernel = AddressSocket()
         self._links = LinkWatch()
+        self._removals = Removals()
         self._failed: tuple[str, ...] = ()
         self._successor = False
         self._refused: list[str] = []
@@ -75,6 +77,7 @@ class Process:
         self._service.register(self.loop.selector, self._signal)
         self.loop.selector.register(self._links, selectors.EVENT_READ, self._links_changed)
         self._links.read()
+        self.loop.selector.register(self._removals, selectors.EVENT_READ, self._addresses_removed)
         self._cluster.start()
         for participant in self._participants.values():
             participant.start()
@@ -85,6 +88,7 @@ class Process:
         if self._control is not None:
             self._control.close()
         self._links.close()
+        self._removals.close()
         self._kernel.close()
 
     def stop(self, because: str) -> None:
@@ -116,6 +120,12 @@ class Process:
         if names:
             for participant in self._participants.values():
                 participant.links_changed()
+
+    def _addresses_removed(self, mask: int) -> None:
+        if self._removals.read():
+            self._kernel.forget()
+            for participant in self._participants.values():
+                participant.addresses_removed()
 
     # --- another configuration
 

@@ -74,6 +74,8 @@ class VirtualAddresses:
         self._routed: dict[str, bool] = {}
         self._again_at = inf
         self._announce_at: list[float] = []
+        self._refreshed_at = -inf
+        self._put_back: set[str] = set()
 
     def clear(self) -> None:
         """What a predecessor that was killed has left behind goes now rather than with its lease."""
@@ -115,7 +117,10 @@ class VirtualAddresses:
 
     def refresh(self, now: float) -> None:
         """The addresses' lifetimes begin anew; one that went missing is back, and is announced."""
-        self._again_at = now + self.lease / 3
+        self._again_at, self._refreshed_at = now + self.lease / 3, now
+        for address in self._put_back:
+            self._trouble(f"removed-{address}", "")
+        self._put_back = set()
         new = [vip for vip in self.vips if vip.address not in self._permanent and self._add(vip)]
         if any(vip.address not in self._there for vip in new):
             self._there |= {vip.address for vip in new}
@@ -127,6 +132,28 @@ class VirtualAddresses:
             self._there = set()
             self._look()
             self.refresh(now)
+
+    def addresses_removed(self, now: float) -> None:
+        """Some address of this machine is gone: one of these is put back at once, and that is told."""
+        if not self.held:
+            return
+        with suppress(OSError):
+            there = {each.address for each in self._kernel.addresses()}
+            gone = {vip.address for vip in self.vips if self.holds(vip) and vip.address not in there}
+            if gone:
+                self._repair(gone, now)
+
+    def _repair(self, gone: set[str], now: float) -> None:
+        lapsed = now - self._refreshed_at > self.lease
+        why = "its lifetime ended while this process did not run" if lapsed else "and not by this director"
+        self._there -= gone
+        self._permanent -= gone
+        self.refresh(now)
+        for vip in self.vips:
+            if vip.address in gone & self._there:
+                self._put_back.add(vip.address)
+                said = f"virtual address {vip.address} was removed from {self._device(vip)}, {why}; put back"
+                self._trouble(f"removed-{vip.address}", said)
 
     def holds(self, vip: VirtualIp) -> bool:
         return self.held and (vip.address in self._there or vip.address in self._permanent)

@@ -190,6 +190,9 @@ def test_killed_hung_unplugged_and_without_an_interface(tier: Tier) -> None:
     tier.start("nibiru", 90, FAST)
     tier.await_holder("jupiter")
     jupiter = tier.node("jupiter")
+    jupiter.sh(f"ip addr del {VIP}/24 dev eth0")
+    tier.until(lambda: f"virtual address {VIP} was removed from eth0" in jupiter.log(), "that is told")
+    tier.await_holder("jupiter")
     jupiter.kill()
     tier.await_holder("nibiru")  # alone: the kernel has taken the address from the dead one
     tier.start("jupiter", 100, FAST)

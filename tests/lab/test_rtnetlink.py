@@ -63,11 +63,41 @@ except ConfigError:
 """
 
 
-def test_the_same_as_pyroute2() -> None:
+REMOVALS = """
+import select
+from runtime.removals import Removals
+from runtime.rtnetlink import AddressSocket
+
+ours, removals = AddressSocket(), Removals()
+def woken(limit):
+    return bool(select.select([removals], [], [], limit)[0])
+for _ in range(3):
+    for address in ("10.0.0.9", "fd00::9"):
+        ours.add(address, "d0", lifetime=1)
+assert not woken(0.1) and not removals.read(), "a refresh wakes nobody"
+for address in ("10.0.0.9", "fd00::9"):
+    ours.remove(address)
+    assert woken(5) and removals.read() and not woken(0), address
+ours.add("10.0.0.9", "d0", lifetime=1)
+assert woken(5) and removals.read(), "the kernel removes it at the end of its lifetime"
+print("done")
+"""
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
     prepare = (
         "ip link set lo up && ip link add d0 type veth peer name d1 && ip link set d0 up && ip addr add 10.0.0.1/24 dev d0"
     )
-    done = subprocess.run(
-        ["unshare", "-n", "sh", "-c", f'{prepare} && exec "$0" -c "$1"', sys.executable, SCRIPT], capture_output=True, text=True
+    return subprocess.run(
+        ["unshare", "-n", "sh", "-c", f'{prepare} && exec "$0" -c "$1"', sys.executable, script], capture_output=True, text=True
     )
+
+
+def test_the_same_as_pyroute2() -> None:
+    done = run(SCRIPT)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_removals_wake_and_refreshes_do_not() -> None:
+    done = run(REMOVALS)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

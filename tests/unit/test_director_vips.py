@@ -82,6 +82,29 @@ def test_taken_leased_refreshed_and_dropped() -> None:
     assert setup.kernel.there == [OWN]
 
 
+def test_one_that_somebody_removed_is_put_back_at_once_and_told_until_it_stays() -> None:
+    setup = Setup(ONE, SIX)
+    setup.vips.addresses_removed(9.0)
+    assert setup.kernel.virtual == [], "none is held"
+    setup.vips.take(10.0)
+    setup.vips.addresses_removed(10.1)  # of something else
+    assert setup.standing == {} and len(setup.segment.told) == 2
+    setup.kernel.remove(ONE.address)
+    setup.vips.addresses_removed(10.2)
+    assert setup.kernel.virtual == ["10.1.1.250", "fd00:1::250"] and setup.segment.told[2:] == ["10.1.1.250", "fd00:1::250"]
+    said = "virtual address 10.1.1.250 was removed from eth0, and not by this director; put back"
+    assert setup.standing == {"removed-10.1.1.250": said}
+    setup.vips.tick(10.6)
+    assert setup.standing == {}
+    setup.kernel.remove(ONE.address)
+    setup.vips.addresses_removed(12.0)
+    assert "its lifetime ended while this process did not run" in setup.standing["removed-10.1.1.250"]
+    setup.kernel.refused = {ONE.address}
+    setup.kernel.remove(ONE.address)
+    setup.vips.addresses_removed(12.1)
+    assert list(setup.standing) == ["vip-10.1.1.250"], "with its interface: that is what is told"
+
+
 def test_a_network_that_nothing_else_leads_to_gets_a_route() -> None:
     setup = Setup(ONE, OTHER, SIX)
     setup.vips.take(10.0)
