@@ -191,6 +191,7 @@ class ProxyCluster:
     # --- time
 
     def _tick(self) -> None:
+        self._hear()  # before a silence is judged
         self._give(Tick())
         self._timers["tick"] = self._loop.call_at(max(self._the_group().deadline(), boottime() + 0.005), self._tick)
 
@@ -286,6 +287,9 @@ class ProxyCluster:
             self._beacon = None
 
     def _arrived(self, mask: int) -> None:
+        self._hear()
+
+    def _hear(self) -> None:
         if self._beacon is None:
             return
         for data, source in self._beacon.heard():

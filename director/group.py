@@ -201,6 +201,7 @@ class Group:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at ``now`` (boottime); what to do about it, in order."""
+        self._pause(now - self.now - self.heartbeat)
         self.now = now
         match event:
             case Heard(message, source, fresh):
@@ -226,6 +227,12 @@ class Group:
         self._tick()
         out, self._out = self._out, []
         return out
+
+    def _pause(self, seconds: float) -> None:
+        """This process did not run for so long, and heard nobody: that is no silence of the others."""
+        if seconds > self.heartbeat:
+            for known in self.known.values():
+                known.heard += seconds
 
     # --- roles
 

@@ -56,6 +56,23 @@ def test_a_failed_members_buckets_move_at_once_and_only_those() -> None:
     assert everyone(world)["node4"] in (204, 205)
 
 
+def test_who_did_not_run_for_a_while_takes_nobody_for_failed() -> None:
+    """What the others said meanwhile is still to be read."""
+    world = group_of(4)
+    for host in world.hosts:
+        host.said.clear()
+    before = everyone(world)
+    world.now += 30.0
+    for host in world.hosts:
+        host.give(Tick())
+    world.run(3.0)
+    assert everyone(world) == before
+    assert [host.said for host in world.hosts] == [[]] * 4
+    world.hosts[3].up = False
+    world.run(1.5)
+    assert "node4" not in everyone(world), "a real silence"
+
+
 def test_a_dead_port_takes_only_that_port_away() -> None:
     world = group_of(3)
     world.hosts[2].report(ports={HTTP: True, FTP: False})
