@@ -344,26 +344,28 @@ class Rules(LaxRules):
         c, p = self.core, self.members.peer
         if p is None or p.phase not in ELECTABLE or not self.members.in_contact() or p.echo_boot != c.boot:
             return ""
-        mine = self.data()
-        if {mine, p.data} & {"unknown", "starting"} or c.saving or c.disk.tentative:
-            return ""
-        newest = max(c.disk.epoch.number, p.epoch.number)
+        mine, newest = self.data(), max(c.disk.epoch.number, p.epoch.number)
         sides = {
             "mine": (c.disk.epoch, c.disk.in_sync, c.disk.stood_down, c.site.node, c.facts.beyond, c.facts.lsn,
-                     mine == "ready", self.members.connected()),
-            "theirs": (p.epoch, p.in_sync, p.stood_down, p.node, p.beyond, p.lsn, p.data == "ready", p.connected),
+                     mine, self.members.connected()),
+            "theirs": (p.epoch, p.in_sync, p.stood_down, p.node, p.beyond, p.lsn, p.data, p.connected),
         }  # fmt: skip
         same = c.disk.epoch == p.epoch
         lax = same and c.disk.lax and p.mode.lax
-        if lax and self.word_is_new():
+        complete = {
+            side: epoch.number == newest and (newest == 0 or epoch.node == node or in_sync)
+            for side, (epoch, in_sync, _, node, *_) in sides.items()
+        }
+        # one that can't win isn't waited for: it may need the other one's log to start at all
+        awaited = {data for side, (*_, data, _) in sides.items() if complete[side] or lax} & {"unknown", "starting"}
+        if awaited or c.saving or c.disk.tentative or (lax and self.word_is_new()):
             return ""
         longest = max(c.facts.lsn, self.their_end())
         ranked = []
-        for side, (epoch, in_sync, stood_down, node, beyond, lsn, ready, connected) in sides.items():
-            complete = epoch.number == newest and (newest == 0 or epoch.node == node or in_sync)
+        for side, (_, _, stood_down, node, beyond, lsn, data, connected) in sides.items():
             if lax and (longest - lsn > c.site.maximum_lag or (side == "mine" and self.their_end() < 0)):
                 continue
-            if complete and ready:
+            if complete[side] and data == "ready":
                 # who stood down did so because the other one is to take over: what it has in addition was never acknowledged
                 # (but where commits did not wait for the other one)
                 # a server that was never in a pair: positions of two different databases can't be compared

@@ -187,7 +187,7 @@ class HaManager:
             pg.detached = False
         elif pg.mode == STANDBY and (pg.detached or pg.follow != want.follow.number):
             self._do(0.002, 0.015, self._follow)
-        elif pg.mode == STANDBY and pg.diverged and want.follow.number and self._peer_copies():
+        elif pg.mode == STANDBY and pg.diverged and want.follow.number and self.pg.reaches_active():
             self._do(0.01, 0.05, self._begin_copy)
 
     def _follow(self) -> None:
@@ -253,23 +253,13 @@ class HaManager:
 
     # --- copying over a diverged database -------------------------------------------------------------------------------
 
-    def _peer_copies(self) -> bool:
-        server, peer = self.server, self.server.peer
-        return (
-            peer.alive
-            and not peer.paused
-            and peer.postgres.mode == PRIMARY
-            and not peer.postgres.hung
-            and server.world.network.both_ways(server.world.replication_link, server.name, peer.name, "repl")
-        )
-
     def _begin_copy(self) -> None:
         self.pg.kill()
         self.server.copying = True
         self.server.trace("Postgres has diverged: a fresh copy begins")
 
     def _copy(self, want: Want) -> None:
-        if want.follow.number and self._peer_copies():
+        if want.follow.number and self.pg.reaches_active():
             self.busy = True
             until = self.engine.now + self.engine.between(0.5, 2.0)
             self.server.later(0.05, self._copying, self.life, self.server.peer.postgres.life, until)
@@ -279,7 +269,7 @@ class HaManager:
             return
         want = self.want
         stays = want is not None and want.postgres in (Database.STANDBY, Database.KEEP)
-        if not stays or not self._peer_copies() or self.server.peer.postgres.life != source:
+        if not stays or not self.pg.reaches_active() or self.server.peer.postgres.life != source:
             self.busy = False
         elif self.engine.now < until:
             self.server.later(0.05, self._copying, life, source, until)

@@ -34,6 +34,8 @@ class Postgres:
         self.timeline = 1
         #: entries dropped when another log was copied over this one (rule 10)
         self.kept: list[int] = []
+        #: on the disk: rewound, and not consistent before it has had log from its active
+        self.lacks = False
         self.clean = True
         self.life = 0
         self.reign = 0
@@ -91,10 +93,20 @@ class Postgres:
             self.kill()
             return
         self.failed_starts = 0
+        if self.lacks and not self.reaches_active():
+            self.later(0.05, self._started)
+            return
+        self.lacks = False
         self.flushed = len(self.log)
         self.clean = False
         self.mode = STANDBY
         self.server.manager.noticed()
+
+    def reaches_active(self) -> bool:
+        """There is one to copy from, or to have log from."""
+        world, peer = self.server.world, self.server.peer
+        reached = world.network.both_ways(world.replication_link, self.server.name, peer.name, "repl")
+        return peer.alive and not peer.paused and peer.postgres.mode == PRIMARY and not peer.postgres.hung and reached
 
     def kill(self) -> None:
         """It ends at once: kill -9, an immediate stop, or a crash."""
@@ -171,6 +183,7 @@ class Postgres:
         self.log, self.flushed = theirs, len(theirs)
         self.timeline = sum(1 for entry in theirs if entry < 0)
         self.clean = self.diverged = False
+        self.lacks = len(theirs) % 2 == 0  # as good as chance, without drawing one
 
     # --- primary --------------------------------------------------------------------------------------------------------
 

@@ -612,6 +612,10 @@ ELECTIONS = [
     (Record(Epoch(4, "vs-28"), in_sync=False), 80, Epoch(4, "vs-28"), False, 90, "failed", "nobody"),
     (Record(), 5, Epoch(), False, 900, "ready", "mine"),
     (Record(Epoch(4, "vs-166"), active=True), 100, Epoch(4, "vs-166"), True, 90, "starting", ""),
+    # one that was rewound can't start without the log of this one, and couldn't win
+    (Record(Epoch(5, "vs-166"), active=True, solo=True), 100, Epoch(4, "vs-28"), False, 90, "starting", "mine"),
+    (Record(Epoch(5, "vs-166"), active=True, solo=True), 100, Epoch(5, "vs-166"), False, 90, "unknown", "mine"),
+    (Record(Epoch(5, "vs-166"), active=True, solo=True), 100, Epoch(6, "vs-28"), False, 90, "starting", ""),
 ]
 
 
@@ -628,6 +632,15 @@ def test_who_wins_when_nobody_is_active(
     server.hear()
     server.core.saves.clear()
     assert server.core.rules.elect() == outcome
+
+
+def test_one_that_was_rewound_and_waits_for_log_gives_way() -> None:
+    """Heartbeat died on the active when the other one, rewound, was about to start: nobody was active for good."""
+    server = Server(Record(Epoch(4, "vs-166"), stood_down=True))
+    server.facts = replace(server.facts, data="starting", healthy=False)
+    server.hear(**{**PEER_PASSIVE, "epoch": Epoch(5, "vs-28"), "in_sync": False, "lsn": 100, "data": "ready"})
+    server.run(0.5)
+    assert server.core.rules.elect() == "theirs" and server.core.pledged_to != Boot()
 
 
 def test_an_operator_may_give_up_newer_data_that_cannot_be_served() -> None:
