@@ -21,7 +21,7 @@ from ha_manager.orders import Epoch, Phase, epoch_from
 from ha_manager.outlook import PeerSigns
 from runtime.errors import HaError, PeerError, Refused
 from runtime.keys import Keys
-from runtime.session import Caller, Handler, connect, serve
+from runtime.session import REACH, Caller, Handler, connect, serve
 from runtime.suspension import suspended
 from runtime.version import together
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_MOST = 0.2, 1.0
+#: A peer that heartbeat doesn't hear, or didn't until just now, is tried as often as that makes sense: a rejoin waits for the
+#: session, and TCP would repeat the packet that was lost in the cut a second later (seconds; a peer is on the next switch).
+EAGER, EAGER_REACH = 10.0, 0.4
 LISTEN_AGAIN = 2.0
 #: while heartbeat hears nothing, the peer is asked so often for its state (seconds)
 ASK_PERIOD, ASK_LIMIT = 0.1, 0.3
@@ -113,6 +116,7 @@ class Peer:
         #: what the peer said last against standing down: logged once
         self._refusal = ""
         self._silent = False
+        self._eager_until = -inf
         self._node = ""
         self.signs = PeerSigns()
         self.why = "not tried yet"
@@ -130,7 +134,8 @@ class Peer:
 
     def silent(self, silent: bool) -> None:
         """Heartbeat hears nothing (or hears the peer again): ask the peer's ha_manager instead."""
-        if silent and not self._silent:
+        if silent is not self._silent:
+            self._eager_until = self._clock() + EAGER
             self._wake.set()
         self._silent = silent
 
@@ -203,12 +208,16 @@ class Peer:
         wait = RETRY_FIRST
         while not self._ended:
             if not self.connected:
-                wait = RETRY_FIRST if self.try_to_connect() else min(RETRY_MOST, wait * 2)
+                wait = RETRY_FIRST if self.try_to_connect() or self._eager else min(RETRY_MOST, wait * 2)
             if self.connected:
                 self._converse()
                 wait = self._pause()
             self._wake.wait(wait)
             self._wake.clear()
+
+    @property
+    def _eager(self) -> bool:
+        return self._silent or self._clock() < self._eager_until
 
     def _pause(self) -> float:
         urgent = self._silent or self._ask_down
@@ -216,9 +225,9 @@ class Peer:
 
     def try_to_connect(self) -> bool:
         """Once; True if the peer said hello."""
-        config = self._config()
+        config, reach = self._config(), EAGER_REACH if self._eager else REACH
         try:
-            self._session = connect(config.peer_ip, self._keys, self._epoch, port=config.site.port, timeout=3.0)
+            self._session = connect(config.peer_ip, self._keys, self._epoch, port=config.site.port, timeout=3.0, reach=reach)
             hello = self._session.request("hello", timeout=3.0)
         except HaError as wrong:
             if self._session is not None:

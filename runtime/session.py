@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from runtime.session_server import SessionServer, Subsystem
 
 PORT = 4589
+#: A connection is tried no longer than this (seconds). TCP repeats its first packet after 1, 3 and 7 s: after a cut that has
+#: just ended, the next try is answered before the third packet would be sent.
+REACH = 1.5
 #: (number, node that opened it); see heartbeat
 Epoch = tuple[int, str]
 
@@ -116,16 +119,20 @@ def connect(
     limits: Limits = Limits(),
     other: PublicKey | None = None,
     remedies: Remedies = Remedies(),
+    reach: float = REACH,
 ) -> Session:
     """Open a session to ``other``, or the pinned peer, within ``timeout`` seconds; ``epoch`` is asked at each request.
+
+    TCP alone is tried for ``reach`` seconds.
 
     PeerError says why not (KeyChanged: the remedy too); ConfigError if a key is missing.
     """
     from runtime.session_client import open_session
 
     return open_session(
-        host, keys, epoch, port=port, timeout=timeout, limits=limits, other=other or keys.required_peer(), remedies=remedies
-    )
+        host, keys, epoch, port=port, timeout=timeout, limits=limits, other=other or keys.required_peer(), remedies=remedies,
+        reach=reach,
+    )  # fmt: skip
 
 
 def fetch_key(host: str, *, port: int, timeout: float = 5.0) -> PublicKey:

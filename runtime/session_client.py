@@ -19,14 +19,9 @@ import paramiko
 from runtime.clock import boottime
 from runtime.errors import ConfigError, PeerError
 from runtime.keys import Keys, PublicKey, parse
-from runtime.session import Epoch, KeyChanged, Limits, PeerRefused, PeerTimeout, Remedies, SessionClosed
+from runtime.session import REACH, Epoch, KeyChanged, Limits, PeerRefused, PeerTimeout, Remedies, SessionClosed
 from runtime.session_lines import SessionLines
 from runtime.session_socket import quiet, tune
-
-#: A connection is tried no longer than this (seconds). TCP repeats its first packet after 1, 3 and 7 s: after a cut that has
-#: just ended, the next try is answered before the third packet would be sent.
-CONNECT = 1.5
-
 
 _Result = TypeVar("_Result")
 
@@ -142,6 +137,7 @@ def open_session(
     limits: Limits,
     other: PublicKey,
     remedies: Remedies,
+    reach: float = REACH,
 ) -> Session:
     """See ``runtime.session.connect``."""
     own = paramiko.Ed25519Key.from_private_key(io.StringIO(keys.private_ssh()))
@@ -150,7 +146,7 @@ def open_session(
     def log_in(transport: paramiko.Transport) -> Session:
         return Session(transport, _login(transport, own, other, where, timeout, remedies), epoch, limits)
 
-    return _within(host, port, where, timeout, limits.silence, log_in)
+    return _within(host, port, where, timeout, limits.silence, log_in, reach)
 
 
 def shown_key(host: str, port: int, timeout: float) -> PublicKey:
@@ -161,12 +157,18 @@ def shown_key(host: str, port: int, timeout: float) -> PublicKey:
 
 
 def _within(
-    host: str, port: int, where: str, timeout: float, silence: float, use: Callable[[paramiko.Transport], _Result]
+    host: str,
+    port: int,
+    where: str,
+    timeout: float,
+    silence: float,
+    use: Callable[[paramiko.Transport], _Result],
+    reach: float = REACH,
 ) -> _Result:
     """Connect, and ``use`` the transport, which is closed if that fails; all of it within ``timeout`` seconds."""
     until = boottime() + timeout
     try:
-        sock = socket.create_connection((host, port), min(timeout, CONNECT))
+        sock = socket.create_connection((host, port), min(timeout, reach))
     except OSError as e:
         raise PeerError(f"{where} can't be reached: {e.strerror or e}") from e
     tune(sock, silence)

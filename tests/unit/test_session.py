@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import paramiko
@@ -23,11 +24,11 @@ from ha_manager import orders
 from ha_manager.config import Config
 from ha_manager.host import Host
 from ha_manager.observation import Identity
-from ha_manager.peer import Own, Peer
+from ha_manager.peer import EAGER, EAGER_REACH, Own, Peer
 from ha_manager.site import Server, Site
 from runtime.errors import ConfigError, HaError, PeerError
 from runtime.keys import Keys
-from runtime.session import Caller, Epoch, KeyChanged, Limits, PeerRefused, PeerTimeout, SessionClosed, connect, serve
+from runtime.session import REACH, Caller, Epoch, KeyChanged, Limits, PeerRefused, PeerTimeout, SessionClosed, connect, serve
 from runtime.session_client import Session
 from runtime.session_server import SessionServer
 
@@ -147,6 +148,36 @@ def test_a_peer_that_does_not_say_hello_is_not_connected(pair: tuple[Keys, Keys]
         assert not peer.connected and "unknown request 'hello'" in home.reached[-1]
     finally:
         peer.end()
+
+
+def test_a_peer_that_heartbeat_hears_again_is_tried_often_and_shortly(
+    pair: tuple[Keys, Keys], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first packet of a try amid a cut is lost, and TCP would repeat it a second later: a rejoin waits for that."""
+    tried: Queue[float] = Queue()
+
+    def connect(*_: object, reach: float, **__: object) -> Session:
+        tried.put(reach)
+        raise PeerError("cut")
+
+    monkeypatch.setattr("ha_manager.peer.connect", connect)
+    site, now = Site(True, Server("127.0.0.1"), Server("127.0.0.2")), [0.0]
+    config = Config(site, Host(), False, "vs-28", "vs-166")
+    peer = Peer(lambda: config, pair[1], Nobody(), lambda: now[0])
+    peer.silent(True)
+    thread = threading.Thread(target=peer.run, daemon=True)
+    thread.start()
+    try:
+        now[0] = 2 * EAGER  # silent for long: as often as ever
+        assert [tried.get(timeout=20) for _ in range(4)] == [EAGER_REACH] * 4
+        peer.silent(False)
+        assert tried.get(timeout=20) == EAGER_REACH
+        now[0] += 2 * EAGER
+        while tried.get(timeout=20) != REACH:
+            pass
+    finally:
+        peer.end()
+        thread.join(20)
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------------
