@@ -209,6 +209,16 @@ def test_a_standby_is_ready_for_a_promotion(bench: Bench) -> None:
     assert bench.db.ready == 2
 
 
+def test_a_checkpoint_for_a_peer_that_comes_back_diverged_is_made_on_a_primary_only(bench: Bench) -> None:
+    bench.do(want(Postgres.PRIMARY))
+    bench.worker.checkpoint_ahead()
+    assert bench.db.checkpointed.wait(5)
+    bench.db.checkpointed.clear()
+    bench.do(want(Postgres.STANDBY, 2, follow=THEIRS))
+    bench.worker.checkpoint_ahead()
+    assert not bench.db.checkpointed.wait(0.1)
+
+
 def test_who_handed_over_waits_for_its_successor_and_starts_once(bench: Bench) -> None:
     bench.do(want(Postgres.STOPPED, stop=Stop.FAST))
     waiting = want(Postgres.STANDBY, 2)
