@@ -46,6 +46,8 @@ _FETCH, _COMPARE = 4 << 20, 64 << 20
 _ANSWER = 120.0
 #: so often it is asked whether the log is still kept (seconds)
 _SLOT = 5.0
+#: meanwhile it is looked so often whether the copy is still wanted (seconds)
+_LOOK = 0.2
 _BACKUP = ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)")
 _BACKUP_BEFORE_15 = ("pg_start_backup(text, boolean, boolean)", "pg_stop_backup(boolean, boolean)")
 
@@ -64,8 +66,11 @@ FROM generate_series($3::bigint, $4::bigint - 1, $2::bigint) o
 """
 _READ = "SELECT pg_read_binary_file($1, $2::bigint, $3::bigint, true)"
 
+#: raises where the active no longer keeps the log that a copy needs
+Held = Callable[[], None]
+
 #: folders whose content is not copied, as pg_basebackup leaves it out
-_EMPTY = frozenset(
+EMPTY = frozenset(
     {"pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans", "pg_wal"}
 )
 _LEFT_OUT = re.compile(
@@ -73,7 +78,7 @@ _LEFT_OUT = re.compile(
     r"|backup_manifest|current_logfiles(?:\.tmp)?|postgresql\.auto\.conf\.tmp|standby\.signal|recovery\.signal|ha_manager\.copy)$"
 )
 _RELATION = re.compile(r"(?P<folder>.*/)(?P<number>\d+)(?P<fork>_init|_fsm|_vm)?(?:\.\d+)?$")
-_CONTROL = "global/pg_control"
+CONTROL = "global/pg_control"
 
 
 def functions(version: int) -> tuple[str, ...]:
@@ -90,6 +95,11 @@ class Remote:
     folder: bool
 
 
+def is_relation(path: str) -> bool:
+    """Of a table or an index: a file that the log says again, whatever was read of it."""
+    return path.startswith(("base/", "global/", "pg_tblspc/")) and _RELATION.match(path) is not None
+
+
 def wanted(found: list[Remote]) -> list[Remote]:
     """What belongs into a copy, folders before what is in them; the control file last, as it says what the rest is."""
     unlogged = {
@@ -98,14 +108,14 @@ def wanted(found: list[Remote]) -> list[Remote]:
         if (match := _RELATION.match(each.path)) and match["fork"] == "_init"
     }
     kept = [each for each in found if _belongs(each, unlogged)]
-    return sorted(kept, key=lambda each: (each.path == _CONTROL, not each.folder, each.path.count("/") if each.folder else 0))
+    return sorted(kept, key=lambda each: (each.path == CONTROL, not each.folder, each.path.count("/") if each.folder else 0))
 
 
 def _belongs(each: Remote, unlogged: set[str]) -> bool:
     if _LEFT_OUT.search(each.path):
         return False
     top, _, below = each.path.partition("/")
-    if (top in _EMPTY and below) or not tablespaces.is_part(each.path):
+    if (top in EMPTY and below) or not tablespaces.is_part(each.path):
         return False
     match = _RELATION.match(each.path)
     if match is None or match["fork"] == "_init":
@@ -125,7 +135,7 @@ class Copying:
         self.done = self.fetched = self.total = 0
         self._asked = -inf
 
-    def all(self, found: list[Remote], held: Callable[[], None]) -> None:
+    def all(self, found: list[Remote], held: Held) -> None:
         """``held`` raises where the active no longer keeps the log from the beginning of the copy on."""
         self.total = sum(each.size for each in found if not each.folder)
         for each in found:
@@ -168,7 +178,7 @@ class Copying:
 
     def _span(self, path: str, begin: int, end: int, stale: int | None, target: int) -> None:
         missing: list[int] = []
-        if stale is None or path == _CONTROL:
+        if stale is None or path == CONTROL:
             missing = list(range(begin, end, _PART))
         else:
             told = self._session.one(_DIGESTS, self._answer(), [path, str(_PART), str(begin), str(end)])
@@ -226,29 +236,41 @@ def run(copy: Copy, target: Path) -> None:
     info = upstream_conninfo(copy.upstream, f"{COPIES}{copy.node}", Paths(config.state_dir).passfile)
     info += unlimited(config.version)
     with contextlib.closing(Session(f"{info} dbname=postgres", min(5.0, clock.left))) as session:
-        copy.progress(Progress(0, 0, 0.0, doing="waiting for the active's checkpoint"))
-        began = _start(session, config.version, clock)
+        waiting = Progress(0, 0, 0.0, doing="waiting for the active's checkpoint")
+        began = start(session, config.version, clock, lambda: copy.progress(waiting))
         _make(copy, session, target, clock)
-        rows = session.rows(_LIST, min(_ANSWER, clock.left))
-        found = wanted([Remote(path or "", int(size or 0), folder == "true") for path, size, folder in rows])
+        found = listed(session, clock)
         copying = Copying(config, session, target, copy.progress, clock)
-        copying.all(found, lambda: _require_log(session, slot_name(copy.node), began, clock))
-        _require_log(session, slot_name(copy.node), began, clock)
-        text = _stop(session, config.version, clock)
-    place = target / "backup_label"
-    place.write_text(text)
-    shutil.chown(place, config.user, commands.identity(config.user)["group"])
-    place.chmod(0o600)
+        copying.all(found, lambda: require_log(session, slot_name(copy.node), began, clock))
+        require_log(session, slot_name(copy.node), began, clock)
+        text = stop(session, config.version, clock)
+    write_label(config, target, text)
     copy.note(f"{copying.fetched >> 20} of {copying.total >> 20} MiB differed from the database here and were fetched")
 
 
-def _start(session: Session, version: int, clock: Clock) -> int:
-    """Returns from where on the log is needed. Raises ReplicationError. The backup ends with the session, however that ends."""
+def listed(session: Session, clock: Clock) -> list[Remote]:
+    """What of the active's files belongs into a copy."""
+    rows = session.rows(_LIST, min(_ANSWER, clock.need("listing the active's files")))
+    return wanted([Remote(path or "", int(size or 0), folder == "true") for path, size, folder in rows])
+
+
+def start(session: Session, version: int, clock: Clock, still: Callable[[], bool]) -> int:
+    """Returns from where on the log is needed. The backup ends with the session, however that ends. Raises ReplicationError, or
+    Cancelled as soon as ``still`` says no: the checkpoint that comes first may take minutes.
+    """
     call = "pg_backup_start('ha_manager', true)" if version >= 15 else "pg_start_backup('ha_manager', true, false)"
-    return lsn(session.one(f"SELECT {call}::text", min(BEFORE, clock.need("the active's checkpoint"))))
+    end = boottime() + min(BEFORE, clock.need("the active's checkpoint"))
+    session.send(f"SELECT {call}::text")
+    while not session.done(_LOOK):
+        if not still():
+            raise Cancelled("the copy was cancelled")
+        if boottime() > end:
+            raise ReplicationError("the active's checkpoint takes too long")
+    ((began,),) = session.fetch(0.0)
+    return lsn(began)
 
 
-def _require_log(session: Session, slot: str, began: int, clock: Clock) -> None:
+def require_log(session: Session, slot: str, began: int, clock: Clock) -> None:
     """Raises ReplicationError unless the slot keeps all log from ``began`` on."""
     asked = "SELECT wal_status, restart_lsn::text FROM pg_replication_slots WHERE slot_name = $1"
     found = session.rows(asked, min(_ANSWER, clock.need("asking for the slot")), [slot])
@@ -257,10 +279,18 @@ def _require_log(session: Session, slot: str, began: int, clock: Clock) -> None:
         raise ReplicationError(f"the active does not keep the log that this copy needs (slot {slot}: {status or 'none'})")
 
 
-def _stop(session: Session, version: int, clock: Clock) -> str:
+def stop(session: Session, version: int, clock: Clock) -> str:
     """What goes into backup_label. The log is not waited for: it comes over the slot."""
     call = "pg_backup_stop(false)" if version >= 15 else "pg_stop_backup(false, false)"
     return session.one(f"SELECT labelfile FROM {call}", min(_ANSWER, clock.need("ending the backup")))
+
+
+def write_label(config: PostgresConfig, data: Path, text: str) -> None:
+    """Postgres replays the log from where that says. Not synced."""
+    place = data / "backup_label"
+    place.write_text(text)
+    shutil.chown(place, config.user, commands.identity(config.user)["group"])
+    place.chmod(0o600)
 
 
 def _make(copy: Copy, session: Session, target: Path, clock: Clock) -> None:

@@ -17,8 +17,8 @@ from enum import StrEnum
 
 from ha_manager.observation import Identity, lsn, lsn_text
 
-#: a byte of log takes a rewind so many times as long as a byte of the database takes a copy (docs/lab.md)
-_REWOUND = 3
+#: a byte of log takes a rewind so many times as long as a byte of the database takes a copy, and a comparison (docs/lab.md)
+_REWOUND, _COMPARED = 3, 8
 
 
 class Way(StrEnum):
@@ -155,11 +155,35 @@ def why_not_rewind(mine: Control, verdict: Verdict, active: Identity) -> str:
     return ""
 
 
-def sooner_copied(active: Identity, beyond: int) -> bool:
-    """Is a whole copy here before a rewind would be done? ``beyond``: bytes of log here from the fork on. pg_rewind fetches all
-    of the active's log, and every page that the log here names; both logs are replayed.
+class InPlace(StrEnum):
+    """How a diverged database is made to follow where it is."""
+
+    REWIND = "rewind"  # pg_rewind
+    COMPARE = "compare"  # page by page
+
+
+def in_place(
+    verdict: Verdict, active: Identity, beyond: int, cannot: str, *, quickest: bool, valued: bool, gap: bool
+) -> tuple[InPlace | None, str]:
+    """None: by a copy that takes its place, and why. ``beyond``: bytes of log here from the fork on. ``cannot``: see
+    ``why_not_rewind``. ``valued``: what lies beyond the fork was acknowledged to clients, and the disk holds both databases: if
+    a copy takes no longer than a rewind, what is here stays whole. ``gap``: of what is here the log doesn't hold everything, so
+    it is not written over.
+
+    pg_rewind fetches all of the active's log, and every page that the log here names; a comparison reads both databases.
     """
-    return 0 < active.size <= _REWOUND * (active.wal + beyond)
+    if verdict.damaged:
+        return None, "it is damaged"
+    if verdict.way is not Way.DIVERGED or verdict.fork < 0 or gap:
+        return None, cannot or "the log that is kept of it lacks a part"
+    if not quickest:
+        return (None, cannot) if cannot else (InPlace.REWIND, "")
+    log = active.wal + beyond
+    if valued and 0 < active.size <= _REWOUND * log:
+        return None, "that is done sooner than a rewind would be, and what is here stays whole"
+    if cannot or 0 < active.size <= _COMPARED * log:
+        return InPlace.COMPARE, ""
+    return InPlace.REWIND, ""
 
 
 def _same_timeline(control: Control, active: Identity) -> Verdict | Question:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ha_manager import (
+    comparing,
     controldata,
     divergence,
     keepsake,
@@ -27,6 +28,7 @@ from ha_manager import (
 )
 from ha_manager.cluster import PostgresConfig
 from ha_manager.copying import Copy
+from ha_manager.divergence import Kept
 from ha_manager.lineage import Lineage
 from ha_manager.observation import Identity, Progress, Upstream, lsn_text
 from ha_manager.rejoin import Control, Mine, Question, Verdict, Way
@@ -120,13 +122,14 @@ class Replacement:
 
 
 def replace(task: Replacement) -> str:
-    """Keep, report, then rewind or copy and switch in; returns the report ("" if there was nothing to keep)."""
+    """Keep, report, then make it follow in place, or copy and switch in; returns the report ("": there was nothing to keep)."""
     config = task.config
     control = controldata.read(config.bin_dir, config.data_dir, surely=True)
     if control is None or task.verdict.way not in (Way.DIVERGED, Way.FOREIGN):
         return _copied(task, label(config, task.follow.epoch))
     name = _keep(task, control)
-    kept = "" if _rewound(task, control) else _copied(task, name)
+    in_place = _in_place(task, control, divergence.report(config.diverged_dir / name))
+    kept = "" if in_place else _copied(task, name)
     keepsake.finished(config.diverged_dir)
     report = divergence.report(config.diverged_dir / name)
     words = divergence.words(report, config.diverged_dir / name) if report is not None else ""
@@ -152,30 +155,30 @@ def acknowledged(task: Replacement) -> str:
     return {"yes": "no", "no": "yes"}.get(task.waited, "unknown")
 
 
-def _rewound(task: Replacement, control: Control) -> bool:
+def _in_place(task: Replacement, control: Control, kept: Kept | None) -> bool:
     """Made to follow in place; False: a fresh copy is needed, and it was said why."""
-    because = "it is damaged" if task.verdict.damaged else rejoin.why_not_rewind(control, task.verdict, task.active)
-    if not because and _sooner_copied(task, control):
-        because = "that is done sooner than a rewind would be"
-    if not because:
-        try:
-            took = rewinding.rewind(task.config, task.node, task.follow, task.active, task.progress, task.limit)
-            task.note(f"the database was rewound to {lsn_text(task.verdict.fork)} by pg_rewind ({took})")
-            return True
-        except (Cancelled, rewinding.NotYet):
-            raise
-        except (CommandFailed, ReplicationError) as wrong:
-            because = f"pg_rewind failed ({wrong})"
-    task.note(f"copying the whole database: {because}")
-    return False
-
-
-def _sooner_copied(task: Replacement, control: Control) -> bool:
-    """Only where the disk holds both: what is here stays whole beside the copy."""
-    config = task.config
-    if config.rejoin != "quickest" or config.copy != "whole" or not space.fits(config, task.active):
-        return False
-    return rejoin.sooner_copied(task.active, keepsake.beyond(config.data_dir, control, task.verdict.fork))
+    config, verdict, active = task.config, task.verdict, task.active
+    quickest = config.rejoin == "quickest"
+    way, because = rejoin.in_place(
+        verdict, active, keepsake.beyond(config.data_dir, control, max(0, verdict.fork)),
+        rejoin.why_not_rewind(control, verdict, active), quickest=quickest, gap=kept is None or bool(kept.gap),
+        valued=quickest and config.copy == "whole" and acknowledged(task) != "no" and space.fits(config, active),
+    )  # fmt: skip
+    try:
+        match way:
+            case rejoin.InPlace.REWIND:
+                took = rewinding.rewind(config, task.node, task.follow, active, task.progress, task.limit)
+                task.note(f"the database was rewound to {lsn_text(verdict.fork)} by pg_rewind ({took})")
+            case rejoin.InPlace.COMPARE:
+                took = comparing.compare(config, task.node, task.follow, active, task.progress, task.limit)
+                task.note(f"the pages of the database that differed from {task.follow.node}'s were fetched ({took})")
+    except (Cancelled, rewinding.NotYet):
+        raise
+    except (CommandFailed, ReplicationError) as wrong:
+        way, because = None, f"{'pg_rewind' if way is rejoin.InPlace.REWIND else 'comparing it'} failed ({wrong})"
+    if way is None:
+        task.note(f"copying the whole database: {because}")
+    return way is not None
 
 
 def _copied(task: Replacement, name: str) -> str:

@@ -158,13 +158,14 @@ class _Life:
     def look(self, done: int) -> None:
         """Raises ReplicationError when it doesn't, or when a disk is about to be full."""
         for disk in self._watch.disks:
-            _check_reserve(disk)
+            check_reserve(disk)
         patience = self._watch.later if done else self._watch.before
         if self._pulse.quiet(done) > patience:
             raise ReplicationError(f"nothing has moved for {patience:g} s: the copy is ended and begun anew")
 
 
-def _check_reserve(disk: Path) -> None:
+def check_reserve(disk: Path) -> None:
+    """Raises ReplicationError where a disk is about to be full."""
     with contextlib.suppress(FileNotFoundError):
         seen = os.statvfs(disk)
         free = seen.f_bavail * seen.f_frsize

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -189,6 +191,89 @@ def test_the_checkpoint_that_ends_crash_recovery_leaves_the_log_that_a_rewind_re
     follow(one, two, 4)
     assert any("sooner than a rewind" in note for note in one.notes), one.notes
     assert len(list(one.root.glob("data.diverged-4-*"))) == 1
+
+
+def by_pages(node: Node) -> None:
+    """``node``'s database is compared with the active's when it comes back."""
+    node.config = replace(node.config, rejoin="quickest", copy="differences")
+    node.database = node.new_database()
+
+
+TABLES = "SELECT md5(string_agg(g || x, '' ORDER BY g)) FROM "
+
+
+def test_only_pages_that_differ_are_fetched_in_place(clusters: Pair) -> None:
+    """Both wrote, made and removed tables and databases, cut and lengthened files; one crashed, the other goes on writing."""
+    one = clusters.active()
+    place = clusters.root / "fast"
+    place.mkdir()
+    shutil.chown(place, "postgres", "postgres")
+    one.sql("CREATE EXTENSION amcheck")
+    one.sql(f"CREATE TABLESPACE fast LOCATION '{place}'")
+    for name, more in (("big", "TABLESPACE fast"), ("cut", ""), ("grown", ""), ("shorter", ""), ("gone", ""), ("dropped", "")):
+        one.sql(f"CREATE TABLE {name} {more} AS SELECT g, repeat('x', 900) AS x FROM generate_series(1, 10000) g")
+        one.sql(f"CREATE UNIQUE INDEX {name}_g ON {name} (g)")
+        one.sql(f"VACUUM FREEZE {name}")
+    one.sql("CREATE DATABASE old")
+    clusters.join()
+    two = clusters.two
+    two.database.make_detached()
+    one.database.set_names_relaxed()
+    one.sql("UPDATE big SET x = 'one' WHERE g % 500 = 7; INSERT INTO big SELECT g, 'one' FROM generate_series(20000, 24000) g")
+    one.sql("CHECKPOINT")
+    one.sql(
+        "TRUNCATE cut; DROP TABLE gone; CREATE TABLE mine AS SELECT g, repeat('y', 900) AS x FROM generate_series(1, 9000) g"
+    )
+    one.sql("CREATE DATABASE mine")
+    one.sql("CREATE UNLOGGED TABLE lost AS SELECT generate_series(1, 100000) g; SELECT count(*) FROM shorter")
+    one.sql("INSERT INTO grown SELECT g, repeat('z', 900) FROM generate_series(20000, 26000) g")
+    one.crash()
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    two.sql("UPDATE big SET x = 'two' WHERE g % 700 = 8; DELETE FROM shorter WHERE g > 5000; DROP TABLE dropped")
+    two.sql("VACUUM shorter")
+    two.sql("DROP DATABASE old")
+    two.sql("CREATE UNLOGGED TABLE unlogged AS SELECT generate_series(1, 1000) g")
+    two.sql("CREATE TABLE new AS SELECT g, repeat('w', 900) AS x FROM generate_series(1, 3000) g")
+    by_pages(one)
+    one.up()
+    writing = Writer(two)
+    assert follow(one, two, 2)[0] == "diverged"
+    writing.stop()
+    (told,) = [note for note in one.notes if "pages of the database that differed from vs-28's were fetched" in note]
+    total, fetched = (int(word) for word in re.findall(r"\d+(?= (?:MiB|of them))", told))
+    assert total > 50 and fetched < total / 2, told
+    assert not list(one.root.glob("data.*"))
+    until(lambda: one.facts().lsn >= two.facts().lsn, 10.0, every=0.05)
+    for table in ("big", "cut", "grown", "shorter", "gone", "new"):
+        assert one.sql(TABLES + table) == two.sql(TABLES + table), table
+    assert one.sql("SELECT max(id)::text FROM t") == two.sql("SELECT max(id)::text FROM t") == str(max(writing.acknowledged))
+    names = "SELECT string_agg(datname, ' ' ORDER BY 1) FROM pg_database"
+    assert one.sql(names) == two.sql(names)
+    one.sql("SELECT bt_index_check(oid, true) FROM pg_class WHERE relkind = 'i' AND relpersistence = 'p'", 30.0)
+    folders = [{each.name for each in (node.config.data_dir / "base").iterdir()} for node in (one, two)]
+    assert folders[0] == folders[1]
+    one.database.make_stopped(immediate=False)
+    checked = subprocess.run([BIN / "pg_checksums", "--check", "-D", one.config.data_dir], capture_output=True, text=True)
+    assert checked.returncode == 0 and re.search(r"Bad checksums: +0", checked.stdout), checked.stdout + checked.stderr
+
+
+def test_a_comparison_that_is_interrupted_ends_in_a_copy_and_one_that_cannot_begin_is_tried_again(clusters: Pair) -> None:
+    one, two = clusters.diverge()
+    by_pages(one)
+    one.up()
+    identity = two.database.identity()
+    verdict = one.database.judge(identity)
+    two.sql("SELECT pg_drop_replication_slot('ha_vs_166')")
+    with pytest.raises(rewinding.NotYet, match="does not keep the log"):
+        one.database.rejoin(verdict, two.upstream(2), identity, keep_going)
+    assert one.database.data() == "ready" and not rewinding.interrupted(one.config)
+    two.database.settle_primary(2)
+    with pytest.raises(transfer.Cancelled):
+        one.database.rejoin(verdict, two.upstream(2), identity, lambda progress: not rewinding.interrupted(one.config))
+    assert one.database.data() == "failed"
+    assert follow(one, two, 2)[0] == "copy"
+    assert one.database.data() == "ready" and rows(one) == rows(two) == 2
 
 
 def test_an_interrupted_rewind_is_never_started_and_ends_in_a_copy(clusters: Pair) -> None:

@@ -50,16 +50,22 @@ def no_leftovers(node: Node) -> None:
 # --- killed at every step -----------------------------------------------------------------------------------------------------
 
 
-def spoil_rewind(two: Node) -> None:
+def spoil_rewind(clusters: Pair) -> None:
     """pg_rewind fails in the middle; a copy follows."""
-    two.sql("REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) FROM ha_replication")
+    clusters.two.sql("REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) FROM ha_replication")
 
 
-@pytest.mark.parametrize("spoil", [lambda two: None, spoil_rewind], ids=["rewind", "copy"])
-def test_a_rejoin_killed_at_any_step_ends_well(clusters: Pair, spoil: Callable[[Node], None], tmp_path: Path) -> None:
+def by_pages(clusters: Pair) -> None:
+    one = clusters.one
+    one.config = replace(one.config, rejoin="quickest", copy="differences")
+    one.database = one.new_database()
+
+
+@pytest.mark.parametrize("change", [lambda _: None, spoil_rewind, by_pages], ids=["rewind", "copy", "pages"])
+def test_a_rejoin_killed_at_any_step_ends_well(clusters: Pair, change: Callable[[Pair], None], tmp_path: Path) -> None:
     one, two = clusters.diverge()
     two.database.prepare()
-    spoil(two)
+    change(clusters)
     task = Rejoin(one.config, one.name, one.peer, PASSWORD, two.database.identity(), two.upstream(2))
     (tmp_path / "task").write_bytes(pickle.dumps(task))
     before = one.root.with_name("before")

@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,9 +38,9 @@ from ha_manager.rejoin import (
     Way,
     answered,
     common_end,
+    in_place,
     judge,
     parse_history,
-    sooner_copied,
     why_not_rewind,
 )
 from ha_manager.replication import upstream_conninfo, verifies
@@ -426,12 +427,33 @@ def test_may_it_be_rewound(control: Control, verdict: Verdict, words: str) -> No
     assert (found == "") if not words else (words in found)
 
 
-@pytest.mark.parametrize(
-    "size, wal, beyond, copied",
-    [(1500, 300, 100, False), (1500, 400, 100, True), (30, 300, 16, True), (0, 300, 16, False), (10**6, 900, 900, False)],
-)
-def test_which_is_quicker(size: int, wal: int, beyond: int, copied: bool) -> None:
-    assert sooner_copied(replace(ACTIVE, size=size, wal=wal), beyond) is copied
+FORKED = Verdict(Way.DIVERGED, "", 1000, 1)
+#: size of the database, log of the active, log here beyond the fork; then what differs from an ordinary rejoin
+PLACES: list[tuple[str, tuple[int, int, int], dict[str, object], str]] = [
+    ("much log, acknowledged: the old one stays whole", (1500, 400, 100), {"valued": True}, "copied"),
+    ("much log, nobody was told", (1500, 400, 100), {}, "compare"),
+    ("little log, acknowledged", (1501, 400, 100), {"valued": True}, "compare"),
+    ("little log", (4000, 400, 100), {}, "compare"),
+    ("very little log", (4001, 400, 100), {}, "rewind"),
+    ("very little log, acknowledged", (4001, 400, 100), {"valued": True}, "rewind"),
+    ("its size is not known", (0, 400, 100), {}, "rewind"),
+    ("pg_rewind can't", (10**6, 400, 100), {"cannot": "twins"}, "compare"),
+    ("as few bytes as possible", (1500, 400, 100), {"quickest": False}, "rewind"),
+    ("as few bytes as possible, and pg_rewind can't", (1500, 400, 100), {"quickest": False, "cannot": "twins"}, "copied"),
+    ("a part of the log was not kept", (1500, 400, 100), {"gap": True}, "copied"),
+    ("no fork is known", (1500, 400, 100), {"verdict": replace(FORKED, fork=-1), "cannot": "unknown"}, "copied"),
+    ("damaged", (1500, 400, 100), {"verdict": replace(FORKED, damaged=True)}, "copied"),
+    ("another cluster", (1500, 400, 100), {"verdict": replace(FORKED, way=Way.FOREIGN), "cannot": "foreign"}, "copied"),
+]
+
+
+@pytest.mark.parametrize("sizes, other, expected", [case[1:] for case in PLACES], ids=[case[0] for case in PLACES])
+def test_how_a_diverged_database_comes_back(sizes: tuple[int, int, int], other: dict[str, Any], expected: str) -> None:
+    size, wal, beyond = sizes
+    asked: dict[str, Any] = {"verdict": FORKED, "cannot": "", "quickest": True, "valued": False, "gap": False} | other
+    way, because = in_place(active=replace(ACTIVE, size=size, wal=wal), beyond=beyond, **asked)
+    assert (way or "copied") == expected
+    assert (way is None) == bool(because)
 
 
 def test_two_promotions_of_one_number_are_twins() -> None:
