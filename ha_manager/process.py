@@ -54,6 +54,7 @@ from ha_manager.statusfile import Messages, StatusFile
 from ha_manager.steps import Steps
 from ha_manager.stock import Stock
 from ha_manager.trail import Trail
+from ha_manager.turning import unapplied
 from ha_manager.wiring import cluster_of, database_of, replication_password
 from ha_manager.worker import Worker
 from runtime import memory, service
@@ -190,7 +191,9 @@ class Daemon:
                 log.warning("%s", refused)
 
     def _obey(self) -> None:
-        """``<ha enabled="0"/>``: `ha stop`, in a process of its own, ends this one, too."""
+        """What of module.xml `ha start` alone does is told. ``<ha enabled="0"/>``: `ha stop`, in a process of its own, ends
+        this one, too."""
+        self.messages.alarm("module.xml", unapplied(self.config, self.cluster))
         if turningoff.obey(self.config):
             log.warning("module.xml says that HA is off for this pair: it is turned off on this server")
 

@@ -72,18 +72,27 @@ def check(module_xml: Path = MODULE_XML, conf: Path = CONF) -> Checked:
         role_enabled(path, ROLE)
     if on_linux_ha(config):
         _refuse_second_heartbeat()
-    files = _files(config, cluster, keys)
+    files = _files(config, cluster, keys.derive(HEARTBEAT_KEY).hex())
     _check_agents(config, files)
     return Checked(config, cluster, database, files, warnings + advice_on(config))
 
 
-def _files(config: Config, cluster: PostgresConfig, keys: Keys) -> hafiles.HaFiles:
+def unapplied(config: Config, cluster: PostgresConfig) -> str:
+    """What of module.xml our heartbeat has not got, in words; only `ha start` brings it there. "" for nothing."""
+    try:
+        differs = not on_linux_ha(config) and hafiles.differ(_files(config, cluster, ""), config.host.paths.heartbeat_etc)
+    except (HaError, OSError):
+        return ""  # an address that is not here just now, say: others tell
+    return NEEDS_HA_START if differs else ""
+
+
+def _files(config: Config, cluster: PostgresConfig, key: str) -> hafiles.HaFiles:
     site = config.site
     first, second = (config.node, config.peer) if config.is_default_active else (config.peer, config.node)
     return hafiles.HaFiles(
         nodes=(first, second),
         links=tuple((interface_of(own), peer) for own, peer in config.links),
-        key=keys.derive(HEARTBEAT_KEY).hex(),
+        key=key,
         virtual_ip=site.virtual_ip,
         resources=site.resources,
         ping_nodes=site.ping_nodes,

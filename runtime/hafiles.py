@@ -83,6 +83,19 @@ def _fence(synchronous: bool, solo: str, maximum_lag: int) -> list[str]:
     return [f"synchronous {'on' if synchronous else 'off'}", f"solo {solo}", f"maximum_lag {maximum_lag}"]
 
 
+def _without_fence(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.split(" ")[0] not in ("synchronous", "solo", "maximum_lag")]
+
+
+def differ(pair: HaFiles, folder: str | os.PathLike[str] = FOLDER) -> bool:
+    """ha.cf or haresources were written here, and say something else than ``pair``, beside what ``set_fence`` brings there.
+    Raises OSError."""
+    if not is_ours(folder):
+        return False
+    wanted = ((ha_cf(pair), "ha.cf"), (haresources(pair), "haresources"))
+    return any(_without_fence(text) != _without_fence((Path(folder) / name).read_text()) for text, name in wanted)
+
+
 def is_ours(folder: str | os.PathLike[str] = FOLDER) -> bool:
     """ha.cf was written here. Raises OSError."""
     return (Path(folder) / "ha.cf").read_bytes().startswith(_MARK.encode())
@@ -96,7 +109,7 @@ def set_fence(folder: str | os.PathLike[str], synchronous: bool, solo: str, maxi
         raise ConfigError("was not written by `ha start`", file=file, remedy="`ha start` keeps it beside the one it writes")
     before = file.read_text()
     wanted = _fence(synchronous, solo, maximum_lag)
-    rest = [line for line in before.splitlines() if line.split(" ")[0] not in ("synchronous", "solo", "maximum_lag")]
+    rest = _without_fence(before)
     at = next((number for number, line in enumerate(rest) if line.startswith("boot_alone ")), len(rest))
     text = "\n".join([*rest[:at], *wanted, *rest[at:]]) + "\n"
     if text != before:

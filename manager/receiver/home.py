@@ -24,6 +24,8 @@ from runtime.modulexml import parse
 #: seconds for the Manager's answer
 LIMIT = 2.0
 _SERVING = "active"
+#: alarms of ha_manager about what notifiers bring; `ha show` tells the others
+_OF_CONFIGURATION = ("configuration", "module.xml")
 
 
 class Home:
@@ -66,11 +68,14 @@ class Home:
 
     def state(self) -> Mapping[str, Any]:
         try:
-            with Client(self._paths.control, LIMIT, name="the Manager") as manager:
-                told = manager.request("status")
+            told = _status(self._paths.control, "the Manager")
             mode, alarms = told.get("mode", ""), dict(told.get("alarms", {}))
         except ControlError as wrong:
             mode, alarms = "", {"Manager": str(wrong)}
+        with contextlib.suppress(ControlError):  # it does not run: not this server's, or its Manager tells
+            told = _status(self._paths.root / "run/ha_manager/control", "ha_manager")
+            others = dict(told.get("alarms", {}))
+            alarms |= {name: str(others[name]) for name in _OF_CONFIGURATION if name in others}
         return {
             "mode": mode,
             "alarms": alarms,
@@ -88,6 +93,12 @@ class Home:
 
     def switched(self) -> None:
         self._switched()
+
+
+def _status(control: Path, name: str) -> Mapping[str, Any]:
+    """Raises ControlError."""
+    with Client(control, LIMIT, name=name) as client:
+        return client.request("status")
 
 
 def on_one_disk(one: Path, other: Path) -> bool:

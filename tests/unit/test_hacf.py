@@ -13,7 +13,7 @@ from heartbeat.config import Config, load
 from heartbeat.frames import Method
 from runtime.address import Assigned
 from runtime.errors import ConfigError
-from runtime.hafiles import HaFiles, set_fence, write
+from runtime.hafiles import HaFiles, differ, set_fence, write
 from runtime.timing import PROFILES, check
 
 ADDRESSES = (
@@ -376,6 +376,18 @@ def test_the_data_fence_is_changed_in_place_as_ha_start_would_write_it(tmp_path:
     (tmp_path / "ha.cf").write_text("node a b\n")
     with pytest.raises(ConfigError, match="was not written by `ha start`"):
         set_fence(tmp_path, True, "silence", 1)
+
+
+def test_what_heartbeat_has_not_got_of_module_xml_is_noticed(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    write(PAIR, tmp_path)
+    assert not differ(PAIR, tmp_path) and not differ(replace(PAIR, key="another"), tmp_path)
+    assert not differ(replace(PAIR, synchronous=not PAIR.synchronous, maximum_lag=1), tmp_path), "that takes no restart"
+    for changed in ({"virtual_ip": "192.168.120.99"}, {"ping_nodes": ("192.168.120.2",)}, {"profile": "recommended"}):
+        assert differ(replace(PAIR, **changed), tmp_path)  # type: ignore[arg-type]
+    (tmp_path / "ha.cf").write_text("node a b\n")
+    assert not differ(PAIR, tmp_path), "somebody else's"
 
 
 @pytest.mark.parametrize("value", ["-1", "16 parsecs", "MB", "1.5MB", "99999TB"])
