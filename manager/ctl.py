@@ -127,7 +127,14 @@ def _configuration(told: Message) -> list[str]:
     held = told.get("holds")
     listens = f"; listens to the notifier of {told['passive_of']}, as its passive" if told.get("passive_of") else ""
     if held is None:
-        return [f"configuration: none was received yet{listens}"]
+        missing = (
+            ""
+            if told.get("accepts", True)
+            else (
+                "; no other server's notifier is accepted here (manager-ctl keys accept, with the line of `ha keys show` there)"
+            )
+        )
+        return [f"configuration: none was received yet{listens}{missing}"]
     epoch, node, number = held["version"]
     applied = "applied" if told.get("applied") == held["digest"] else "not applied yet"
     return [f"configuration: release {number} of epoch {epoch}/{node} is held, {applied}{listens}"]

@@ -8,6 +8,7 @@ it (those that don't get it as soon as they can). Source: Trustwave §2.3, §2.6
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -32,15 +33,30 @@ NOT_ALL = 4
 #: a first commit of a large tree to many devices takes as long as it takes
 _LONGEST = 24 * 3600.0
 _HAVE_IT = "stable"
+#: columns, into a pipe: whoever reads it has a width of its own
+_UNBROKEN = 4096
 
 
 def _ask(paths: Paths, do: str, fields: Mapping[str, Any] | None = None, timeout: float = 10.0, watch: Any = None) -> Message:
     try:
         return ask(paths.control, do, fields, timeout=timeout, watch=watch)
     except NotRunning as wrong:
-        _fail(f"{wrong}; it runs where the role notifier does: `manager-ctl status`, `manager-ctl start notifier`", NOT_RUNNING)
+        _fail(f"{wrong}; {_where(paths)}", NOT_RUNNING)
     except ControlError as wrong:
         _fail(str(wrong), FAILED)
+
+
+def _where(paths: Paths) -> str:
+    """It may be right that it does not run here."""
+    from heartbeat.model import Role
+    from heartbeat.rolefile import RoleFile
+    from runtime.clock import boottime
+
+    line = RoleFile(paths.role).read()
+    if line is not None and line.role is Role.PASSIVE and line.expires > boottime():
+        there = f" ({line.epoch.node})" if line.epoch.node != os.uname().nodename else ""
+        return f"this server is passive: use it on the active one{there}"
+    return "it runs where the role notifier does: `manager-ctl status`, `manager-ctl start notifier`"
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -160,7 +176,7 @@ def _print(answer: Message) -> None:
     # Only here: rich takes longer to load than everything else together.
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 240)
+    console = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else _UNBROKEN)
     if answer["acts"]:
         console.print(_table(answer))
     else:

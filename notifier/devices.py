@@ -17,6 +17,9 @@ from runtime.modulexml import Section
 #: the pair's two policy servers
 _POLICY_SERVERS = 2
 
+_ABSENT = (
+    "the policy server writes it: <devices>, in it a <device> with name, ip and device_type for each (docs/configuration.md)"
+)
 _REMEDIES = {
     "device@name": "write what `uname -n` prints there",
     "device@device_type": f'write "{Kind.POLICY}" or "{Kind.SCANNING}"',
@@ -37,7 +40,7 @@ class Listed:
 
 def load(path: Path) -> tuple[Listed, ...]:
     """Raises ConfigError."""
-    root = modulexml.load(path, package="notifier", schema="devices.xsd", remedies=_REMEDIES)
+    root = modulexml.load(path, package="notifier", schema="devices.xsd", remedies=_REMEDIES, absent=_ABSENT)
     found: list[Listed] = []
     taken: dict[str, Section] = {}
     for section in root.children("device"):

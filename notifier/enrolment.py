@@ -55,7 +55,11 @@ class Enrolment:
         if self.is_own:
             return self._own.show()
         name = self._listed.device.name
-        key = fetch_key(self._listed.ip, port=self._listed.port or PORT)
+        try:
+            key = fetch_key(self._listed.ip, port=self._listed.port or PORT)
+        except PeerError as wrong:
+            there = f"`manager-ctl status` on {name} says whether its Manager runs and listens; without a key it doesn't"
+            raise PeerError(f"{wrong}; {there} (`manager-ctl keys make`)") from wrong
         if key.node != name:
             raise PeerError(
                 f"{self._listed.ip} says that it is {key.node}, not {name}: correct devices.xml, or make its key anew"

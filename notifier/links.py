@@ -34,8 +34,9 @@ FIRST, MOST = 0.5, 20.0
 PERIOD, ANSWER = 10.0, 8.0
 #: so often while it is not as it is to be: what was switched is not applied yet, or it obeys another (seconds)
 SOON = 3.0
-#: threads: one for each that may be prepared at the same time; those that switch; those that connect and ask for the state
-PREPARERS, SWITCHERS, ASKERS = WIDTH, 64, 16
+#: threads: one for each that may be prepared at the same time; those that switch; those that ask for the state; those that
+#: connect, so that many devices that are away hold up no question to one that is there
+PREPARERS, SWITCHERS, ASKERS, DIALLERS = WIDTH, 64, 16, 16
 #: told to the rules at most so often (seconds)
 _PROGRESS = 1.0
 
@@ -96,6 +97,7 @@ class Links:
         self._preparers = ThreadPoolExecutor(PREPARERS, "preparing")
         self._switchers = ThreadPoolExecutor(SWITCHERS, "switching")
         self._ask = ThreadPoolExecutor(ASKERS, "asking")
+        self._diallers = ThreadPoolExecutor(DIALLERS, "connecting")
         self._asking: list[Callable[[], None]] = []
 
     def renew(self, devices: Iterable[Listed]) -> None:
@@ -115,7 +117,7 @@ class Links:
 
     def shut_down(self) -> None:
         self.close("the notifier is stopping")
-        for pool in (self._preparers, self._switchers, self._ask):
+        for pool in (self._preparers, self._switchers, self._ask, self._diallers):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def retry(self) -> None:
@@ -130,7 +132,7 @@ class Links:
     def _connect(self, name: str) -> None:
         link = self.links[name]
         link.generation += 1
-        self._ask.submit(self._dialled, name, link.generation, link.listed)
+        self._diallers.submit(self._dialled, name, link.generation, link.listed)
 
     def _dialled(self, name: str, generation: int, listed: Listed) -> None:
         """In a thread."""

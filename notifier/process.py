@@ -8,6 +8,7 @@ not with what its state remembers of an earlier reign. Source: design §7; Trust
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -302,6 +303,9 @@ class Notifier:
         def told() -> dict[str, Any]:
             return _in_rows(request, self._report.status(self), "devices", self._report.rows(self))
 
+        if self.refused and self.releases is not None:
+            with contextlib.suppress(ConfigError):  # what was wrong may have been corrected since
+                self._learn(load(self.paths.devices))
         if not request.fields.get("now"):
             return told()
         self.links.ask_all(lambda: request.answer(told()))
@@ -394,6 +398,7 @@ class Notifier:
         version = self.highest = self._next_version()
         self._last_token += 1
         self._waiting[self._last_token] = Waiting(request, version, tuple(sorted(names)))
+        self.links.retry()
         log.info("commit: release %s for %s", version, ", ".join(sorted(names)) if limited else "all devices")
         release = Release(version, committed.policy)
         self.post(Commit(release, names if limited else None, self._last_token, scanning=committed.scanning))

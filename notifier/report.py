@@ -20,6 +20,8 @@ from runtime.version import package
 STABLE = "Stable"
 #: of what a device says of itself, in bytes: a row has to fit into a line
 _LONGEST = 32 * 1024
+#: alarms of the Manager that say what ``applying_error`` says
+_APPLYING = "applying "
 
 
 def status(notifier: Notifier) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def row(notifier: Notifier, name: str) -> dict[str, Any]:
         "release": str(entry.holds.version) if entry and entry.holds else "",
         "target": str(target.version) if target else "",
         "state": entry.state.value if entry else "absent",
-        "because": because(entry, link),
+        "because": because(entry, link) or left_out(notifier, entry),
         "told": link.told if len(json.dumps(link.told)) < _LONGEST else {},
     }
 
@@ -74,8 +76,20 @@ def because(entry: Entry | None, link: Link) -> str:
     if link.line is None:
         return link.because
     if entry is None or entry.state is State.STABLE:
-        return str(link.told.get("applying_error") or next(iter(link.told.get("alarms", {}).values()), ""))
+        alarms = (f"{name}: {text}" for name, text in link.told.get("alarms", {}).items() if not name.startswith(_APPLYING))
+        return str(link.told.get("applying_error") or link.told.get("error") or next(alarms, ""))
     return entry.because
+
+
+def left_out(notifier: Notifier, entry: Entry | None) -> str:
+    """Another device of its kind is to have something newer: a commit was limited."""
+    if notifier.releases is None or entry is None or entry.target is None:
+        return ""
+    alike = [e.target for e in notifier.releases.entries.values() if e.target and e.device.kind is entry.device.kind]
+    newest = max(alike, key=lambda target: target.version)
+    if newest.digest == entry.target.digest:
+        return ""
+    return f"keeps release {entry.target.version}: that of {newest.version} was not for it (`commit --only`)"
 
 
 def replication(notifier: Notifier, link: Link) -> str:
@@ -106,11 +120,16 @@ def explain(notifier: Notifier) -> list[str]:
         said.append(f"No device is listed in {notifier.paths.devices}.")
     if notifier.highest is None:
         said.append("Nothing was ever committed: `notifier-ctl commit`.")
-    said += [_sentence(name, entry, notifier.links.links.get(name)) for name, entry in notifier.releases.entries.items()]
+    links = notifier.links.links
+    said += [_sentence(name, e, links.get(name), left_out(notifier, e)) for name, e in notifier.releases.entries.items()]
     return said
 
 
-def _sentence(name: str, entry: Entry, link: Link | None) -> str:
+def _held(entry: Entry) -> str:
+    return str(entry.holds.version) if entry.holds else "?"
+
+
+def _sentence(name: str, entry: Entry, link: Link | None, left: str) -> str:
     if link is None or link.line is None:
         owed = " It gets its configuration when it is back." if entry.target is not None and not entry.in_sync else ""
         return f"{name} is not connected: {link.because if link else 'not tried yet'}.{owed}"
@@ -121,7 +140,7 @@ def _sentence(name: str, entry: Entry, link: Link | None) -> str:
             return f"{name} is connected; nothing was committed for it yet."
         case State.STABLE:
             error = link.told.get("applying_error")
-            return f"{name} has release {entry.holds.version if entry.holds else '?'}" + (
-                f", but could not put all of it in place: {error}" if error else "."
-            )
+            if error:
+                return f"{name} has release {_held(entry)}, but could not put all of it in place: {error}"
+            return f"{name} {left}." if left else f"{name} has release {_held(entry)}."
     return f"{name}: {entry.because}."

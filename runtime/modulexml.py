@@ -123,20 +123,31 @@ class Section:
         return ConfigError(where + message, file=self._file, line=self.line or None, remedy=remedy)
 
 
-def load(path: str | os.PathLike[str], *, package: str, schema: str, remedies: Mapping[str, str] | None = None) -> Section:
+#: where there is no file
+_PUT_IT_THERE = "put it there; the package brings a sample"
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    package: str,
+    schema: str,
+    remedies: Mapping[str, str] | None = None,
+    absent: str = _PUT_IT_THERE,
+) -> Section:
     """Read and check ``path``; the root element. Raises ConfigError.
 
     ``schema`` is the file name of an XSD in ``package``. ``remedies`` maps ``element@attribute`` or ``element`` to advice
-    that is better than what the schema can say.
+    that is better than what the schema can say; ``absent``: what to do where there is no such file.
     """
-    root = parse(path)
+    root = parse(path, absent)
     validator = _schema(package, schema)
     if not validator.validate(root._element):
         raise _violation(root.file, validator.error_log, remedies or {})
     return root
 
 
-def parse(path: str | os.PathLike[str]) -> Section:
+def parse(path: str | os.PathLike[str], absent: str = _PUT_IT_THERE) -> Section:
     """Read ``path`` as XML, securely, without a schema; the root element. Raises ConfigError."""
     file = os.fspath(path)
     try:
@@ -144,7 +155,7 @@ def parse(path: str | os.PathLike[str]) -> Section:
     except OSError as wrong:
         raise ConfigError(f"can't be read: {wrong.strerror}", file=file, remedy="check its owner and mode") from wrong
     if content is None:
-        raise ConfigError("there is no such file", file=file, remedy="put it there; the package brings a sample")
+        raise ConfigError("there is no such file", file=file, remedy=absent)
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, dtd_validation=False, huge_tree=False, remove_comments=True,
         remove_pis=True,

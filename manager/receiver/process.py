@@ -101,6 +101,12 @@ class Process:
             self._server.close()
         self._bulk.close()
 
+    def _accepted(self) -> list[str]:
+        """Whose notifiers would be let in, beside this node's own."""
+        with contextlib.suppress(HaError):
+            return [key.node for key in self._trust.all() if key.node != self._home.node]
+        return []
+
     def _present(self) -> frozenset[str]:
         return self._server.nodes() if self._server is not None else frozenset()
 
@@ -214,8 +220,9 @@ class Process:
             log.info("ha start: %s", line)
         if done.returncode == 0:
             return ""
-        log.error("ha start: %s", done.stderr.strip())
-        return done.stderr.strip() or f"ha start ended with exit status {done.returncode}"
+        said = "; ".join(line.removeprefix("ha: ").strip() for line in done.stderr.splitlines() if line.strip())
+        log.error("ha start: %s", said)
+        return said or f"ha start ended with exit status {done.returncode}"
 
     # --- telling ------------------------------------------------------------------------------------------------------------
 
@@ -239,6 +246,7 @@ class Process:
             "passive_of": self.receiver.memory.passive_of,
             "sessions": self._server.sessions() if self._server is not None else 0,
             "port": self.port,
+            "accepts": self._accepted(),
         }
         if told != self._written:
             try:

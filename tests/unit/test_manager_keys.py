@@ -56,5 +56,7 @@ def test_status_says_what_is_held() -> None:
     held = {"version": [3, "vs-1", 17], "digest": "d"}
     assert "no key yet" in _configuration({})[0]
     assert "none was received" in _configuration({"holds": None})[0]
+    assert "keys accept" in _configuration({"holds": None, "accepts": []})[0]
+    assert "keys accept" not in _configuration({"holds": None, "accepts": ["vs-166"]})[0]
     assert _configuration({"holds": held, "applied": "d"}) == ["configuration: release 17 of epoch 3/vs-1 is held, applied"]
     assert "not applied yet; listens to the notifier of vs-1" in _configuration({"holds": held, "passive_of": "vs-1"})[0]

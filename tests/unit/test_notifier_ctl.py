@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from heartbeat.model import Role
 from notifier.ctl import FAILED, NOT_ALL, NOT_RUNNING, main
 from runtime.keys import Keys
 from runtime.pins import Pins
-from tests.unit.test_notifier_daemon import Server
+from tests.unit.test_notifier_daemon import Server, until
 from tests.unit.toy_device import ToyDevice
 
 
@@ -47,6 +48,42 @@ def test_a_commit_from_nothing_to_seen(server: Server) -> None:
     assert rows[0]["last_connection"] and rows[0]["told"]["replication"] == "streaming"
     assert "scan-1: committing -> stable: release 1 of epoch 0/vs-166 is in force" in run(server, "history").output
     assert "scan-1 has release 1 of epoch 0/vs-166." in run(server, "explain").output
+
+
+def test_on_the_passive_it_says_where_to_go(server: Server) -> None:
+    server.role(Role.PASSIVE, 3)
+    said = run(server, "status")
+    assert said.exit_code == NOT_RUNNING and "this server is passive: use it on the active one (vs-166)" in said.output
+    server.role(Role.PASSIVE, 3, seconds=-1.0)
+    assert "manager-ctl start notifier" in run(server, "status").output
+
+
+def test_who_was_left_out_of_a_limited_commit_is_told(server: Server) -> None:
+    server.list_devices(*server.devices.values(), ToyDevice("scan-2", server.paths.root, [server.keys.show()]))
+    server.start()
+    server.until_connected()
+    assert run(server, "commit").exit_code == 0
+    server.write("global/policy/rules", "deny")
+    done = run(server, "commit", "--only", "scan-1")
+    assert done.exit_code == 0 and "1 of 1 devices have it" in done.output
+    explained = run(server, "explain").output
+    kept = "scan-2 keeps release 1 of epoch 0/vs-166: that of 2 of epoch 0/vs-166 was not for it (`commit --only`)."
+    assert kept in explained and "scan-1 has release 2 of epoch 0/vs-166." in explained
+    assert "was not for it" in run(server, "status").output
+    assert run(server, "commit").exit_code == 0
+    assert "was not for it" not in run(server, "explain").output
+
+
+def test_a_list_that_was_corrected_is_no_warning_any_more(server: Server) -> None:
+    good = server.paths.devices.read_text()
+    server.paths.devices.unlink()
+    server.start()
+    until(lambda: server.ask("status")["acts"])
+    said = run(server, "status").output
+    assert "there is no such file (the policy server writes it" in said
+    server.paths.devices.write_text(good)
+    said = run(server, "status").output
+    assert "no such file" not in said and "scan-1" in said
 
 
 def test_what_failed_has_an_exit_status_of_its_own(server: Server) -> None:
@@ -103,3 +140,6 @@ def test_a_stranger_in_the_devices_place_is_named(server: Server, tmp_path: Path
     said = run(server, "enroll", "scan-1", said="y\n")
     assert said.exit_code == FAILED and "says that it is stranger, not scan-1" in said.output
     assert "is not in the list" in run(server, "enroll", "nobody").output
+    device.stop()
+    away = run(server, "enroll", "scan-1")
+    assert away.exit_code == FAILED and "can't be reached" in away.output and "manager-ctl keys make" in away.output
