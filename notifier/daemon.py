@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,7 +48,7 @@ def dialler(keys: Keys) -> Callable[[Notifier], Callable[[Listed], Talker]]:
             if pinned is None:
                 raise ConfigError("no key of this device is pinned", remedy=f"`notifier-ctl enroll {name}`")
             bulk = Bulk(notifier.paths.run / "ssh" / name, keys, pinned, listed.ip)
-            line = open_line(listed, keys, pinned, notifier.version, library, bulk)
+            line = open_line(listed, keys, pinned, partial(notifier.version_for, name), library, bulk)
             _introduce(line, notifier, known, name)
             return line
 

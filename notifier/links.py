@@ -80,7 +80,8 @@ class Link:
 
 
 class Links:
-    """``post`` takes events for the rules; ``dial`` opens a line (in a thread); ``version``: the highest ever given."""
+    """``post`` takes events for the rules; ``dial`` opens a line (in a thread); ``version``: what is named to a
+    device."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Links:
         post: Callable[[Event], None],
         dial: Callable[[Listed], Talker],
         own: str,
-        version: Callable[[], Version],
+        version: Callable[[str], Version],
     ) -> None:
         self._loop, self._in_loop, self._post, self._dial = loop, in_loop, post, dial
         self._own, self._version = own, version
@@ -251,7 +252,7 @@ class Links:
     def _state(self, name: str, generation: int, line: Talker, is_passive: bool) -> None:
         """In a thread."""
         try:
-            told, error = line.status(self._version(), is_passive, ANSWER), ""
+            told, error = line.status(self._version(name), is_passive, ANSWER), ""
         except HaError as wrong:
             told, error = {}, str(wrong)
         self._in_loop(partial(self._stated, name, generation, told, error))

@@ -103,7 +103,7 @@ class Notifier:
         self.listed: tuple[Listed, ...] = ()
         self._mailbox = Mailbox(loop.selector)
         self._worker = Worker(loop.selector)
-        self.links = Links(loop, self._mailbox.put, self.post, dialler(self), node, self.version)
+        self.links = Links(loop, self._mailbox.put, self.post, dialler(self), node, self.version_for)
         self._events: deque[Event] = deque()
         self._deciding = False
         self._deadline: Timer | None = None
@@ -142,6 +142,14 @@ class Notifier:
         if self.highest is not None and (self.highest.epoch, self.highest.node) == (epoch, node):
             return self.highest
         return Version(epoch, node, 0)
+
+    def version_for(self, name: str) -> Version:
+        """What is named to that device: that of what it is to have, less than the newest after a limited commit. Any thread."""
+        entry = self.releases.entries.get(name) if self.releases is not None else None
+        now = self.version()
+        if entry is not None and entry.target is not None and _same_reign(entry.target.version, now):
+            return entry.target.version
+        return now
 
     def policy_servers(self) -> tuple[str, ...]:
         """Their names. Any thread."""

@@ -232,6 +232,18 @@ def test_one_that_is_away_gets_it_when_it_is_back(running: Server) -> None:
     until(lambda: running.row("scan-1")["sync"] == "in sync")
 
 
+def test_one_that_was_away_is_not_kept_from_its_release_by_one_that_was_not_for_it(running: Server) -> None:
+    running.devices["scan-1"].stop()
+    until(lambda: running.row("scan-1")["connection"] == "not connected")
+    assert len(running.ask("commit")["failures"]) == 1
+    running.write("global/policy/rules", "deny")
+    assert running.ask("commit", only=["scan-2"])["version"] == "2 of epoch 0/vs-166"
+    running.devices["scan-1"].start()
+    until(lambda: running.row("scan-1")["sync"] == "in sync")
+    assert running.devices["scan-1"].text("global/policy/rules") == "allow"
+    assert running.row("scan-1")["release"] == "1 of epoch 0/vs-166"
+
+
 def test_what_a_device_refuses_is_told_and_tried_again(running: Server) -> None:
     full = running.devices["scan-1"]
     problems = ["No space left on device"]

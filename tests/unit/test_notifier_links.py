@@ -45,7 +45,7 @@ class Lines:
         self.line, self.events, self._over = Line(), list[Event](), threading.Event()
         self.loop = Loop()
         self.mailbox = Mailbox(self.loop.selector)
-        self.links = Links(self.loop, self.mailbox.put, self.events.append, self._dial, "vs-166", lambda: OWN)
+        self.links = Links(self.loop, self.mailbox.put, self.events.append, self._dial, "vs-166", lambda name: OWN)
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
 
