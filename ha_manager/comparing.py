@@ -85,15 +85,13 @@ def compare(config: PostgresConfig, node: str, upstream: Upstream, active: Ident
         here = stack.enter_context(contextlib.closing(Here(config.data_dir)))
         try:
             session = stack.enter_context(contextlib.closing(Session(f"{info} dbname=postgres", min(5.0, clock.left))))
-            waiting = Progress(0, 0, 0.0, doing="waiting for the active's checkpoint")
-            began = differences.start(session, config.version, clock, lambda: progress(waiting))
-            differences.require_log(session, slot_name(node), began, clock)
-            found = differences.listed(session, clock)
-            _require_places(config, session)
-        except Cancelled:
-            raise
         except ReplicationError as wrong:
             raise rewinding.NotYet(f"the active can't be compared with now: {wrong}") from wrong
+        waiting = Progress(0, 0, 0.0, doing="waiting for the active's checkpoint")
+        began = differences.start(session, config.version, clock, lambda: progress(waiting))
+        differences.require_log(session, slot_name(node), began, clock)
+        found = differences.listed(session, clock)
+        _require_places(config, session)
         times.end("the active's checkpoint")
         space.check_for(config.data_dir, active.wal, "what differs")
         transfer.end_leftovers(config.data_dir)

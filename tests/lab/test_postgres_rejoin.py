@@ -261,15 +261,18 @@ def test_only_pages_that_differ_are_fetched_in_place(clusters: Pair) -> None:
     assert checked.returncode == 0 and re.search(r"Bad checksums: +0", checked.stdout), checked.stdout + checked.stderr
 
 
-def test_a_comparison_that_is_interrupted_ends_in_a_copy_and_one_that_cannot_begin_is_tried_again(clusters: Pair) -> None:
+def test_a_comparison_that_cannot_begin_changes_nothing_and_one_that_is_interrupted_ends_in_a_copy(clusters: Pair) -> None:
     one, two = clusters.diverge()
     by_pages(one)
     one.up()
     identity = two.database.identity()
     verdict = one.database.judge(identity)
+    with pytest.raises(rewinding.NotYet, match="can't be compared with now"):
+        one.database.rejoin(verdict, replace(two.upstream(2), port=1), identity, keep_going)
     two.sql("SELECT pg_drop_replication_slot('ha_vs_166')")
-    with pytest.raises(rewinding.NotYet, match="does not keep the log"):
+    with pytest.raises(ReplicationError, match="does not keep the log"):
         one.database.rejoin(verdict, two.upstream(2), identity, keep_going)
+    assert any("comparing it failed (the active does not keep the log" in note for note in one.notes), one.notes
     assert one.database.data() == "ready" and not rewinding.interrupted(one.config)
     two.database.settle_primary(2)
     with pytest.raises(transfer.Cancelled):
@@ -277,6 +280,20 @@ def test_a_comparison_that_is_interrupted_ends_in_a_copy_and_one_that_cannot_beg
     assert one.database.data() == "failed"
     assert follow(one, two, 2)[0] == "copy"
     assert one.database.data() == "ready" and rows(one) == rows(two) == 2
+
+
+def test_a_database_that_has_other_tablespaces_is_copied(clusters: Pair) -> None:
+    one, two = clusters.diverge()
+    place = clusters.root / "other"
+    place.mkdir()
+    shutil.chown(place, "postgres", "postgres")
+    two.sql(f"CREATE TABLESPACE other LOCATION '{place}'")
+    two.sql("CREATE TABLE elsewhere TABLESPACE other AS SELECT generate_series(1, 100) g")
+    by_pages(one)
+    one.up()
+    assert follow(one, two, 2)[0] == "diverged"
+    assert any("the tablespaces of the two servers differ" in note for note in one.notes), one.notes
+    assert one.sql("SELECT count(*)::text FROM elsewhere") == "100"
 
 
 def test_an_interrupted_rewind_is_never_started_and_ends_in_a_copy(clusters: Pair) -> None:
