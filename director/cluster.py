@@ -96,6 +96,7 @@ class ProxyCluster:
         old, self._config = self._config, config
         self._own = self._interfaces.own(config)
         self._the_group().reconfigure(self._keys(), config.balance.buckets, config.balance.heartbeat)
+        self._load_plane()  # before anything is said, and heard, of what is new
         if old.redirects != config.redirects or old.management_ip != config.management_ip:
             assert self._load is not None
             self._load.ports = [each.to for each in config.redirects]
@@ -103,7 +104,6 @@ class ProxyCluster:
         if (old.management_ip, _wire(old)) != (config.management_ip, _wire(config)):
             self._tune_in()
         self._give(Report(self._me()))
-        self._load_plane()
 
     def status(self) -> dict[str, Any]:
         group = self._the_group()
@@ -164,12 +164,20 @@ class ProxyCluster:
         )
 
     def _check_ports(self) -> None:
-        for check in self._checks:
+        """A port that goes on being tried in the same way keeps its verdict."""
+        before, self._checks = self._checks, []
+        address = self._config.management_ip
+        for redirect in self._config.redirects:
+            same = next((each for each in before if each.address == address and each.tries(redirect)), None)
+            if same is not None:
+                before.remove(same)
+                same.redirect = redirect
+            self._checks.append(same or PortCheck(self._loop, redirect, address, self._verdict))
+            if same is None:
+                self._checks[-1].start()
+        for check in before:
             check.close()
-        loop, address = self._loop, self._config.management_ip
-        self._checks = [PortCheck(loop, each, address, self._verdict) for each in self._config.redirects]
-        for check in self._checks:
-            check.start()
+        self._tell_ports()
 
     def _verdict(self, check: PortCheck) -> None:
         """In the reference's words; each redirect by itself."""
@@ -178,6 +186,11 @@ class ProxyCluster:
             log.info("swg-mon: port %d reachable", port)
         else:
             log.warning("swg-mon: port %d not reachable: %s", port, check.verdict.why)
+        self._tell_ports()
+        if self._group is not None:
+            self._give(Report(self._me()))
+
+    def _tell_ports(self) -> None:
         failed = sorted({str(each.redirect.to) for each in self._checks if each.verdict.well is False})
         if failed != self._failed:
             self._failed = failed
@@ -185,8 +198,6 @@ class ProxyCluster:
             said = f"this node's port {', '.join(failed)} does not answer: it gets no clients of it" if failed else ""
             self._hooks.alarm("ports", said)
             self._hooks.fitness(failed)
-        if self._group is not None:
-            self._give(Report(self._me()))
 
     # --- time
 
@@ -244,8 +255,12 @@ class ProxyCluster:
         if not self._config.redirects:
             self._plane.remove()
             return
+        layout = plane.layout(self._config, self._own)
         try:
-            self._plane.load(plane.layout(self._config, self._own), self._content())
+            if self._plane.is_laid_out(layout) and not self._plane_problem:
+                self._plane.update(self._content())
+            else:
+                self._plane.load(layout, self._content())
         except NftError as refused:
             self._plane_failed(refused)
             return

@@ -86,6 +86,10 @@ class DataPlane:
     def loaded(self) -> bool:
         return self._layout is not None
 
+    def is_laid_out(self, layout: Layout) -> bool:
+        """Whether ``update`` is enough."""
+        return self._layout == layout
+
     def load(self, layout: Layout, content: Content) -> None:
         """Everything anew; connections go on. NftError: as it was before."""
         wanted = plane.elements(layout, content)

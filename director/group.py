@@ -194,10 +194,22 @@ class Group:
         return min([self._sent_at + self.heartbeat, *learnt, *steps, *(each.until for each in self._switching.values())])
 
     def reconfigure(self, keys: Sequence[str], buckets: int, heartbeat: float) -> None:
-        """Redirects have come or gone; those that stay keep their buckets."""
+        """Redirects have come or gone. Those that stay, or have a port of an earlier one, keep their buckets.
+
+        What is new begins here, if this node directs, and is shared out a few buckets at a time: connections that were made
+        here before there was a redirect go on.
+        """
+        new = set(keys) - set(self.keys)
         self.keys, self.buckets, self.heartbeat = list(keys), buckets, heartbeat
-        self.tables.keep(self.keys, buckets)
+        heirs = self.tables.keep(self.keys, buckets)
         self._switching, self._settled = {}, {}
+        if not self.is_director or self._learn_until:
+            return
+        for key in new.difference(heirs):
+            self.tables.take(key, Table((self.me.mac,) * buckets, ((),) * buckets), NONE, True)
+        for key in new & self.tables.current.keys():
+            self.tables.take(key, self.tables.current[key], self._next(), True)
+            self._out.append(self._table(key))
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at ``now`` (boottime); what to do about it, in order."""

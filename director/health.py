@@ -73,6 +73,11 @@ class PortCheck:
             return
         self._try()
 
+    def tries(self, redirect: Redirect) -> bool:
+        """Whether that redirect's check would be just this one."""
+        mine = self.redirect
+        return (mine.to, mine.transport, mine.check) == (redirect.to, redirect.transport, redirect.check)
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()

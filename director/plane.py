@@ -113,7 +113,7 @@ class Content:
 
 
 def key_of(redirect: Redirect) -> str:
-    return f"{redirect.transport} {','.join(map(str, redirect.ports))}"
+    return f"{redirect.transport} {','.join(map(str, sorted(redirect.ports)))}"
 
 
 def layout(config: Config, own: Mapping[str, Own]) -> Layout:

@@ -101,10 +101,38 @@ class Tables:
         self.pending.pop(key, None)
         self._coming.pop(key, None)
 
-    def keep(self, keys: list[str], count: int) -> None:
-        """Forget all others, and those of another number of buckets (the configuration has changed)."""
+    def keep(self, keys: list[str], count: int) -> list[str]:
+        """The configuration has changed: forget all others, and those of another number of buckets.
+
+        A redirect that has a port of an earlier one takes over its buckets: the connections of that port are where they were.
+        Returns those that did.
+        """
+        before = {key: table for key, table in self.current.items() if len(table.owners) == count}
+        heirs = {key: [each for each in before if _ports(each) & _ports(key)] for key in keys if key not in before}
+        for key, parents in heirs.items():
+            if parents:
+                self.take(key, _united([before[each] for each in parents]), self._in_force[parents[0]], True)
+        self._forget(keys, count)
+        return [key for key, parents in heirs.items() if parents]
+
+    def _forget(self, keys: list[str], count: int) -> None:
         for key in list(self.current.keys() | self.pending.keys()):
             if key not in keys or len((self.current.get(key) or self.pending[key]).owners) != count:
                 self.current.pop(key, None)
                 self._in_force.pop(key, None)
                 self.drop_pending(key)
+
+
+def _ports(key: str) -> set[tuple[str, str]]:
+    """Of ``plane.key_of``'s text."""
+    transport, _, ports = key.partition(" ")
+    return {(transport, port) for port in ports.split(",")}
+
+
+def _united(tables: list[Table]) -> Table:
+    """The first's owners; everybody's are asked about earlier connections."""
+    owners, before = tables[0].owners, []
+    for bucket, owner in enumerate(owners):
+        chain = [each for table in tables for each in (table.owners[bucket], *table.before[bucket])]
+        before.append(tuple(dict.fromkeys(each for each in chain if each and each != owner))[:DEPTH])
+    return Table(owners, tuple(before))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from director.buckets import Table
 from director.group import Leave, Role, Tick, Wish
-from tests.unit.proxy_members import BUCKETS, FTP, HTTP, World, group_of
+from tests.unit.proxy_members import BUCKETS, FTP, HEARTBEAT, HTTP, World, group_of
 
 
 def everyone(world: World, key: str = HTTP) -> dict[str, int]:
@@ -220,6 +221,57 @@ def test_the_kernel_is_told_when_a_member_without_buckets_comes_or_goes() -> Non
     drained.up = True
     world.run(3.0)
     assert all(drained.mac in host.serving for host in others)
+
+
+def chains(world: World, key: str) -> list[set[str]]:
+    """Of each bucket, everybody who serves it or is asked."""
+    table = world.hosts[0].table(key)
+    return [{owner, *before} for owner, before in zip(table.owners, table.before, strict=True)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_a_redirect_that_gets_another_port_keeps_its_connections(order: tuple[int, ...]) -> None:
+    """Whoever is configured first: the others don't know the new redirect yet."""
+    world = group_of(4)
+    before = world.hosts[0].table()
+    more = "tcp 443,80,8080"
+    for number in order:
+        host = world.hosts[number]
+        host.group.reconfigure([more, FTP], BUCKETS, HEARTBEAT)
+        host.report(ports={more: True, FTP: True})
+        world.run(1.0)
+        key = more if world.hosts[0].group.keys[0] == more else HTTP
+        assert all(owner in chain for owner, chain in zip(before.owners, chains(world, key), strict=True)), number
+    world.run(12.0)
+    assert all(owner in chain for owner, chain in zip(before.owners, chains(world, more), strict=True))
+    assert sorted(world.hosts[3].counts(more).values()) == [256] * 4 and world.agree(more)
+    assert all(set(host.group.tables.current) == {more, FTP} for host in world.hosts)
+    assert world.agree(FTP)
+
+
+def test_redirects_that_become_one_ask_the_owners_of_both() -> None:
+    world = group_of(3)
+    one, other = world.hosts[0].table(HTTP), world.hosts[0].table(FTP)
+    world.hosts[0].group.tables.take(FTP, Table((*other.owners[1:], other.owners[0]), other.before), (1, 999), True)
+    other = world.hosts[0].table(FTP)
+    both = "tcp 21,80,443"
+    for host in world.hosts:
+        host.group.reconfigure([both], BUCKETS, HEARTBEAT)
+        host.report(ports={both: True})
+    assert all({a, b} <= chain for a, b, chain in zip(one.owners, other.owners, chains(world, both), strict=True))
+    world.run(2.0)
+    assert world.agree(both)
+
+
+def test_a_new_redirect_begins_at_the_director_whose_connections_go_on() -> None:
+    world = group_of(4)
+    for host in world.hosts:
+        host.group.reconfigure([HTTP, FTP, "tcp 1080"], BUCKETS, HEARTBEAT)
+        host.report(ports={HTTP: True, FTP: True, "tcp 1080": True})
+    assert set(world.hosts[0].table("tcp 1080").owners) == {world.hosts[0].mac}
+    world.run(12.0)
+    assert sorted(world.hosts[2].counts("tcp 1080").values()) == [256] * 4
+    assert all(world.hosts[0].mac in chain for chain in chains(world, "tcp 1080"))
 
 
 def test_all_drained_serve_all_the_same() -> None:
