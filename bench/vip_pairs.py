@@ -10,18 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.debian import copy, root
+from bench.namespace_pair import NamespacePair
 from bench.scripted import ScriptedManager
 from bench.wires import GATEWAY, NODES, VIP, Wires, other
 from runtime.clock import boottime
@@ -29,7 +27,6 @@ from runtime.control import Client
 from runtime.errors import HaError
 from runtime.timing import PROFILES, Timing
 
-_POLL = 0.02
 #: seconds after its start from which a Linux-HA node is as quick as it ever gets (facts: ``dt``)
 _STEADY = 8.0
 _SECRET = "a-secret-of-this-bench"
@@ -47,29 +44,22 @@ class Times:
         return f"profile {self.profile}" if self.profile else f"keepalive {self.keepalive} ms, deadtime {self.deadtime} ms"
 
 
-class VipPair(ABC):
+class VipPair(NamespacePair):
     """Two nodes of one kind. The folders and namespaces are gone after ``down``."""
 
-    kind: str
-
     def __init__(self, times: Times) -> None:
+        super().__init__(tuple(NODES), "vip-pair-")
         self.times = times
-        self.folder = Path(tempfile.mkdtemp(prefix="vip-pair-", dir="/var/tmp"))
         self.wires = Wires(f"{self.kind[:2]}{times.profile[:2]}{os.getpid()}", self.folder)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def up(self) -> None:
+    def space(self, node: str) -> str:
+        return self.wires.space(node)
+
+    def lay_wires(self) -> None:
         self.wires.up()
-        for node in NODES:
-            (self.folder / node).mkdir()
-            self.configure(node)
-            self.start(node)
 
-    def down(self) -> None:
-        for node in list(self.processes):
-            self._end(node)
+    def take_wires_down(self) -> None:
         self.wires.down()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def power_cut(self, node: str) -> float:
         """CLOCK_BOOTTIME from just before."""
@@ -88,48 +78,16 @@ class VipPair(ABC):
         active = self.wires.holders()[0]
         return active, other(active)
 
-    def until(self, holds: Callable[[], bool], limit: float, what: str) -> None:
-        end = boottime() + limit
-        while not holds():
-            if boottime() > end:
-                raise HaError(f"{self.kind}: waited {limit:g} s for {what}\n{self.explain()}")
-            time.sleep(_POLL)
-
     def processes_of(self, node: str) -> list[int]:
         """All processes of the heartbeat, of this node."""
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._belongs(pid, node)]
 
-    def explain(self) -> str:
-        return "\n".join(
-            f"--- {node}\n{_tail(log)}"
-            for node in NODES
-            for log in dict.fromkeys((self.folder / node / "output", self.log(node)))
-        )
-
-    def _end(self, node: str) -> None:
-        process = self.processes.pop(node)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    def _spawn(self, node: str, *words: str) -> None:
-        with (self.folder / node / "output").open("ab") as output:
-            self.processes[node] = subprocess.Popen(
-                ["ip", "netns", "exec", self.wires.space(node), *words], stdout=output, stderr=output, start_new_session=True
-            )
-
-    @abstractmethod
-    def configure(self, node: str) -> None: ...
-    @abstractmethod
-    def start(self, node: str) -> None: ...
     @abstractmethod
     def settled(self) -> bool: ...
     @abstractmethod
     def hand_over(self, node: str) -> None:
         """Ask the active ``node`` to give the address to the other one."""
 
-    @abstractmethod
-    def log(self, node: str) -> Path: ...
     @abstractmethod
     def _belongs(self, pid: int, node: str) -> bool: ...
 
@@ -199,9 +157,6 @@ class Ours(VipPair):
     def hand_over(self, node: str) -> None:
         with Client(self._run / node / "control", 2.0) as client:
             client.request("standby", {"by": "bench"})
-
-    def log(self, node: str) -> Path:
-        return self.folder / node / "output"
 
     def _belongs(self, pid: int, node: str) -> bool:
         try:
@@ -288,10 +243,3 @@ def _write_configuration(folder: Path, node: str, speed: str, method: str) -> No
     keys = folder / "authkeys"
     keys.write_text(f"auth 1\n1 {method} {_SECRET}\n")
     keys.chmod(0o600)
-
-
-def _tail(log: Path) -> str:
-    try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-25:])
-    except OSError as error:
-        return str(error)

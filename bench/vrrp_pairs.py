@@ -11,20 +11,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bench.debian import copy, root
+from bench.namespace_pair import NamespacePair
 from bench.wires import sh
 from runtime.clock import boottime
 from runtime.control import Client
@@ -35,7 +33,6 @@ CLIENT = "10.10.74.50"
 #: name of a node → its address and priority: the reference's two directors
 NODES = {"jupiter": ("10.10.74.70", 99), "nibiru": ("10.10.74.86", 89)}
 PERIOD = 0.001
-_POLL = 0.01
 
 
 @dataclass(frozen=True)
@@ -54,24 +51,21 @@ def other(node: str) -> str:
     return next(name for name in NODES if name != node)
 
 
-class Directors(ABC):
+class Directors(NamespacePair):
     """Two nodes of one kind."""
 
-    kind: str
-
     def __init__(self, pace: Pace) -> None:
+        super().__init__(tuple(NODES), "directors-")
         self.pace = pace
-        self.folder = Path(tempfile.mkdtemp(prefix="directors-", dir="/var/tmp"))
         self._tag = f"{self.kind[:2]}{pace.name[:2]}{os.getpid()}"
         self._probe: subprocess.Popen[bytes] | None = None
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     # --- wires
 
     def space(self, node: str) -> str:
         return f"{self._tag}-{node}"
 
-    def up(self) -> None:
+    def lay_wires(self) -> None:
         sh(f"ip netns add {self.space('sw')}")
         self._batch("sw", ["link set lo up", "link add sw0 address 02:00:00:00:00:01 type bridge", "link set sw0 up"])
         for node, (address, _) in {"client": (CLIENT, 0), **NODES}.items():
@@ -79,20 +73,13 @@ class Directors(ABC):
         with (self.folder / "answers").open("wb") as record:
             probe = ["ip", "netns", "exec", self.space("client"), sys.executable, "-m", "bench.wires", VIP, str(PERIOD)]
             self._probe = subprocess.Popen(probe, stdout=record)
-        for node in NODES:
-            (self.folder / node).mkdir()
-            self.configure(node)
-            self.start(node)
 
-    def down(self) -> None:
-        for node in list(self.processes):
-            self._end(node)
+    def take_wires_down(self) -> None:
         if self._probe is not None:
             self._probe.kill()
             self._probe.wait()
         for node in ("sw", "client", *NODES):
             subprocess.run(["ip", "netns", "del", self.space(node)], capture_output=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _plug(self, node: str, address: str) -> None:
         sh(f"ip netns add {self.space(node)}")
@@ -145,17 +132,6 @@ class Directors(ABC):
         """Until the address has answered for some time after ``since``, from another node."""
         self.until(lambda: sum(at > since for at in self.answers()[-40:]) >= 40, 30.0, "the address to answer")
 
-    def until(self, holds: Callable[[], bool], limit: float, what: str) -> None:
-        end = boottime() + limit
-        while not holds():
-            if boottime() > end:
-                raise HaError(f"{self.kind}: waited {limit:g} s for {what}\n{self.explain()}")
-            time.sleep(_POLL)
-
-    def explain(self) -> str:
-        outputs = [self.folder / node / "output" for node in NODES]
-        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-3000:]}" for path in outputs if path.exists())
-
     # --- processes
 
     def pids(self, node: str) -> list[int]:
@@ -173,22 +149,6 @@ class Directors(ABC):
         self.terminate(node, process)
         process.wait(30.0)
 
-    def _end(self, node: str) -> None:
-        process = self.processes.pop(node)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    def _spawn(self, node: str, *words: str) -> None:
-        with (self.folder / node / "output").open("ab") as output:
-            self.processes[node] = subprocess.Popen(
-                ["ip", "netns", "exec", self.space(node), *words], stdout=output, stderr=output, start_new_session=True
-            )
-
-    @abstractmethod
-    def configure(self, node: str) -> None: ...
-    @abstractmethod
-    def start(self, node: str) -> None: ...
     @abstractmethod
     def terminate(self, node: str, process: subprocess.Popen[bytes]) -> None:
         """Ask for a clean stop."""
