@@ -7,6 +7,7 @@ fd09::200. Each node runs ``scanning_node`` on 9090 and 2121. Downloads and idle
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import subprocess
@@ -260,11 +261,16 @@ class Idle:
         self._loop, self._reader, self._writer = loop, reader, writer
 
     def says(self, text: str = "id") -> list[str]:
+        return self.send(text).result(6)
+
+    def send(self, text: str = "id") -> concurrent.futures.Future[list[str]]:
+        """The answer's words, when it has come."""
+
         async def exchange() -> list[str]:
             self._writer.write(text.encode() + b"\n")
             return (await self._reader.readline()).decode().split()
 
-        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(exchange(), 5), self._loop).result(6)
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(exchange(), 5), self._loop)
 
 
 @contextlib.contextmanager

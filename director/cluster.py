@@ -48,6 +48,8 @@ _LOOK = 1.0
 _SHORTEST_KEY = 16
 #: seconds between two looks at the kernel's settings
 _SETTINGS_EVERY = 5.0
+#: seconds for which a predecessor's rules may go on
+_KEPT = 15.0
 
 
 class ProxyCluster:
@@ -73,6 +75,8 @@ class ProxyCluster:
         #: by which the others know this process; its MAC at the start, whatever becomes of the interface
         self._identity = ""
         self._settings_due = 0.0
+        #: until when what a killed predecessor left in the kernel goes on, unless it is known before who owns what
+        self._kept_until = 0.0
 
     # --- seam.Cluster
 
@@ -84,6 +88,7 @@ class ProxyCluster:
         self._load.start()
         self._check_ports()
         self._group = Group(self._me(), self._keys(), self._config.balance.buckets, self._config.balance.heartbeat, boottime())
+        self._kept_until = boottime() + _KEPT if self._plane.is_left_behind() else 0.0
         self._load_plane()
         self._tune_in()
         self._look()
@@ -113,7 +118,7 @@ class ProxyCluster:
         return {"drain": self._asked_drain, "explain": self._asked_explain, "check": self._asked_check}
 
     def stop(self) -> None:
-        stays = self._plane.loaded and self._load is not None and self._load.serves()
+        stays = (self._plane.loaded or self._kept_until > 0) and self._load is not None and self._load.serves()
         self._give(Leave(stays))
         for timer in self._timers.values():
             timer.cancel()
@@ -217,7 +222,7 @@ class ProxyCluster:
         self._hooks.alarm("interface", f"interface {', '.join(sorted(set(away)))} is away" if away else "")
         if self._beacon is None:
             self._tune_in()
-        if self._plane_problem and self._config.redirects:
+        if (self._plane_problem or not self._plane.loaded) and self._config.redirects:
             self._load_plane()
         elif self._plane.disturbed() and not self._inspecting and self._worker is not None:
             self._inspecting = True
@@ -255,6 +260,9 @@ class ProxyCluster:
         if not self._config.redirects:
             self._plane.remove()
             return
+        if boottime() < self._kept_until and not set(self._keys()) <= self._the_group().tables.current.keys():
+            return
+        self._kept_until = 0.0
         layout = plane.layout(self._config, self._own)
         try:
             if self._plane.is_laid_out(layout) and not self._plane_problem:
@@ -270,6 +278,9 @@ class ProxyCluster:
         self._hooks.alarm("plane", "")
 
     def _update_plane(self) -> None:
+        if not self._plane.loaded:
+            self._load_plane()
+            return
         try:
             self._plane.update(self._content())
         except NftError as refused:
@@ -280,7 +291,11 @@ class ProxyCluster:
         self._hooks.alarm("plane", f"this node can't share out clients, nor serve those of others: {refused}")
 
     def _plane_status(self) -> dict[str, Any]:
-        return {"loaded": self._plane.loaded, "problem": self._plane_problem, "repaired": self._plane.repaired}
+        return {
+            "loaded": self._plane.loaded or self._kept_until > 0,
+            "problem": self._plane_problem,
+            "repaired": self._plane.repaired,
+        }
 
     # --- messages
 

@@ -86,6 +86,12 @@ class DataPlane:
     def loaded(self) -> bool:
         return self._layout is not None
 
+    def is_left_behind(self) -> bool:
+        """Whether rules of another process are in force: of one that was killed, or stopped and still has connections."""
+        with contextlib.suppress(NftError):
+            return self._layout is None and bool(self._kernel().rules(plane.IP))
+        return False
+
     def is_laid_out(self, layout: Layout) -> bool:
         """Whether ``update`` is enough."""
         return self._layout == layout
@@ -241,7 +247,7 @@ class Inspection:
             except NftError:
                 return f"table {table} was removed by another program"
         for (table, name), wanted in self.elements.items():
-            listed = nft.run(f"list {'set' if name.startswith('peers') else 'map'} {table} {name}")
+            listed = nft.run(f"list {'set' if name.startswith(plane.SETS) else 'map'} {table} {name}")
             if _elements(listed) != {_plain(key): value for key, value in wanted.items()}:
                 return f"elements of {name} in table {table} were changed by another program"
         return ""

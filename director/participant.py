@@ -40,7 +40,7 @@ from director.model import (
 from director.packets import Covers
 from director.radio import Radio
 from director.settings import Config, VirtualIp
-from director.vips import VirtualAddresses, lease_of
+from director.vips import ANNOUNCE_AT, VirtualAddresses, lease_of
 from director.virtualmac import VirtualMac
 from director.vrrp import Router
 from runtime.arp import Announcer
@@ -94,6 +94,7 @@ class Participant:
         self._link = Link(True)
         self._weighed = Weighed()
         self._look_at = -inf
+        self._announced_again_at = inf
         self._timer: Timer | None = None
 
     # --- life
@@ -185,6 +186,8 @@ class Participant:
     def _keep_house(self, now: float) -> None:
         """What is due soon is done along with what woke this process: waking up costs more than most of it."""
         self.vips.tick(now, early=_EARLY)
+        if now >= self._announced_again_at:
+            self._say_announced()
         self._watch.turn(in_contact=False, serving_too=False, now=now)
         if now + _EARLY >= self._look_at:
             self._look(now)
@@ -244,9 +247,10 @@ class Participant:
             log.info("%s Transition to MASTER STATE: %s", self._name, because)
             log.info("%s Entering MASTER STATE", self._name)
             log.info("%s setting protocol VIPs.", self._name)
-            for vip in self.vips.vips:
-                log.info("%s Sending gratuitous ARPs on %s for %s", self._name, vip.interface, vip.address)
+            self._say_announced()
+            self._announced_again_at = self._loop.now() + ANNOUNCE_AT[-1]
         else:
+            self._announced_again_at = inf
             log.info("%s Entering %s STATE: %s", self._name, state.value.upper(), because)
             if previous is State.MASTER:
                 log.info("%s removing protocol VIPs.", self._name)
@@ -255,6 +259,12 @@ class Participant:
             verb = "Adding" if state is State.MASTER else "Removing"
             for vip in self.vips.vips:
                 log.info("TX %s IPV%d Address %s", verb, self.family, vip.address)
+
+    def _say_announced(self) -> None:
+        """At the first time, and at the last."""
+        self._announced_again_at = inf
+        for vip in self.vips.vips:
+            log.info("%s Sending gratuitous ARPs on %s for %s", self._name, vip.interface, vip.address)
 
     # --- links, addresses, ports
 

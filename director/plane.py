@@ -13,7 +13,8 @@ What happens to a packet for VIP:port of a redirect:
                       UDP: a flow stays with its member while it lasts and that member serves, wherever its bucket moves: the
                       director remembers it (a packet tells no flow's beginning, so nobody can be asked about earlier ones)
     ip/ip6, node      a connection of this node, or a new one: to the proxy's port (redirect)
-                      neither (ct invalid): to whoever had the bucket before ("second chance"); nobody had: TCP reset
+                      neither (ct invalid): to whoever had the bucket before ("second chance"); nobody had: TCP reset, once
+                      it is known who has which bucket
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ GUARD = "inet director_guard"
 #: UDP: flows that the director remembers of a redirect; seconds of silence after which it forgets one, as conntrack does
 FLOWS, FLOW_ENDS = 65536, 120
 _FLOW_HASHES = 2**32 - 1
+#: the set of redirects whose buckets are known here
+_KNOWN = "known"
+SETS = ("peers_", _KNOWN)
 #: what an ICMP error quotes of the answer that it is about: the destination, which is the client (bits from its own header)
 _QUOTED = {4: "@th,192,32", 6: "@th,256,128"}
 
@@ -267,11 +271,13 @@ def _node(layout: Layout, family: int) -> Iterator[str]:
         unknown = "ct state invalid tcp flags & syn == 0"
         yield f"  {_to(segment, service, family)} {unknown} jump second_{segment.index}_{service.index}"
     yield " }"
+    yield f" set {_KNOWN} {{ type mark; }}"
     yield " chain orphan {"
     yield "  type filter hook prerouting priority -90; policy accept;"
     for segment, service in tcp:
-        unknown = "ct state invalid tcp flags & (syn | rst) == 0"
-        yield f"  {_to(segment, service, family)} {unknown} reject with tcp reset"
+        unknown = f"{_to(segment, service, family)} ct state invalid tcp flags & (syn | rst) == 0"
+        yield f"  {unknown} meta mark set {service.index} meta mark @{_KNOWN} reject with tcp reset"
+        yield f"  {unknown} drop"  # this node was just started; it will be repeated
     yield " }"
     for chain, hook in (("redirect_in", "prerouting"), ("redirect_local", "output")):
         yield f" chain {chain} {{"
@@ -331,6 +337,7 @@ def elements(layout: Layout, content: Content) -> Elements:
             found[NETDEV, f"owner_{name}"] = {str(bucket): _number(owner) for bucket, owner in owned.items()}
             found[NETDEV, f"members_{name}"] = {_number(member): mac for member, mac in macs.items()}
         for family, name in ((4, IP), (6, IP6)):
+            found[name, _KNOWN] = {str(each.index): "" for each in layout.services if each.key in content.tables}
             for service in layout.services if family in segment.vips else ():
                 if service.redirect.transport == "tcp":
                     before = _before(content, segment, family, _asked(content, service.key))

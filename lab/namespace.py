@@ -1,7 +1,7 @@
 """A network namespace of its own, for what needs real packets and no machine around them.
 
-Promise: ``with ns:`` moves the calling thread into the namespace; sockets made there stay there. Each vanishes with the last
-reference to it. Source: network_namespaces(7), setns(2).
+Promise: ``with ns:`` moves the calling thread into the namespace; sockets made there stay there. One that was made here
+vanishes with the last reference to it. Source: network_namespaces(7), setns(2).
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ _CLONE_NEWNET = 0x40000000
 
 
 class Namespace:
-    def __init__(self) -> None:
+    def __init__(self, of: int | None = None) -> None:
+        """A new one, or that of a process."""
+        self._before: list[int] = []
+        if of is not None:
+            self.fd = os.open(f"/proc/{of}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            return
         made: list[int] = []
 
         def make() -> None:
@@ -27,7 +32,6 @@ class Namespace:
         maker.start()
         maker.join()
         self.fd = made[0]
-        self._before: list[int] = []
         self.ip("link set lo up")
 
     @property

@@ -28,7 +28,7 @@ def take_down_orphans() -> None:
     """Labs of test sessions that were killed while they tried one that outlives its maker on purpose."""
     for name in labs():
         kind, _, session = name.rpartition("-")
-        if kind in ("test", "other", "fleet") and session.isdigit() and not Path(f"/proc/{session}").exists():
+        if kind in ("test", "other", "fleet", "tier") and session.isdigit() and not Path(f"/proc/{session}").exists():
             Lab(name).down()
 
 

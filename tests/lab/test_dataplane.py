@@ -243,6 +243,22 @@ def test_what_nobody_knows_gets_a_reset_at_once(even: Group, those: Clients) -> 
             each.says()
 
 
+def test_a_node_that_knows_no_buckets_yet_resets_nothing(even: Group, those: Clients) -> None:
+    """One that was just started, and directs."""
+    idle = {source: those.idle(source) for source in CLIENTS}
+    served = {source: each.says()[0] for source, each in idle.items()}
+    director, known = even.nodes[0], even.current
+    even.current = {}
+    with director.ns:
+        director.plane.update(even.content(director))
+    asked = {source: each.send() for source, each in idle.items()}
+    time.sleep(0.3)
+    even.current = known
+    with director.ns:
+        director.plane.update(even.content(director))
+    assert {source: each.result(10)[0] for source, each in asked.items()} == served
+
+
 def test_a_dead_port_takes_only_that_port_away(even: Group, those: Clients) -> None:
     """node3's FTP is dead: its FTP clients go elsewhere, its HTTP clients stay, connections too."""
     downloads = [those.start(source) for source in CLIENTS]

@@ -136,6 +136,21 @@ def test_a_killed_director_that_is_back_takes_the_buckets_over(group: Daemons) -
     group.await_even("scan1")
 
 
+def test_a_killed_director_that_is_started_at_once_breaks_nothing(group: Daemons) -> None:
+    """As the Manager does it: clients go on sending to its MAC, and its rules go on until it knows who owns what."""
+    downloads = group.downloads()
+    idle = {source: group.clients.idle(source) for source in SOURCES[:15]}
+    served = {source: each.says()[0] for source, each in idle.items()}
+    for name in ("jupiter", "scan1"):
+        group.node(name).end(hard=True)
+        group.node(name).start()
+        group.go_on(downloads, 100)
+        group.await_director("jupiter")
+        group.await_even("scan2")
+    group.go_on(downloads)
+    assert {source: each.says()[0] for source, each in idle.items()} == served
+
+
 def test_an_interface_that_disappears_and_returns(group: Daemons) -> None:
     """The director's own: another one directs meanwhile."""
     downloads = [each for each in group.downloads() if each.node != "jupiter"]
