@@ -116,8 +116,8 @@ class Group:
     def content(self, node: Node, pending: bool = False) -> Content:
         places = {each.name: {VIP: Place(each.mac, each.ip), VIP6: Place(each.mac, each.ip6)} for each in self.nodes}
         coming = {key: buckets.table for key, buckets in self.buckets.items()} if pending else {}
-        serving = dict.fromkeys(self.buckets, frozenset(each.name for each in self.nodes if each.name not in self.dead))
-        return Content(node.name, places, self.current, coming, serving)
+        alive = frozenset(each.name for each in self.nodes if each.name not in self.dead)
+        return Content(node.name, places, self.current, coming, dict.fromkeys(self.buckets, alive), alive)
 
     def move_vip(self, to: Node) -> None:
         """Announced by the new one before the old one lets go."""

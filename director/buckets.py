@@ -34,14 +34,14 @@ class Table:
     def counts(self) -> Counter[str]:
         return Counter(owner for owner in self.owners if owner)
 
-    def next_of(self, member: str, bucket: int) -> str:
-        """Whom ``member`` asks about a connection in ``bucket`` that it doesn't know; "" if nobody is left.
+    def next_of(self, member: str, bucket: int, alive: Collection[str]) -> str:
+        """Whom of those ``alive`` ``member`` asks about a connection in ``bucket`` that it doesn't know; "" if nobody is left.
 
-        The chain goes from the owner to the earlier ones and never back, so no packet goes round.
+        The chain goes from the owner to the earlier ones and never back, so no packet goes round. A dead one would swallow it.
         """
         chain = [owner for owner in (self.owners[bucket], *self.before[bucket]) if owner]
         after = chain.index(member) + 1 if member in chain else len(chain)
-        return chain[after] if after < len(chain) else ""
+        return next((each for each in chain[after:] if each in alive), "")
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,15 @@ class Buckets:
     def table(self) -> Table:
         return Table(tuple(self._owners), tuple(self._before))
 
-    def settle(self, weights: Mapping[str, float], serving: Collection[str], alive: Collection[str], limit: int) -> list[Move]:
+    def settle(self, weights: Mapping[str, float], serving: Collection[str], known: Collection[str], limit: int) -> list[Move]:
         """Give buckets where they belong; the moves made.
 
         ``weights``: who is to own buckets (above 0). ``serving``: whose buckets may wait for their turn; a member that drains
-        serves. ``alive``: who may be asked about earlier connections. Nobody to own buckets: nothing moves.
+        serves. ``known``: who is remembered as an earlier owner, also while it is away: it may be back, with its connections.
+        Nobody to own buckets: nothing moves.
         """
         shares = _shares(weights, len(self._owners))
-        self._forget(alive)
+        self._forget(known)
         if not shares:
             return []
         round_ = _Round(self._owners, self._before, shares)
@@ -78,19 +79,18 @@ class Buckets:
             moves.append(round_.move(*step))
             limit -= 1
         for move in moves:
-            self._note(move, alive)
+            self._note(move, known)
         return moves
 
-    def _note(self, move: Move, alive: Collection[str]) -> None:
+    def _note(self, move: Move, known: Collection[str]) -> None:
         earlier = (move.giver, *self._before[move.bucket])
-        kept = dict.fromkeys(each for each in earlier if each != move.taker and each in alive)
+        kept = dict.fromkeys(each for each in earlier if each != move.taker and each in known)
         self._before[move.bucket] = tuple(kept)[:DEPTH]
 
-    def _forget(self, alive: Collection[str]) -> None:
-        """A dead member would swallow what it is asked."""
+    def _forget(self, known: Collection[str]) -> None:
         for bucket, earlier in enumerate(self._before):
-            if any(each not in alive for each in earlier):
-                self._before[bucket] = tuple(each for each in earlier if each in alive)
+            if any(each not in known for each in earlier):
+                self._before[bucket] = tuple(each for each in earlier if each in known)
 
 
 def settled(table: Table, weights: Mapping[str, float], serving: Collection[str]) -> bool:

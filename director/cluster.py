@@ -23,6 +23,7 @@ from director.dataplane import DataPlane, Inspection
 from director.discovery import Counters, Dropped, Freshness, Message, decode, encode
 from director.group import Apply, Drain, Effect, Event, Group, Heard, Leave, Report, Role, Say, Send, Successor, Tick, Wish
 from director.health import STACK, PortCheck
+from director.hearing import Hearing
 from director.interfaces import Interfaces, places
 from director.load import LoadMeter
 from director.members import Member
@@ -70,6 +71,7 @@ class ProxyCluster:
         self._counters = Counters()
         self._timers: dict[str, Timer] = {}
         self._version = _version()
+        self._hearing = Hearing()
         self._group: Group | None = None
         self._failed: list[str] = []
         #: by which the others know this process; its MAC at the start, whatever becomes of the interface
@@ -228,10 +230,20 @@ class ProxyCluster:
             self._inspecting = True
             inspection = self._plane.inspection()
             self._worker.do(inspection.run, lambda raised: self._inspected(inspection, raised))
+        self._listen_for_anybody()
         if boottime() >= self._settings_due:
             self._settings_due = boottime() + _SETTINGS_EVERY
             self._hooks.alarm("settings", "; ".join(self._plane.settings()))
         self._give(Report(self._me()))
+
+    def _listen_for_anybody(self) -> None:
+        group, interface = self._the_group(), self._config.vrrp.interface
+        alone = group.is_director and len(group.known) > 1 and len(group.alive()) == 1
+        before = self._hearing.deaf
+        if self._hearing.look(alone, self._interfaces.frames(interface) if alone else 0) != before:
+            self._hooks.deaf(self._hearing.deaf)
+            said = f"nothing reaches this node on {interface}, a one-way cable perhaps: any other director is to take over"
+            self._hooks.alarm("deaf", said if self._hearing.deaf else "")
 
     def _inspected(self, inspection: Inspection, raised: Exception | None) -> None:
         self._inspecting = False
@@ -254,7 +266,7 @@ class ProxyCluster:
         known = {mac: {vip: Place(*place) for vip, place in each.member.places.items()} for mac, each in group.known.items()}
         known[group.me.mac] = {vip: Place(*place) for vip, place in places(self._config, self._own).items()}
         serving = {key: frozenset(group.serving(key)) for key in group.keys}
-        return Content(group.me.mac, known, group.tables.current, group.tables.pending, serving)
+        return Content(group.me.mac, known, group.tables.current, group.tables.pending, serving, frozenset(group.alive()))
 
     def _load_plane(self) -> None:
         if not self._config.redirects:

@@ -164,6 +164,7 @@ class Group:
         self._next_step: dict[str, float] = {}
         self._wishes: dict[str, tuple[Wish, float]] = {}
         self._granted: set[int] = set()
+        self._unconfirmed: set[str] = set()
         self._out: list[Effect] = []
 
     # --- what others ask
@@ -521,7 +522,7 @@ class Group:
 
     def _share(self, key: str) -> None:
         """One step towards the shares; the first table if there is none."""
-        weights, serving, alive = self.weights(key), self.serving(key), self.alive()
+        weights, serving, known = self.weights(key), self.serving(key), self.known
         if key in self._switching:
             if set(self.tables.current[key].owners) <= serving.keys():
                 return
@@ -531,17 +532,17 @@ class Group:
             if key not in self.tables.current:
                 self._switch(key, Table((self.me.mac,) * self.buckets, ((),) * self.buckets), f"nobody serves {key}")
             return
-        circumstances = (weights, set(serving), set(alive))
+        circumstances = (weights, set(serving), set(known))
         if self._settled.pop(key, None) == circumstances:
             self._settled[key] = circumstances
             return
         table = self.tables.current.get(key) or Table.empty(self.buckets)
         buckets = Buckets(table)
-        if moves := buckets.settle(weights, serving, alive, 0):
+        if moves := buckets.settle(weights, serving, known, 0):
             self._switch(key, buckets.table, f"{len(moves)} buckets of {key} {_between(moves, self._name)}")
         elif self.now < self._next_step.get(key, 0.0):
             return
-        elif moves := buckets.settle(weights, serving, alive, FEW):
+        elif moves := buckets.settle(weights, serving, known, FEW):
             self._next_step[key] = self.now + PACE * self.heartbeat
             self._prepare(key, buckets.table, moves)
         else:
@@ -567,8 +568,11 @@ class Group:
             if lacking:
                 self.tables.drop_pending(key)
                 names = ", ".join(sorted(self._name(each) for each in lacking))
-                self._out.append(Say(f"{names} did not confirm the buckets of {key} in time: tried again"))
+                if key not in self._unconfirmed:  # said once, until somebody confirms
+                    self._out.append(Say(f"{names} did not confirm the buckets of {key} in time: tried again"))
+                self._unconfirmed.add(key)
                 continue
+            self._unconfirmed.discard(key)
             self.tables.commit(key, number)
             self.moved_at = self.now
             self._out.append(Apply())

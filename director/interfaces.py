@@ -1,12 +1,13 @@
 """This node on the networks of the VIPs: MACs, own addresses, what doesn't fit.
 
-Promise: an address of the VIPs is never taken for the node's own. Source: rtnetlink(7).
+Promise: an address of the VIPs is never taken for the node's own. Source: rtnetlink(7), sysfs(5).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface
+from pathlib import Path
 
 from director.plane import Own
 from director.settings import Config
@@ -37,6 +38,14 @@ class Interfaces:
             if each.address == config.management_ip:
                 return each.interface
         raise NetworkError(f"no interface has the management IP {config.management_ip}")
+
+    @staticmethod
+    def frames(interface: str) -> int:
+        """Received so far; -1 if it isn't there."""
+        try:
+            return int(Path(f"/sys/class/net/{interface}/statistics/rx_packets").read_text())
+        except (OSError, ValueError):
+            return -1
 
     def networks(self, interface: str) -> list[Assigned]:
         return self._kernel.addresses(interface)

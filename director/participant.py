@@ -39,7 +39,7 @@ from director.model import (
 )
 from director.packets import Covers
 from director.radio import Radio
-from director.settings import Config, VirtualIp
+from director.settings import OWNER, Config, VirtualIp
 from director.vips import ANNOUNCE_AT, VirtualAddresses, lease_of
 from director.virtualmac import VirtualMac
 from director.vrrp import Router
@@ -78,6 +78,7 @@ class Participant:
         self._kernel = kernel
         self._owner = owner
         self._failed: tuple[str, ...] = ()
+        self._deaf = False
         self._own = own_address(config, family, kernel.addresses())
         self.core = Router(instance_of(config, family, self._own or "0.0.0.0"), loop.now())
         self._radio = Radio(config.vrrp.interface, family, peers_of(config, family), Covers(config.vrrp.checksum))
@@ -147,6 +148,10 @@ class Participant:
 
     def ports_failed(self, failed: Sequence[str]) -> None:
         self._failed = tuple(failed)
+        self._weigh()
+
+    def deaf(self, on: bool) -> None:
+        self._deaf = on
         self._weigh()
 
     def links_changed(self) -> None:
@@ -324,6 +329,8 @@ class Participant:
                     barred = f"tracked interface {track.interface} has no link, or isn't there"
         if self._failed:
             lowered += self._config.vrrp.port_weight
+        if self._deaf:
+            lowered += OWNER  # whatever there is: 1 is left
         weighed = Weighed(lowered, barred)
         if weighed != self._weighed:
             self._weighed = weighed

@@ -110,6 +110,8 @@ class Content:
     pending: Mapping[str, Table] = field(default_factory=dict)
     #: by redirect, who may go on with what it serves: also a member that drains
     serving: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: who can be asked about connections
+    alive: frozenset[str] = frozenset()
 
     def place(self, member: str, segment: Segment, family: int) -> Place | None:
         known = self.places.get(member, {})
@@ -388,11 +390,13 @@ def _number(member: str) -> str:
 def _asked(content: Content, key: str) -> dict[int, str]:
     """Whom this node asks about what it doesn't know."""
     table, pending = content.tables.get(key), content.pending.get(key)
-    asked = {} if table is None else {b: table.next_of(content.me, b) for b, before in enumerate(table.before) if before}
+    asked = {}
+    if table is not None:
+        asked = {b: table.next_of(content.me, b, content.alive) for b, before in enumerate(table.before) if before}
     if pending is not None:
         for bucket, owner in enumerate(pending.owners):
             if owner == content.me and (table is None or table.owners[bucket] != owner):
-                asked[bucket] = pending.next_of(content.me, bucket)
+                asked[bucket] = pending.next_of(content.me, bucket, content.alive)
     return {bucket: member for bucket, member in asked.items() if member}
 
 

@@ -57,7 +57,7 @@ class Process:
         self._links = LinkWatch()
         self._removals = Removals()
         self._failed: tuple[str, ...] = ()
-        self._successor = False
+        self._successor = self._deaf = False
         self._refused: list[str] = []
         self._stopping = False
         self._participants = self._join(config)
@@ -159,6 +159,7 @@ class Process:
             participant.start()
             participant.ports_failed(self._failed)
             participant.designate(self._successor)
+            participant.deaf(self._deaf)
 
     def _reload_asked(self, request: Request) -> dict[str, Any]:
         return {"changed": self._reload()}
@@ -186,6 +187,11 @@ class Process:
         self._failed = tuple(failed)
         for participant in self._participants.values():
             participant.ports_failed(failed)
+
+    def deaf(self, on: bool) -> None:
+        self._deaf = on
+        for participant in self._participants.values():
+            participant.deaf(on)
 
     def successor(self, designated: bool) -> None:
         self._successor = designated

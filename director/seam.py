@@ -31,6 +31,9 @@ class Hooks(Protocol):
     def fitness(self, failed: Sequence[str]) -> None:
         """The redirect ports of this node that fail, at each change; lowers its priority by ``port_weight``."""
 
+    def deaf(self, on: bool) -> None:
+        """Nothing reaches this node, which directs: it keeps its addresses, and any other one is to take over."""
+
     def successor(self, designated: bool) -> None:
         """Whether the director's latest fresh heartbeat names this node as its successor: if it stops cleanly, this node
         takes over at once.

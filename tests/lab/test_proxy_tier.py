@@ -157,23 +157,17 @@ def test_a_director_killed_hung_or_half_cut_off_is_replaced_and_never_two_answer
             since = len(tier.node("nibiru").log())
             jupiter.kill("director", fault)
             tier.await_words("nibiru", since, "Entering MASTER STATE")
-            if fault == signal.SIGSTOP:
-                tier.await_director("nibiru")
-                tier.go_on(of_others(downloads, "jupiter"))
-                jupiter.kill("director", signal.SIGCONT)
-            tier.await_director("jupiter")
+            tier.await_director("jupiter")  # the Manager has started it again, or killed it before, as it hung
             tier.await_even("jupiter")
-        tier.go_on(of_others(downloads, "jupiter"))
+            tier.go_on(of_others(downloads, "jupiter"))
     assert seen[0] < 4.5, seen
-    for direction in ("in", "out"):  # the backup hears the director no more, and neither do clients; or the other way round
+    for direction in ("in", "out"):  # it hears nobody, and is heard; and the other way round
         since = len(tier.node("nibiru").log())
         tier.lab.cut("jupiter:eth0", one_way=direction)
-        if direction == "out":
-            tier.await_words("nibiru", since, "Entering MASTER STATE")
-            tier.until(lambda: any("second master" in each for each in tier.alarms("jupiter")), "jupiter to tell")
-            tier.go_on(of_others(downloads, "jupiter"))
-        else:
-            tier.until(lambda: list(tier.buckets("jupiter")) == ["jupiter"], "jupiter to hear nobody")
+        tier.await_words("nibiru", since, "Entering MASTER STATE")
+        said = "nothing reaches this node" if direction == "in" else "a second master"
+        tier.until(lambda said=said: any(said in each for each in tier.alarms("jupiter")), f"jupiter to tell: {said}")  # type: ignore[misc]
+        tier.go_on(of_others(downloads, "jupiter"))
         tier.lab.heal()
         tier.await_director("jupiter")
         tier.await_even("jupiter")

@@ -51,10 +51,34 @@ def test_a_failed_members_buckets_move_at_once_and_only_those() -> None:
     after = world.hosts[0].table()
     moved = {b for b in range(BUCKETS) if before.owners[b] != after.owners[b]}
     assert moved == {b for b in range(BUCKETS) if before.owners[b] == world.hosts[3].mac}
-    assert not any(world.hosts[3].mac in each for each in after.before)
+    assert world.hosts[3].mac not in asked(world), "it would swallow what it is asked"
     world.hosts[3].up = True
     world.run(8.0)
     assert everyone(world)["node4"] in (204, 205)
+    now = world.hosts[0].table()
+    elsewhere = [b for b in moved if now.owners[b] != world.hosts[3].mac]
+    assert all(world.hosts[3].mac in now.before[b] for b in elsewhere), "it was away only, and has its connections"
+
+
+def asked(world: World) -> set[str]:
+    """By the owners of buckets, as the director's kernel has it."""
+    group = world.hosts[0].group
+    table = world.hosts[0].table()
+    return {table.next_of(owner, bucket, group.alive()) for bucket, owner in enumerate(table.owners)}
+
+
+def test_a_director_that_heard_nobody_for_a_while_still_knows_who_has_connections() -> None:
+    """All buckets were its own meanwhile."""
+    world = group_of(4)
+    before = world.hosts[0].table()
+    for other in world.hosts[1:]:
+        world.cut.add(frozenset((1, other.number)))
+    world.run(3.0)
+    assert set(world.hosts[0].table().owners) == {world.hosts[0].mac} and asked(world) == {""}
+    world.cut.clear()
+    world.run(14.0)
+    assert sorted(everyone(world).values()) == [256] * 4
+    assert all(owner in chain for owner, chain in zip(before.owners, chains(world, HTTP), strict=True))
 
 
 def test_who_did_not_run_for_a_while_takes_nobody_for_failed() -> None:
@@ -183,7 +207,7 @@ def test_a_member_whose_rules_are_removed_is_asked_nothing() -> None:
     assert left.mac not in world.hosts[0].table().owners
     left.up = False
     world.run(2.0)
-    assert not any(left.mac in before for before in world.hosts[0].table().before)
+    assert left.mac not in asked(world)
 
 
 def test_draining_is_asked_of_any_member_and_moves_all_a_few_at_a_time() -> None:

@@ -42,7 +42,7 @@ def table(*members: str) -> Table:
 
 
 def content(tables: dict[str, Table], pending: dict[str, Table] | None = None, me: str = "m1") -> Content:
-    return Content(me, PLACES, tables, pending or {})
+    return Content(me, PLACES, tables, pending or {}, alive=frozenset(PLACES))
 
 
 def test_every_hash_has_the_groups_seed_and_only_own_tables_are_named() -> None:
@@ -120,6 +120,7 @@ class Hooks:
         self.alarms: dict[str, str] = {}
 
     def fitness(self, failed: object) -> None: ...
+    def deaf(self, on: bool) -> None: ...
     def successor(self, designated: bool) -> None: ...
     def vrrp(self) -> VrrpView:
         return VrrpView(False, 99, 51, "")
