@@ -21,7 +21,8 @@ from director import custodian, plane, report
 from director.beacon import Beacon
 from director.dataplane import DataPlane, Inspection
 from director.discovery import Counters, Dropped, Freshness, Message, decode, encode
-from director.group import Apply, Drain, Effect, Event, Group, Heard, Leave, Report, Role, Say, Send, Successor, Tick, Wish
+from director.group import Group
+from director.groupmodel import Apply, Drain, Effect, Event, Heard, Leave, Report, Role, Say, Send, Successor, Tick, Wish
 from director.health import STACK, PortCheck
 from director.hearing import Hearing
 from director.interfaces import Interfaces, places

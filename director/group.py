@@ -13,129 +13,41 @@ was just started learns what is in force before it decides anything. Source: des
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from director import tables as codec
-from director.balance import PERIOD, Load, corrected
-from director.buckets import Buckets, Move, Table
+from director.buckets import Table
 from director.discovery import Kind, Message
-from director.members import Member, from_json, mac, serial, text, whole
+from director.groupmodel import (
+    Apply,
+    Drain,
+    Effect,
+    Event,
+    Heard,
+    Known,
+    Leave,
+    Report,
+    Role,
+    Say,
+    Send,
+    Successor,
+    Tick,
+    Wish,
+)
+from director.members import Member, Serial, from_json, mac, serial, text, whole
+from director.sharing import Sharing
 from director.tables import NONE, Tables
 
-#: heartbeats that may be missed; heartbeats of waiting for somebody who has buckets, for takers to confirm
-MISSED, LEARNING, CONFIRMING = 4, 2, 2
+#: heartbeats that may be missed; heartbeats of waiting for somebody who has buckets
+MISSED, LEARNING = 4, 2
 #: seconds after which a failed member is not shown any more
 FORGOTTEN = 3600.0
 #: seconds in which one that was stopped is still asked about connections
 LEFT = 600.0
-#: buckets that move at a time while nobody is in need, and how often (part of a heartbeat)
-FEW, PACE = 16, 0.2
 #: heartbeats between two broadcasts that list all members; of the wish to drain
 _ROSTER, _WISHING = 4, 20
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A message that counts. ``fresh`` False: its sender is only to be answered."""
-
-    message: Message
-    source: str
-    fresh: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """What this node says of itself from now on."""
-
-    me: Member
-
-
-@dataclass(frozen=True)
-class Role:
-    """This node has the VIPs, or has them no more."""
-
-    director: bool
-
-
-@dataclass(frozen=True)
-class Wish:
-    """The operator wants a member (by MAC) drained, or back."""
-
-    mac: str
-    drain: bool
-    number: int
-
-
-@dataclass(frozen=True)
-class Leave:
-    """This node's daemon ends: no new clients; ``rules`` stay for those that it has, or are removed."""
-
-    rules: bool
-
-
-@dataclass(frozen=True)
-class Tick: ...
-
-
-Event = Heard | Report | Role | Wish | Leave | Tick
-
-
-@dataclass(frozen=True)
-class Send:
-    """``to``: an address; "" is a broadcast. ``echo``: whose number goes with it (None: everybody's)."""
-
-    kind: Kind
-    body: Mapping[str, Any]
-    to: str = ""
-    echo: str | None = None
-
-
-@dataclass(frozen=True)
-class Apply:
-    """Members or buckets have changed: the kernel is to know before what follows is sent."""
-
-
-@dataclass(frozen=True)
-class Say:
-    text: str
-
-
-@dataclass(frozen=True)
-class Successor:
-    """The director names this node, or doesn't any more."""
-
-    designated: bool
-
-
-@dataclass(frozen=True)
-class Drain:
-    """This node was asked to drain, or to come back."""
-
-    on: bool
-
-
-Effect = Send | Apply | Say | Successor | Drain
-
-
-@dataclass
-class Known:
-    """A member as this node knows it."""
-
-    member: Member
-    heard: float
-    failed: bool = False
-    since: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A switch that takers have to confirm first."""
-
-    takers: frozenset[str]
-    until: float
-    moves: int
 
 
 class Group:
@@ -147,8 +59,6 @@ class Group:
         self.is_director = False
         self.director = ""  # MAC; "": none is known
         self.designated = False
-        self.factors: dict[str, float] = {}
-        self.moved_at = 0.0
         self.now = now
         self._started = now
         self._sent_at = -1e9
@@ -158,14 +68,10 @@ class Group:
         self._learn_until = 0.0
         self._asked = ""
         self._last = ""  # director, also after it fell silent
-        self._next_correction = now + PERIOD
-        self._switching: dict[str, _Pending] = {}
-        self._settled: dict[str, object] = {}
-        self._next_step: dict[str, float] = {}
         self._wishes: dict[str, tuple[Wish, float]] = {}
         self._granted: set[int] = set()
-        self._unconfirmed: set[str] = set()
         self._out: list[Effect] = []
+        self.sharing = Sharing(self)
 
     # --- what others ask
 
@@ -175,24 +81,10 @@ class Group:
     def serving(self, key: str) -> dict[str, Member]:
         return {each: member for each, member in self.alive().items() if member.serves(key)}
 
-    def weights(self, key: str) -> dict[str, float]:
-        """Who is to own buckets of this redirect, and how much; by capacity, load, the director's own share.
-
-        A drained member, or a director that takes no share, serves if nobody else does.
-        """
-        serving = self.serving(key)
-        found = {each: self._weight(member) for each, member in serving.items() if not member.draining}
-        wanted = {each: weight for each, weight in found.items() if weight > 0}
-        return wanted or {each: serving[each].capacity for each in found or serving}
-
-    def moving(self, key: str) -> int:
-        pending = self._switching.get(key)
-        return pending.moves if pending else 0
-
     def deadline(self) -> float:
         learnt = [self._learn_until] if self._learn_until else []
-        steps = [at for at in self._next_step.values() if at > self.now] if self.is_director else []
-        return min([self._sent_at + self.heartbeat, *learnt, *steps, *(each.until for each in self._switching.values())])
+        steps = self.sharing.deadlines() if self.is_director else []
+        return min([self._sent_at + self.heartbeat, *learnt, *steps])
 
     def reconfigure(self, keys: Sequence[str], buckets: int, heartbeat: float) -> None:
         """Redirects have come or gone. Those that stay, or have a port of an earlier one, keep their buckets.
@@ -203,14 +95,14 @@ class Group:
         new = set(keys) - set(self.keys)
         self.keys, self.buckets, self.heartbeat = list(keys), buckets, heartbeat
         heirs = self.tables.keep(self.keys, buckets)
-        self._switching, self._settled = {}, {}
+        self.sharing.begin()
         if not self.is_director or self._learn_until:
             return
         for key in new.difference(heirs):
             self.tables.take(key, Table((self.me.mac,) * buckets, ((),) * buckets), NONE, True)
         for key in new & self.tables.current.keys():
-            self.tables.take(key, self.tables.current[key], self._next(), True)
-            self._out.append(self._table(key))
+            self.tables.take(key, self.tables.current[key], self.next_serial(), True)
+            self._out.append(self.table_message(key))
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at ``now`` (boottime); what to do about it, in order."""
@@ -253,7 +145,7 @@ class Group:
         if director == self.is_director:
             return
         self.is_director = director
-        self._switching, self._settled = {}, {}
+        self.sharing.begin()
         self._sent_at, self._roster_due = -1e9, True
         if not director:
             self.director = ""
@@ -274,7 +166,7 @@ class Group:
         """What is in force stays in force, under the new term."""
         for key, table in self.tables.current.items():
             self.tables.take(key, table, (self.term, 1), True)
-            self._out.append(self._table(key))
+            self._out.append(self.table_message(key))
 
     def _report(self, me: Member) -> None:
         before = self.me
@@ -311,7 +203,7 @@ class Group:
         if self.now - self._sent_at < self.heartbeat / 10:
             return
         if self.is_director:
-            self._broadcast()
+            self.broadcast()
         else:
             self._answer(source, message.mac)
 
@@ -348,14 +240,14 @@ class Group:
             if self._learn_until > self.now and held > NONE:
                 self._ask_for_tables(message.mac)
             elif key in self.tables.current and key in member.ports and held < self.tables.in_force(key):
-                self._out.append(self._table(key))
-        self._look_at_switches()
+                self._out.append(self.table_message(key))
+        self.sharing.look_at_switches()
 
     def _ask_for_tables(self, mac: str) -> None:
         """This director was just started: whoever answers first and has buckets hands them over."""
         if not self._asked:
             self._asked = mac
-            self._broadcast()
+            self.broadcast()
 
     def _heard_director(self, message: Message, source: str) -> None:
         term = whole(message.body.get("term"), 2**53)
@@ -377,7 +269,7 @@ class Group:
         self._follow(message.body.get("tables"))
         self._answer(source, message.mac)
         if message.body.get("want") == self.me.mac:
-            self._out += [self._table(key, source) for key in self.tables.current]
+            self._out += [self.table_message(key, source) for key in self.tables.current]
 
     def _follow(self, said: object) -> None:
         if not isinstance(said, dict):
@@ -469,16 +361,14 @@ class Group:
         if self.is_director:
             if self._learn_until and self.now >= self._learn_until:
                 self._learned("nobody has buckets: shared out anew")
-            self._look_at_switches()
+            self.sharing.look_at_switches()
             if not self._learn_until:
-                self._correct()
-                for key in self.keys:
-                    self._share(key)
+                self.sharing.step(self.keys)
         if self.now - self._sent_at >= self.heartbeat:
             self._ticks += 1
             self._wishes = {each: wish for each, wish in self._wishes.items() if wish[1] > self.now}
             if self.is_director:
-                self._broadcast()
+                self.broadcast()
             elif not self.director:
                 self._out.append(Send(Kind.MEMBER, self._body()))  # who directs?
                 self._sent_at = self.now
@@ -503,101 +393,15 @@ class Group:
                 self._name_successor(False)
                 self._out.append(Say(f"the director {known.member.name} {known.member.ip} is silent"))
 
-    # --- the director's buckets
-
-    def _weight(self, member: Member) -> float:
-        own = member.own_share if self.is_director and member.mac == self.me.mac else 1.0
-        return member.capacity * self.factors.get(member.mac, 1.0) * own
-
-    def _correct(self) -> None:
-        if self.now < self._next_correction:
-            return
-        self._next_correction = self.now + PERIOD
-        loads = {
-            each: Load(m.capacity, m.cpu, m.connections) for each, m in self.alive().items() if not (m.draining or m.leaving)
-        }
-        if not self.me.own_share:
-            loads.pop(self.me.mac, None)
-        self.factors = corrected(self.factors, loads)
-
-    def _share(self, key: str) -> None:
-        """One step towards the shares; the first table if there is none."""
-        weights, serving, known = self.weights(key), self.serving(key), self.known
-        if key in self._switching:
-            if set(self.tables.current[key].owners) <= serving.keys():
-                return
-            del self._switching[key]
-            self.tables.drop_pending(key)
-        if not weights:
-            if key not in self.tables.current:
-                self._switch(key, Table((self.me.mac,) * self.buckets, ((),) * self.buckets), f"nobody serves {key}")
-            return
-        circumstances = (weights, set(serving), set(known))
-        if self._settled.pop(key, None) == circumstances:
-            self._settled[key] = circumstances
-            return
-        table = self.tables.current.get(key) or Table.empty(self.buckets)
-        buckets = Buckets(table)
-        if moves := buckets.settle(weights, serving, known, 0):
-            self._switch(key, buckets.table, f"{len(moves)} buckets of {key} {_between(moves, self._name)}")
-        elif self.now < self._next_step.get(key, 0.0):
-            return
-        elif moves := buckets.settle(weights, serving, known, FEW):
-            self._next_step[key] = self.now + PACE * self.heartbeat
-            self._prepare(key, buckets.table, moves)
-        else:
-            if buckets.table != table:
-                self._switch(key, buckets.table, "")
-            self._settled[key] = circumstances
-
-    def _prepare(self, key: str, table: Table, moves: Sequence[Move]) -> None:
-        self.tables.take(key, table, self._next(), False)
-        takers = frozenset(move.taker for move in moves) - {self.me.mac}
-        self._switching[key] = _Pending(takers, self.now + CONFIRMING * self.heartbeat, len(moves))
-        self._out.append(self._table(key))
-        self._look_at_switches()
-
-    def _look_at_switches(self) -> None:
-        """Switch what all takers have loaded. One that doesn't confirm in time isn't waited for: the next step asks anew."""
-        for key, pending in list(self._switching.items()):
-            number = self.tables.loaded()[key]
-            lacking = {each for each in pending.takers if self._loaded(each, key) < number}
-            if lacking and self.now < pending.until:
-                continue
-            del self._switching[key]
-            if lacking:
-                self.tables.drop_pending(key)
-                names = ", ".join(sorted(self._name(each) for each in lacking))
-                if key not in self._unconfirmed:  # said once, until somebody confirms
-                    self._out.append(Say(f"{names} did not confirm the buckets of {key} in time: tried again"))
-                self._unconfirmed.add(key)
-                continue
-            self._unconfirmed.discard(key)
-            self.tables.commit(key, number)
-            self.moved_at = self.now
-            self._out.append(Apply())
-            self._broadcast()
-
-    def _switch(self, key: str, table: Table, because: str) -> None:
-        """At once: whoever had these buckets serves nobody."""
-        self.tables.take(key, table, self._next(), True)
-        self.moved_at = self.now
-        if because:
-            self._out.append(Say(because))
-        self._out += [Apply(), self._table(key)]
-
-    def _next(self) -> tuple[int, int]:
+    def next_serial(self) -> Serial:
         self._counted += 1
         return self.term, self._counted
 
-    def _loaded(self, member: str, key: str) -> tuple[int, int]:
-        known = self.known.get(member)
-        return known.member.loaded.get(key, NONE) if known and not known.failed else NONE
-
-    def _name(self, member: str) -> str:
-        return self.known[member].member.name if member in self.known else member
-
     # --- what is sent
+
+    def emit(self, *effects: Effect) -> None:
+        """Next in order."""
+        self._out += effects
 
     def _body(self) -> dict[str, Any]:
         body: dict[str, Any] = {"me": replace(self.me, loaded=self.tables.loaded()).as_json()}
@@ -609,7 +413,7 @@ class Group:
         self._out.append(Send(Kind.MEMBER, self._body(), to, director))
         self._sent_at = self.now
 
-    def _broadcast(self) -> None:
+    def broadcast(self) -> None:
         body = self._body() | {
             "term": self.term,
             "tables": {key: list(self.tables.in_force(key)) for key in self.tables.current},
@@ -633,7 +437,7 @@ class Group:
         best = max(candidates, key=lambda m: (m.priority, tuple(map(int, m.ip.split(".")))), default=None)
         return best.mac if best else ""
 
-    def _table(self, key: str, to: str = "") -> Send:
+    def table_message(self, key: str, to: str = "") -> Send:
         if not to and key in self.tables.pending:
             return Send(Kind.TABLE, codec.as_json(key, self.tables.pending[key], self.tables.loaded()[key], False))
         return Send(Kind.TABLE, codec.as_json(key, self.tables.current[key], self.tables.in_force(key), True), to)
@@ -641,9 +445,3 @@ class Group:
 
 def _state(member: Member) -> tuple[object, ...]:
     return member.ports, member.draining, member.leaving, member.plane
-
-
-def _between(moves: Sequence[Move], name: Any) -> str:
-    givers = sorted({name(move.giver) for move in moves if move.giver})
-    takers = sorted({name(move.taker) for move in moves})
-    return f"{'moved from ' + ', '.join(givers) if givers else 'shared out'} to {', '.join(takers)}"

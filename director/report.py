@@ -10,7 +10,8 @@ from ipaddress import ip_address, ip_interface
 from typing import Any
 
 from director import interfaces, plane
-from director.group import Group, Known
+from director.group import Group
+from director.groupmodel import Known
 from director.hashing import bucket
 from director.members import Member
 from director.settings import Config, Redirect
@@ -43,7 +44,7 @@ def _ordered(group: Group) -> list[Known]:
 
 def _member(config: Config, group: Group, known: Known, counts: Mapping[str, Any], now: float) -> dict[str, Any]:
     member = known.member
-    weights = {plane.key_of(each): group.weights(plane.key_of(each)) for each in config.redirects}
+    weights = {plane.key_of(each): group.sharing.weights(plane.key_of(each)) for each in config.redirects}
     shares = [each.get(member.mac, 0.0) / sum(each.values()) for each in weights.values() if each]
     return {
         "name": member.name,
@@ -56,7 +57,7 @@ def _member(config: Config, group: Group, known: Known, counts: Mapping[str, Any
         "self": member.mac == group.me.mac,
         "priority": member.priority,
         "capacity": member.capacity,
-        "weight": round(member.capacity * group.factors.get(member.mac, 1.0), 3),
+        "weight": round(member.capacity * group.sharing.factors.get(member.mac, 1.0), 3),
         "share": round(sum(shares) / len(shares), 4) if shares else 0.0,
         "cpu": round(member.cpu, 3),
         "connections": member.connections,
@@ -101,7 +102,7 @@ def _service(group: Group, redirect: Redirect, counts: Mapping[str, Any]) -> dic
         "transport": redirect.transport,
         "comment": redirect.comment,
         "buckets": [[_name(group, mac), count] for mac, count in sorted(counts.get(key, {}).items())],
-        "moving": group.moving(key),
+        "moving": group.sharing.moving(key),
     }
 
 

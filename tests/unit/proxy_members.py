@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from director.buckets import Table
 from director.discovery import Counters, Dropped, Freshness, Kind, Message, decode, encode
-from director.group import Drain, Effect, Event, Group, Heard, Report, Role, Say, Send, Successor, Tick
+from director.group import Group
+from director.groupmodel import Drain, Effect, Event, Heard, Report, Role, Say, Send, Successor, Tick
 from director.members import Member
 
 KEY, LBID, BUCKETS, HEARTBEAT = b"k" * 32, 51, 1024, 0.25

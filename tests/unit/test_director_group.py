@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from director.buckets import Table
-from director.group import Leave, Role, Tick, Wish
+from director.groupmodel import Leave, Role, Tick, Wish
 from tests.unit.proxy_members import BUCKETS, FTP, HEARTBEAT, HTTP, World, group_of
 
 
