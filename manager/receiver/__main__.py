@@ -47,7 +47,9 @@ def main(root: Path, addresses: tuple[str, ...], port: int, bulk_port: int, fore
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     while True:
-        process.turn()
+        if not process.turn():
+            process.end()
+            os._exit(0)  # its Manager starts it again
         found = signal.sigtimedwait(signals, PERIOD)
         if found is not None and found.si_signo in (signal.SIGTERM, signal.SIGINT):
             process.end()

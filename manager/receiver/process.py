@@ -25,12 +25,13 @@ from manager.receiver.home import Home
 from manager.receiver.memory import Store
 from manager.receiver.service import Receiver
 from manager.receiver.trees import Trees
-from manager.receiver.trust import Trust
+from manager.receiver.trust import Mark, Trust
 from runtime import pidfile
 from runtime.commands import environment
 from runtime.control import Client
 from runtime.durable import write_json
 from runtime.errors import ControlError, HaError
+from runtime.keys import PublicKey
 from runtime.session import Limits, serve
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class Process:
         self._bulk = Bulk(paths.receiver.with_name("bulk"), self._trust, settings.addresses, settings.bulk_port, trees)
         self.receiver = Receiver(self._trees, Store(paths.state), self._home, self._bulk)
         self._server: SessionServer | None = None
+        self._mark: Mark = ()
+        self._own_key: PublicKey | None = None
+        self._accepts: list[str] = []
         self._woken = threading.Event()
         self._ended = False
         #: "": it listens
@@ -85,15 +89,32 @@ class Process:
         threading.Thread(target=self._apply_for_ever, name="applying", daemon=True).start()
         self._wake()
 
-    def turn(self) -> None:
-        """Now and then: listen, if that was not possible before."""
+    def turn(self) -> bool:
+        """Now and then: listen, if that was not possible before; see to it that the keys are those that there are. False: this
+        node has another one, and all is to be begun anew."""
+        if (mark := self._trust.mark()) != self._mark:
+            self._mark, self._accepts = mark, self._accepted()
+            own, self._own_key = self._own_key, self._key()
+            if self._server is not None and self._own_key != own:
+                log.warning("this node was given another key: the receiver begins anew with it")
+                return False
+            if self._server is not None:
+                self._end_untrusted(self._server)
         if self._server is None:
             self._listen()
-        elif gone := self._server.end_untrusted():
-            log.warning("no key of %s is accepted any more: its sessions are ended", ", ".join(gone))
-            self._bulk.close()  # its rsync, too; another's begins again
         self._bulk.turn()
         self._write()
+        return True
+
+    def _key(self) -> PublicKey | None:
+        with contextlib.suppress(HaError):
+            return self._trust.keys.show()
+        return None
+
+    def _end_untrusted(self, server: SessionServer) -> None:
+        if gone := server.end_untrusted():
+            log.warning("no key of %s is accepted any more: its sessions are ended", ", ".join(gone))
+            self._bulk.close()  # its rsync, too; another's begins again
 
     def end(self) -> None:
         self._ended = True
@@ -246,7 +267,7 @@ class Process:
             "passive_of": self.receiver.memory.passive_of,
             "sessions": self._server.sessions() if self._server is not None else 0,
             "port": self.port,
-            "accepts": self._accepted(),
+            "accepts": self._accepts,
         }
         if told != self._written:
             try:

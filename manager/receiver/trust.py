@@ -7,12 +7,17 @@ peer of a policy server. Source: docs/concepts.md; docs/protocols.md ("Files").
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 from runtime.errors import ConfigError
 from runtime.keys import Keys, PublicKey, parse
 from runtime.pins import Pins
 from runtime.session import Refusal
+
+#: of each file: path, inode, time of the last change
+Mark = tuple[tuple[str, int, int], ...]
 
 
 class Trust:
@@ -22,6 +27,17 @@ class Trust:
         self.keys = Keys(folder)
         self.accepted = Pins(folder / "notifiers")
         self.introduced = Pins(folder / "notifiers/introduced")
+
+    def mark(self) -> Mark:
+        """Changes whenever one of the key files may have: cheap, so it can be looked at all the time."""
+        folders = (self.keys.directory, self.accepted.directory, self.introduced.directory)
+        looks = []
+        for folder in folders:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    about = entry.stat(follow_symlinks=False)
+                    looks.append((entry.path, about.st_ino, about.st_mtime_ns))
+        return tuple(sorted(looks))
 
     def all(self) -> tuple[PublicKey, ...]:
         """Each node once. Raises ConfigError."""

@@ -205,6 +205,17 @@ def test_who_is_forgotten_has_no_session_any_more(device: Device, tmp_path: Path
     assert device.connect(other).request("hello", name="scan-1", version=[2, "vs-2", 0])["obeys"] is None
 
 
+def test_a_device_that_is_given_another_key_shows_it(device: Device) -> None:
+    """What `keys show` prints and what whoever enrols it sees must be the same."""
+    session = device.connect()
+    new = Keys(device.paths.keys).make("scan-1", force=True)
+    assert device.process.wait(10) == 0 and session.ended.wait(5.0)
+    device.paths.receiver.unlink()
+    device.process = start(device.folder)
+    until(lambda: device.told().get("port"))
+    assert fetch_key("127.0.0.1", port=device.told()["port"]) == new
+
+
 def test_what_an_operator_accepted_is_not_replaced_by_an_introduction(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "own")
     keys.make("scan-1")
