@@ -129,7 +129,7 @@ def words(code: int, said: str) -> str:
     lower = said.lower()
     if "permission denied (publickey" in lower:
         return (
-            "the device refuses the key of the transfers. Is its root account locked (`passwd -S root` says L)? "
+            "the device refuses the key of the transfers. Does /etc/shadow there say root:!, and PAM refuse such an account? "
             "`usermod -p '*' root` there locks the password only"
         )
     if "host key verification failed" in lower:

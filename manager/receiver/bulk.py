@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from manager import wire
 from manager.holding import Release
 from manager.manifest import Unusable
-from manager.receiver.trust import Trust
+from manager.receiver.trust import Mark, Trust
 from runtime import sshd
 from runtime.control import listen
 from runtime.durable import write_durably
@@ -49,6 +49,8 @@ class Bulk:
         self._sshd: subprocess.Popen[bytes] | None = None
         self._listener: socket.socket | None = None
         self._release: Release | None = None
+        #: whether root's account was locked, and the key files, when sshd was started
+        self._made_with: tuple[bool, Mark] = (False, ())
         self._gates: set[socket.socket] = set()
         self._last = time.monotonic()
 
@@ -63,7 +65,11 @@ class Bulk:
             self._end_gates()
             self._release, self._last = release, time.monotonic()
             self._begin_gates()
+            made_with = (sshd.root_is_locked(), self._trust.mark())
+            if self._sshd is not None and made_with != self._made_with:
+                self._end_sshd(self._sshd)  # it would refuse who is let in by now
             if self._sshd is None or self._sshd.returncode is not None:
+                self._made_with = made_with
                 self._configure()
                 Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd wants it; Debian makes it for its own only
                 self._sshd = None
@@ -88,9 +94,16 @@ class Bulk:
             self._sshd.terminate()
             self._sshd = None
 
+    def _end_sshd(self, child: subprocess.Popen[bytes]) -> None:
+        """The port is free afterwards."""
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_START)
+        self._sshd = None
+
     def _run(self) -> None:
         """sshd ends with the thread that started it, so that it never outlives this process: one that waits for it."""
-        argv = ["setpriv", "--pdeathsig=TERM", *sshd.argv(self._folder, locked=sshd.root_is_locked())]
+        argv = ["setpriv", "--pdeathsig=TERM", *sshd.argv(self._folder, locked=self._made_with[0])]
         null = subprocess.DEVNULL
         self._sshd = child = subprocess.Popen(argv, stdin=null, stdout=null, stderr=null)
         child.wait()

@@ -251,9 +251,16 @@ def test_large_amounts_come_by_rsync_through_the_gate(device: Device, tmp_path: 
     content |= {f"global/Scan/{number}": f"number {number}" for number in range(200)}
     source = tmp_path / "source"
     laid(source, content)
-    session = device.connect()
+    other = Keys(tmp_path / "vs-2")
+    other.make("vs-2")
+    session, owner = device.connect(), device.notifier
     session.request("hello", name="scan-1", version=wire.of_version(ONE))
-    for version, more in ((ONE, {}), (TWO, {"global/Scan/7": "another", "global/new": "new"})):
+    later: Content = {"global/Scan/7": "another", "global/new": "new"}
+    for version, more in ((ONE, {}), (TWO, later), (Version(2, "vs-2", 1), later | {"global/run2": "x run"})):
+        if version.node == "vs-2":  # it is accepted while sshd still runs
+            Trust(device.paths.keys).accept(other.show().line)
+            session, owner = device.connect(other), other
+            session.request("hello", name="scan-1", version=wire.of_version(version))
         laid(source, content | more)
         wanted, _ = tree(content | more)
         release = Release(version, wanted.digest)
@@ -262,7 +269,7 @@ def test_large_amounts_come_by_rsync_through_the_gate(device: Device, tmp_path: 
         session.request("prepare", **asked)
         port = session.request("bulk", release=wire.of_release(release))["port"]
         (tmp_path / "ssh").mkdir(exist_ok=True)
-        bulk = Bulk(tmp_path / "ssh", device.notifier, Keys(device.paths.keys).show(), "127.0.0.1")
+        bulk = Bulk(tmp_path / "ssh", owner, Keys(device.paths.keys).show(), "127.0.0.1")
         with pytest.raises(HaError, match="not being prepared"):
             bulk.run(source, Release(version, "0" * 64), port, lambda: None)
         bulk.run(source, release, port, lambda: None)
