@@ -2,7 +2,7 @@
 
 Promise: ``commit`` returns when every device that can be reached has it, or says what failed. Exit status: 0 done; 1 refused,
 or failed altogether: nothing was committed; 2 wrong usage; 3 the notifier is not running; 4 committed, but not every device has
-it (those that don't get it as soon as they can). Source: Trustwave §2.3, §2.6, §3.1.
+it (those that don't get it as soon as they can), or the notifier died before it answered. Source: Trustwave §2.3, §2.6, §3.1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from runtime.channel import Message
-from runtime.errors import ControlError, HaError, NotRunning
+from runtime.errors import ControlError, HaError, NotPermitted, NotRunning, Refused
 
 from .client import ask
 from .paths import Paths
@@ -42,8 +42,13 @@ def _ask(paths: Paths, do: str, fields: Mapping[str, Any] | None = None, timeout
         return ask(paths.control, do, fields, timeout=timeout, watch=watch)
     except NotRunning as wrong:
         _fail(f"{wrong}; {_where(paths)}", NOT_RUNNING)
-    except ControlError as wrong:
+    except (Refused, NotPermitted) as wrong:
         _fail(str(wrong), FAILED)
+    except ControlError as wrong:
+        if do != "commit":
+            _fail(str(wrong), FAILED)
+        after = "whether it was committed is not known. If it was, the next notifier, here or on the new active server, goes on"
+        _fail(f"{wrong}; {after}: `notifier-ctl status`, and commit again", NOT_ALL)
 
 
 def _where(paths: Paths) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,21 @@ def test_a_list_that_was_corrected_is_no_warning_any_more(server: Server) -> Non
     server.paths.devices.write_text(good)
     said = run(server, "status").output
     assert "no such file" not in said and "scan-1" in said
+
+
+def test_a_notifier_that_dies_in_the_middle_does_not_look_as_if_nothing_was_committed(server: Server) -> None:
+    server.start()
+    server.until_connected()
+    held = threading.Event()
+    server.devices["scan-1"].before = lambda do: held.wait(20.0) and None if do == "prepared" else None
+    results: list[Result] = []
+    asking = threading.Thread(target=lambda: results.append(run(server, "commit")))
+    asking.start()
+    until(lambda: server.devices["vs-28"].holds is not None)
+    server.stop()
+    held.set()
+    asking.join()
+    assert results[0].exit_code == NOT_ALL and "commit again" in results[0].output
 
 
 def test_what_failed_has_an_exit_status_of_its_own(server: Server) -> None:
