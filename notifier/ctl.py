@@ -134,7 +134,7 @@ def commit(paths: Paths, only: tuple[str, ...], as_json: bool) -> None:
 
 @main.command(short_help="Who has what: sync, connection, committing, replication.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--watch", is_flag=True, help="Show it again every second until interrupted.")
+@click.option("--watch", is_flag=True, help="Again every second until interrupted; with --json a line each time.")
 @click.option("--now", is_flag=True, help="Ask every device now; otherwise what it said in the last 12 seconds.")
 @click.pass_obj
 def status(paths: Paths, as_json: bool, watch: bool, now: bool) -> None:
@@ -143,6 +143,9 @@ def status(paths: Paths, as_json: bool, watch: bool, now: bool) -> None:
     Example: notifier-ctl status --watch
     """
     if as_json:
+        while watch:
+            click.echo(json.dumps(_ask(paths, "status", {"now": now})))
+            time.sleep(1.0)
         click.echo(json.dumps(_ask(paths, "status", {"now": now}), indent=2))
     elif watch:
         _watch(paths, now)
@@ -155,12 +158,21 @@ def _watch(paths: Paths, now: bool) -> None:
     from rich.live import Live
 
     try:
-        with Live(console=Console(highlight=False), auto_refresh=False, screen=sys.stdout.isatty()) as live:
+        with Live(console=Console(highlight=False, markup=False), auto_refresh=False, screen=sys.stdout.isatty()) as live:
             while True:
-                live.update(_table(_ask(paths, "status", {"now": now})), refresh=True)
+                live.update(_view(paths, now), refresh=True)
                 time.sleep(1.0)
     except KeyboardInterrupt:
         sys.exit(0)
+
+
+def _view(paths: Paths, now: bool) -> Table | str:
+    """Whoever watches sees a failover, or a restart of the notifier, pass."""
+    try:
+        answer = ask(paths.control, "status", {"now": now}, timeout=10.0)
+    except ControlError as wrong:
+        return f"{wrong}; {_where(paths)}"
+    return _table(answer) if answer["acts"] else f"no device is served from here: {answer['because']}"
 
 
 def _table(answer: Message) -> Table:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from heartbeat.model import Role
+from notifier import ctl
 from notifier.ctl import FAILED, NOT_ALL, NOT_RUNNING, main
 from runtime.keys import Keys
 from runtime.pins import Pins
@@ -49,6 +50,15 @@ def test_a_commit_from_nothing_to_seen(server: Server) -> None:
     assert rows[0]["last_connection"] and rows[0]["told"]["replication"] == "streaming"
     assert "scan-1: committing -> stable: release 1 of epoch 0/vs-166 is in force" in run(server, "history").output
     assert "scan-1 has release 1 of epoch 0/vs-166." in run(server, "explain").output
+
+
+def test_whoever_watches_sees_a_notifier_go_and_come(server: Server) -> None:
+    shown = ctl._view(server.paths, False)
+    assert isinstance(shown, str) and "the notifier is not running" in shown
+    server.start()
+    until(lambda: not isinstance(ctl._view(server.paths, False), str))
+    server.role(Role.PASSIVE, 1)
+    until(lambda: "this server is passive" in str(ctl._view(server.paths, False)))
 
 
 def test_on_the_passive_it_says_where_to_go(server: Server) -> None:
