@@ -58,6 +58,48 @@ def test_a_passive_is_added_and_the_pair_runs_without_anybody_logging_in_there(f
     assert f"listens to the notifier of {ACTIVE}, as its passive" in shown
 
 
+def test_a_limited_commit_reaches_that_device_alone_and_the_next_one_all(fleet: Fleet) -> None:
+    fleet.scan("limited")
+    fleet.policy("commit", "--only", "scan-2")
+    assert [fleet.holds(name) for name in DEVICES] == ["two", "two", "two", "limited", "two"]
+    told = fleet.told()
+    assert told["scan-2"]["release"] != told["scan-1"]["release"] == told["scan-3"]["release"]
+    assert "was not for it" in told["scan-1"]["because"] and not told["scan-2"]["because"]
+    # one that was away meanwhile gets what it is to have, not what was for another
+    fleet.lab.reboot("scan-3")
+    until(lambda: fleet.told()["scan-3"]["sync"] == "in sync", "scan-3 to be back")
+    assert fleet.holds("scan-3") == "two"
+    assert fleet.commit("limited")["failures"] == []
+    fleet.until_all("limited")
+    told = fleet.told()
+    assert len({row["release"] for row in told.values()}) == 1
+    assert {(row["sync"], row["committing"]) for row in told.values()} == {("in sync", "Stable")}
+    assert told[PASSIVE]["replication"] and not told["scan-1"]["replication"]
+
+
+def test_a_disk_that_is_too_small_and_a_root_that_is_locked(fleet: Fleet) -> None:
+    """More than 16 MiB, so that rsync brings it; what scan-3 could receive, it could not put in place."""
+    small, locked = fleet.node("scan-3"), fleet.node("scan-2")
+    small.sh("cp -a /var/wasp /tmp/w; mount -t tmpfs -o size=50m tmpfs /var/wasp; cp -a /tmp/w/. /var/wasp; manager-ctl status")
+    locked.sh("usermod -L root")
+    base = fleet.node(ACTIVE).path("/var/policyserver/configuration/base")
+    (base / "global/Scan/large").write_bytes(os.urandom(24 * 2**20))
+    (base / "global/Scan/list").write_text("large")
+    said = fleet.node(ACTIVE).run(["notifier-ctl", "commit"], timeout=120.0, check=False)
+    assert said.code == 4 and "scan-3: the disk of /var/wasp is too small" in said.stderr, said
+    assert fleet.holds("scan-3") == "limited"
+    fleet.until_all("large", (*SERVERS, "scan-1", "scan-2"))
+    small.sh("mount -o remount,size=200m /var/wasp")
+    fleet.until_all("large")
+    applied = small.path(f"{CURRENT}/Scan/current/large")
+    until(lambda: applied.exists() and applied.stat().st_size == 24 * 2**20, "scan-3 to put it in place")
+    # the disk from before: with what it held then
+    small.sh("umount --lazy /var/wasp; /etc/init.d/manager restart")
+    fleet.until_all("large")
+    (base / "global/Scan/large").unlink()
+    assert fleet.node(ACTIVE).run(["notifier-ctl", "commit"], timeout=120.0).code == 0
+
+
 def test_a_failover_gives_the_devices_to_the_new_active(fleet: Fleet) -> None:
     fleet.pair.settle(60.0, ACTIVE)
     fleet.pair.ha(ACTIVE, "failover")
