@@ -169,15 +169,16 @@ class Outlook:
         if carried.copying:
             # Without how far it is: an alarm is told whenever its words change.
             return carried.copying.partition(": ")[0]
+        # where both are so, the full disk is why, and what somebody can do something about
+        full = next((words for disk in seen.disks if (words := disk_trouble(disk, self.disk_needed))), "")
         if carried.trouble:
-            return carried.trouble
+            return full or carried.trouble
         if seen is NOTHING:
             return seen.because
         if now - look.at > STALE:
             return f"Postgres could not be looked at for {now - look.at:.1f} s"
-        for disk in seen.disks:
-            if full := disk_trouble(disk, self.disk_needed):
-                return full
+        if full:
+            return full
         if want is None or want.postgres in (Postgres.KEEP, Postgres.STOPPED):
             return ""
         if seen.state != "running":

@@ -135,7 +135,7 @@ class Session:
         try:
             self._pg.send_query_params(sql.encode(), [None if p is None else p.encode() for p in params], result_format=1)
         except Exception as broken:
-            raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
+            raise _lost(broken) from broken
         self._receive(time.monotonic() + limit, f"waiting {limit:g} s for an answer")
         value: bytes | None = None
         problem: Rejected | None = None
@@ -162,7 +162,7 @@ class Session:
         try:
             send()
         except Exception as broken:
-            raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
+            raise _lost(broken) from broken
 
     def _with_literals(self, sql: str, params: Sequence[str | None]) -> str:
         escape = pq.Escaping(self._pg).escape_literal
@@ -202,7 +202,7 @@ class Session:
             try:
                 size, data = self._pg.get_copy_data(1)
             except Exception as broken:
-                raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
+                raise _lost(broken) from broken
             if size > 0:
                 return bytes(data)
             if size == -1:
@@ -253,7 +253,7 @@ class Session:
         try:
             self._pg.consume_input()
         except Exception as broken:
-            raise ReplicationError(f"the connection to Postgres is lost: {without_secrets(str(broken))}") from broken
+            raise _lost(broken) from broken
 
     def _wait(self, events: int, end: float, what: str) -> None:
         poll = select.poll()
@@ -279,6 +279,11 @@ def connect(conninfo: str, limit: float) -> Session:
             return Session(conninfo, left, reserve=True)
         except ReplicationError:
             raise refused from None
+
+
+def _lost(broken: Exception) -> ReplicationError:
+    """In one line, for alarms and the log."""
+    return ReplicationError(f"the connection to Postgres is lost: {' '.join(without_secrets(str(broken)).split())}")
 
 
 def _clean(message: bytes) -> str:

@@ -95,6 +95,10 @@ TROUBLES = [
     ({"seen": STANDBY, "now": 11.5}, "could not be looked at for 1.5 s"),
     ({"seen": STANDBY, "keeper": "gone"}, "keeper of Postgres is in trouble: gone"),
     ({"seen": STANDBY, "carried": Carried(trouble="no space")}, "no space"),
+    (
+        {"seen": replace(STANDBY, disks=(replace(DISK, free=1),)), "carried": Carried(trouble="the connection is lost")},
+        "disk of the database (/var/lib/postgresql) is full",
+    ),
     ({"seen": STANDBY, "carried": Carried(copying="copied from B: 3 of 9 MiB")}, "copied from B"),
     ({"seen": replace(STANDBY, state="stopped"), "postgres": Postgres.STOPPED}, ""),
 ]
