@@ -16,6 +16,7 @@ import contextlib
 from ha_manager import (
     adoption,
     keeper,
+    logreserve,
     postmaster,
     receiving,
     replication,
@@ -90,6 +91,7 @@ class Database(Wanted):
     def _give_back(self) -> None:
         with contextlib.suppress(ControlError):
             self._orders.quit(2.0)
+        logreserve.remove(self.config.data_dir)
         adoption.give_autostart_back(self.config)
         adoption.remove_files(self.config)
 

@@ -15,6 +15,7 @@ from ha_manager import (
     adoption,
     differences,
     halves,
+    logreserve,
     mending,
     postmaster,
     receiving,
@@ -153,6 +154,8 @@ class Wanted(Looking):
     def _promote(self, epoch: int, names: str, before: receiving.Before, session: Session, clock: Clock) -> int:
         self._proven = None
         mending.let_replay_go_on(self._server, session, clock.left)
+        if logreserve.give_up_if_needed(self.config.data_dir):
+            self._note("the disk of the log of changes is full: room that was kept for that is used to start; make room there")
         book = self._book.read().promotion_begins(epoch, self._node, before.timeline, before.counter)
         self._server.change(names=names, conninfo="", slot="", hurry=True, read_only=False, lineage=book.text())
         self._book.write(book)
@@ -211,6 +214,7 @@ class Wanted(Looking):
         postmaster.wake_stopped(postmaster.processes_of(self.config.data_dir))
         with self._server.session(min(limit, 2.0)) as session:
             session.rows("CHECKPOINT", limit)
+        logreserve.keep(self.config.data_dir)
 
     # --- a database that must be replaced --------------------------------------------------------------------------------
 

@@ -335,3 +335,34 @@ def test_a_disk_that_fills_up_amid_a_copy_is_given_back_and_the_copy_begins_anew
         subprocess.run(["mount", "-o", "remount,size=900m", str(two.root)], check=True)
         follow(two, one, 1)
         two.down()
+
+
+def test_a_log_that_has_filled_its_disk_leaves_room_for_the_next_promotion(clusters: Pair) -> None:
+    """It could be started, and ended again at each promotion, until somebody made room."""
+    one = clusters.one
+    one.initdb()
+    disk = one.root / "disk"
+    disk.mkdir()
+    with small_disk(disk, 320):
+        subprocess.run(["mv", one.config.data_dir / "pg_wal", disk / "log"], check=True)
+        (one.config.data_dir / "pg_wal").symlink_to(disk / "log")
+        with open(one.config.config_file, "a") as conf:
+            conf.write("max_wal_size = 32MB\nmin_wal_size = 32MB\nwal_keep_size = 0\n")
+        one.up()
+        one.database.make_primary(1)
+        one.database.settle_primary(1)
+        one.database.prepare()
+        reserve = disk / "data.ha-reserve"
+        assert reserve.exists()
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(1 << 16)):
+                pass
+        with pytest.raises(ReplicationError):
+            one.sql("CREATE TABLE big AS SELECT g, repeat(md5(g::text), 30) AS x FROM generate_series(1, 300000) g", 60.0)
+        # Postgres has started anew by itself, as a standby.
+        until(lambda: one.facts().state == "stopped" or one.facts().in_recovery, 10.0)
+        one.database.make_primary(1)
+        assert not reserve.exists() and any("room that was kept for that" in note for note in one.notes)
+        one.database.prepare()
+        one.sql("CREATE TABLE t (id bigint); INSERT INTO t SELECT generate_series(1, 100000)")
+        one.down()
