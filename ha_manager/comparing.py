@@ -19,6 +19,7 @@ import hashlib
 import os
 import queue
 import shutil
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from math import inf
@@ -210,6 +211,7 @@ class Comparison:
     def all(self, found: Sequence[Remote], held: differences.Held) -> None:
         """``held`` raises where the active no longer keeps the log from the beginning on."""
         self.total = sum(each.size for each in found if not each.folder)
+        self._own_all()
         self._remove_others({each.path for each in found})
         for each in found:
             if each.folder and not self._place(each.path).is_dir():
@@ -231,6 +233,25 @@ class Comparison:
 
     def _own(self, path: str) -> None:
         os.chown(self._place(path), self._owner["user"], self._owner["group"])
+
+    def _own_all(self) -> None:
+        """Whom a copy would belong to. Postgres doesn't start on a folder that somebody has given away."""
+        self._grant(self._config.data_dir, 0o700)
+        for folder, folders, names in os.walk(self._config.data_dir, followlinks=True):
+            place = os.path.relpath(folder, self._config.data_dir)
+            for name in folders + names:
+                if place == "." or tablespaces.is_part(f"{place}/{name}"):
+                    self._grant(Path(folder, name), 0o700 if name in folders else 0o600)
+
+    def _grant(self, path: Path, least: int) -> None:
+        try:
+            seen = path.stat()
+        except FileNotFoundError:
+            return  # a link that leads nowhere
+        if (seen.st_uid, seen.st_gid) != (self._owner["user"], self._owner["group"]):
+            os.chown(path, self._owner["user"], self._owner["group"])
+        if seen.st_mode & least != least:
+            path.chmod(stat.S_IMODE(seen.st_mode) | least)
 
     # --- what the active has not --------------------------------------------------------------------------------------------
 

@@ -282,6 +282,18 @@ def test_a_comparison_that_cannot_begin_changes_nothing_and_one_that_is_interrup
     assert one.database.data() == "ready" and rows(one) == rows(two) == 2
 
 
+def test_a_database_that_was_given_away_belongs_to_postgres_again(clusters: Pair) -> None:
+    one, two = clusters.diverge()
+    by_pages(one)
+    for path in (one.config.data_dir, one.config.data_dir / "base", one.config.data_dir / "global" / "1262"):
+        os.chown(path, 0, 0)
+        path.chmod(0)
+    one.up()
+    assert follow(one, two, 2)[0] == "diverged"
+    assert any("pages of the database that differed" in note for note in one.notes), one.notes
+    assert rows(one) == rows(two) == 2
+
+
 def test_a_database_that_has_other_tablespaces_is_copied(clusters: Pair) -> None:
     one, two = clusters.diverge()
     place = clusters.root / "other"
