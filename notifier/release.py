@@ -297,8 +297,12 @@ class Releases:
         for operation in list(self._operations):
             names = [self.entries[name] for name in operation.names if name in self.entries]
             for entry in names:
-                if entry.state is State.ABSENT and not entry.untried and entry.device.name not in operation.failures:
+                if entry.device.name in operation.failures:
+                    continue
+                if entry.state is State.ABSENT and not entry.untried:
                     self._failure(entry, f"{entry.because}; it gets the configuration when it is back")
+                if entry.state is State.FOREIGN:
+                    self._failure(entry, entry.because)
             if all(e.holds == e.target or e.device.name in operation.failures for e in names):
                 self._operations.remove(operation)
                 failures = tuple(

@@ -64,6 +64,8 @@ class Fleet:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.log = open(root / "log", "wb")  # noqa: SIM115
         self.epoch, self.active = 1, "vs-166"
+        #: both are active, in epochs of one number
+        self.rivals = False
         self._reigns = threading.Event()
         for name in DEVICES:
             self._device(name)
@@ -118,9 +120,10 @@ class Fleet:
     def _renew(self) -> None:
         """As heartbeat does at every keepalive."""
         for name in SERVERS:
-            active = name == self.active
+            active = name == self.active or self.rivals
             role, phase = (Role.ACTIVE, Phase.ACTIVE) if active else (Role.PASSIVE, Phase.PASSIVE)
-            line = RoleLine(role, Epoch(self.epoch, self.active), boottime() + 3, phase, active, False)
+            epoch = Epoch(self.epoch, name if active else self.active)
+            line = RoleLine(role, epoch, boottime() + 3, phase, active, False)
             with contextlib.suppress(OSError):
                 RoleFile(self.folder(name) / "run/heartbeat/role").write(line)
 
@@ -201,6 +204,11 @@ class Fleet:
             if not dies_after:
                 raise
             return ["the notifier died"]
+
+    def status(self) -> dict[str, Any]:
+        """Of the active's notifier."""
+        with Client(NotifierPaths(self.folder(self.active)).control, 5.0) as client:
+            return client.request("status")
 
     def in_force(self, name: str) -> Manifest:
         return scan(self.folder(name) / "var/wasp/conf_ready", Known())
@@ -326,6 +334,25 @@ def test_a_devices_xml_that_can_not_be_used_changes_nothing(fleet: Fleet) -> Non
             fleet.commit()
     fleet.put("global/notifier/devices.xml", good)
     fleet.until_all_have("three")
+
+
+def test_two_rivals_leave_every_device_with_the_configuration_of_the_one_that_stays(fleet: Fleet) -> None:
+    """Both went on alone, and both reach the devices. The one that yields is the one whose notifier they obeyed meanwhile."""
+    stays, yields = "vs-166", "vs-28"
+    assert fleet.active == stays
+    shutil.copytree(fleet.base(stays), fleet.base(yields), dirs_exist_ok=True)
+    fleet.rivals, fleet.epoch = True, fleet.epoch + 1
+    fleet._renew()
+    for server in (stays, yields):
+        fleet.active = server
+        until(lambda: fleet.status()["epoch"] == [fleet.epoch, fleet.active], "both to act")
+        fleet.put("global/Scan/list", f"of {server}")
+        fleet.commit()
+    fleet.until_all_have(f"of {yields}", (yields, *SCANNERS))
+    fleet.until_all_have(f"of {stays}", (stays,))
+    fleet.active, fleet.rivals = stays, False
+    fleet._renew()
+    fleet.until_all_have(f"of {stays}")
 
 
 @pytest.mark.parametrize("step", DEATHS)

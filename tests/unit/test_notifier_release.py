@@ -230,6 +230,15 @@ def test_who_obeys_another_is_left_alone(bench: Bench) -> None:
     assert "prepare vs-28 1" in bench.do(Commit(newest)), "this notifier's active is the newest again"
 
 
+def test_nobody_waits_for_one_that_obeys_another_already(bench: Bench) -> None:
+    bench.do(Refused("vs-28", Version(2, "vs-28", 1)))
+    bench.do(Commit(SECOND, token=7))
+    for name in ("scan-1", "scan-2"):
+        bench.do(Prepared(name, SECOND))
+    bench.do(Switched("scan-1", SECOND))
+    assert bench.do(Switched("scan-2", SECOND)) == ["done 7 [vs-28: it obeys another notifier: release 1 of epoch 2/vs-28]"]
+
+
 def test_who_obeys_another_no_more_gets_what_it_is_to_have(bench: Bench) -> None:
     bench.do(Commit(SECOND, token=1))
     bench.do(Refused("scan-1", Version(1, "vs-28", 9)))
