@@ -20,7 +20,7 @@ from manager.holding import Outdated, Release, Version
 from manager.manifest import Unusable
 from notifier.devices import Listed
 from notifier.line import Hello
-from notifier.model import Connected, Event, Failed, Kind, Lost, Obeyed, Prepared, Progress, Refused, Switched
+from notifier.model import Connected, Event, Failed, Kind, Lost, Prepared, Progress, Refused, Switched, Told
 from notifier.release import WIDTH
 from runtime import clock
 from runtime.errors import HaError
@@ -72,6 +72,9 @@ class Link:
     asked: bool = False
     #: it obeys another notifier
     foreign: bool = False
+    #: as the rules know it; and how often it was switched
+    holds: Release | None = None
+    switches: int = 0
 
     @property
     def settled(self) -> bool:
@@ -180,7 +183,7 @@ class Links:
         log.info("%s: connected (%s)", name, hello.package or "unknown version")
         line.when_ended(lambda why: self._in_loop(partial(self._lost, name, generation, why)))
         self._post(Connected(name, hello.holds, hello.staged))
-        link.foreign = False
+        link.foreign, link.holds = False, hello.holds
         if hello.obeys is not None:
             self._refused(name, link, hello.obeys)
         self._poll(name, generation)
@@ -240,7 +243,7 @@ class Links:
     def _ask_state(self, name: str, link: Link) -> None:
         assert link.line is not None
         link.asked = True
-        self._ask.submit(self._state, name, link.generation, link.line, self._is_passive(link))
+        self._ask.submit(self._state, name, link.generation, link.switches, link.line, self._is_passive(link))
 
     def _is_passive(self, link: Link) -> bool:
         """The pair's other policy server (Trustwave §2.3, 1.), unless its version is too far from ours to be one."""
@@ -249,26 +252,26 @@ class Links:
             return False
         return not link.package or not together(package(), device.name, link.package, suspended=True)
 
-    def _state(self, name: str, generation: int, line: Talker, is_passive: bool) -> None:
+    def _state(self, name: str, generation: int, switches: int, line: Talker, is_passive: bool) -> None:
         """In a thread."""
         try:
             told, error = line.status(self._version(name), is_passive, ANSWER), ""
         except HaError as wrong:
             told, error = {}, str(wrong)
-        self._in_loop(partial(self._stated, name, generation, told, error))
+        self._in_loop(partial(self._stated, name, generation, switches, told, error))
 
-    def _stated(self, name: str, generation: int, told: dict[str, Any], error: str) -> None:
+    def _stated(self, name: str, generation: int, switches: int, told: dict[str, Any], error: str) -> None:
         if (link := self._current(name, generation)) is not None:
             link.asked = False
             link.told = told or {"error": error}
             if told:
                 link.heard = clock.wall()
                 link.package = str(told.get("package", link.package))
-                self._whom(name, link)
+                self._compare(name, link, switches == link.switches)
         self._asked()
 
-    def _whom(self, name: str, link: Link) -> None:
-        """Whether it listens to this notifier has changed?"""
+    def _compare(self, name: str, link: Link, is_new: bool) -> None:
+        """Does it listen to this notifier, and hold what the rules know? ``is_new``: not asked before it was switched last."""
         told = link.told
         try:
             obeys = wire.version(told["obeys"]) if told.get("obeys") is not None else None
@@ -278,9 +281,9 @@ class Links:
             return
         if obeys is not None and not link.foreign:
             self._refused(name, link, obeys)
-        elif obeys is None and link.foreign:
-            link.foreign = False
-            self._post(Obeyed(name, holds, staged))
+        elif obeys is None and (link.foreign or (is_new and holds != link.holds)):
+            link.foreign, link.holds = False, holds
+            self._post(Told(name, holds, staged))
 
     # --- what the rules ask -------------------------------------------------------------------------------------------------
 
@@ -331,5 +334,6 @@ class Links:
             if isinstance(event, Refused):
                 link.foreign = True
             elif isinstance(event, Switched):
+                link.holds, link.switches = event.release, link.switches + 1
                 self._poll_in(SOON, name, link)
             self._post(event)

@@ -134,8 +134,9 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Obeyed:
-    """It does not obey that other notifier any more (``Refused``)."""
+class Told:
+    """It listens to this notifier, again (``Refused``) or as ever, and what it holds is not what was known of it: another one
+    has been there."""
 
     name: str
     holds: Release | None = None
@@ -150,7 +151,7 @@ class Reign:
 
 
 #: about one device
-Said = Connected | Lost | Progress | Prepared | Switched | Failed | Refused | Obeyed
+Said = Connected | Lost | Progress | Prepared | Switched | Failed | Refused | Told
 Event = Tick | Devices | Commit | Await | Reign | Said
 
 

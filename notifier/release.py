@@ -42,7 +42,6 @@ from notifier.model import (
     Failed,
     Kind,
     Lost,
-    Obeyed,
     Prepare,
     Prepared,
     Progress,
@@ -54,6 +53,7 @@ from notifier.model import (
     Switch,
     Switched,
     Tick,
+    Told,
 )
 
 #: devices to which differences travel at the same time
@@ -130,7 +130,7 @@ class Releases:
                 self._reign(version, now)
             case Await(token, awaited):
                 self._operations.append(_Operation(token, set(awaited) & set(self.entries)))
-            case Connected() | Lost() | Progress() | Prepared() | Switched() | Failed() | Refused() | Obeyed():
+            case Connected() | Lost() | Progress() | Prepared() | Switched() | Failed() | Refused() | Told():
                 if event.name in self.entries:
                     self._said(self.entries[event.name], event, now)
             case _:
@@ -183,9 +183,10 @@ class Releases:
             case Connected(holds=holds, staged=staged):
                 entry.holds, entry.staged, entry.tries = holds, staged, 0
                 self._move(entry, State.STABLE, "connected", now)
-            case Obeyed(holds=holds, staged=staged) if entry.state is State.FOREIGN:
+            case Told(holds=holds, staged=staged) if entry.state in (State.FOREIGN, State.STABLE):
                 entry.holds, entry.staged, entry.tries = holds, staged, 0
-                self._move(entry, State.STABLE, "it listens to this notifier again", now)
+                what = f"holds release {holds.version}" if holds is not None else "holds nothing that is known"
+                self._move(entry, State.STABLE, f"it listens to this notifier, and {what}", now)
             case Lost(because=because):
                 self._failure(entry, f"{because}; it gets the configuration when it is back")
                 self._move(entry, State.ABSENT, because, now)

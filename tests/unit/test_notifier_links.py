@@ -14,7 +14,7 @@ from notifier.devices import Listed
 from notifier.line import Hello
 from notifier.links import DIALLERS, Links
 from notifier.mailbox import Mailbox
-from notifier.model import Connected, Device, Event, Obeyed, Refused
+from notifier.model import Connected, Device, Event, Refused, Told
 from runtime.errors import PeerError
 from runtime.loop import Loop
 
@@ -28,6 +28,7 @@ class Line:
     def __init__(self) -> None:
         self.hello = Hello("there", "0.1.0")
         self.obeys: list[Any] | None = None
+        self.holds: dict[str, Any] | None = None
 
     def close(self) -> None: ...
     def prepare(self, release: Release, holds: Release | None, staged: Release | None, told: Callable[[], None]) -> None: ...
@@ -35,7 +36,7 @@ class Line:
     def when_ended(self, call: Callable[[str], None]) -> None: ...
 
     def status(self, version: Version, is_passive: bool, timeout: float) -> dict[str, Any]:
-        return {"package": "0.1.0", "obeys": self.obeys}
+        return {"package": "0.1.0", "obeys": self.obeys, "holds": self.holds, "applied": self.holds}
 
 
 class Lines:
@@ -100,8 +101,19 @@ def test_whom_a_device_obeys_is_asked_each_time(lines: Lines) -> None:
     assert not lines.links.links["there"].settled
     lines.line.obeys = None
     lines.ask_all()
-    assert lines.until(Obeyed) == Obeyed("there")
+    assert lines.until(Told) == Told("there")
     assert lines.links.links["there"].settled
+
+
+def test_what_it_holds_is_compared_each_time(lines: Lines) -> None:
+    lines.connect("there")
+    another = Release(Version(2, "vs-28", 1), "0" * 64)
+    lines.line.holds = {"version": RIVAL, "digest": another.digest}
+    lines.ask_all()
+    assert lines.until(Told) == Told("there", another)
+    count = len(lines.events)
+    lines.ask_all()
+    assert len(lines.events) == count, "once for each change"
 
 
 def test_a_state_that_makes_no_sense_is_told(lines: Lines) -> None:

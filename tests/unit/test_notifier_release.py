@@ -24,7 +24,6 @@ from notifier.model import (
     Failed,
     Kind,
     Lost,
-    Obeyed,
     Prepare,
     Prepared,
     Progress,
@@ -35,6 +34,7 @@ from notifier.model import (
     Switch,
     Switched,
     Tick,
+    Told,
 )
 from notifier.release import LIMIT, Releases
 
@@ -243,8 +243,14 @@ def test_who_obeys_another_no_more_gets_what_it_is_to_have(bench: Bench) -> None
     bench.do(Commit(SECOND, token=1))
     bench.do(Refused("scan-1", Version(1, "vs-28", 9)))
     bench.do(Commit(release(3)))
-    assert bench.do(Obeyed("scan-1", FIRST)) == ["prepare scan-1 3"]
-    assert bench.do(Obeyed("scan-2", FIRST)) == [], "it always did"
+    assert bench.do(Told("scan-1", FIRST)) == ["prepare scan-1 3"]
+    assert bench.do(Told("scan-2", FIRST)) == [], "it always did"
+
+
+def test_one_to_which_another_notifier_brought_something_is_given_its_own_again(bench: Bench) -> None:
+    assert bench.do(Told("scan-1", FIRST)) == []
+    assert bench.do(Told("scan-1", release(9, epoch=1, node="vs-28"))) == ["prepare scan-1 1"]
+    assert bench.do(Told("scan-1", FIRST)) == [], "late: it is being prepared"
 
 
 def test_the_next_epoch_of_the_same_active_moves_nothing_and_asks_nobody_anew(bench: Bench) -> None:
