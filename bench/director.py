@@ -84,7 +84,10 @@ def main(repeats: int, json_file: Path | None, minutes: float, only: tuple[str, 
             beside = [part for part in parts if part not in director_clients.PARTS]
             layer = debian.provide(("keepalived", "stress-ng"), screen.say) if beside else Path()
             for pace in (paces or tuple(PACES)) if beside else ():
-                _side_by_side(screen, figures, layer, pace, repeats, beside)
+                if "idle" in beside:
+                    _idle_costs(screen, figures, layer, pace)
+                if measures := [part for part in beside if part in _MEASURES]:
+                    _side_by_side(screen, figures, layer, pace, repeats, measures)
             if "load" in beside:
                 figures["false_takeovers"] = _under_load(screen, layer, minutes)
         except HaError as wrong:
@@ -107,11 +110,7 @@ def _side_by_side(
     try:
         for pair in pairs:
             pair.up()
-        for pair in pairs if "idle" in parts else ():
-            cost = _idle(pair)
-            figures.setdefault("idle", {}).setdefault(pair.kind, {})[pace] = cost
-            screen.say(f"idle, {pair.kind} at {pace}: {cost}")
-        for part in (part for part in parts if part in _MEASURES):
+        for part in parts:
             for number in range(repeats):
                 for pair in pairs:
                     value = round(_MEASURES[part](pair), 1)
@@ -121,6 +120,24 @@ def _side_by_side(
     finally:
         for pair in pairs:
             pair.down()
+
+
+def _idle_costs(screen: Screen, figures: dict[str, Any], layer: Path, pace: str) -> None:
+    """One pair at a time; ours also with a port redirect, whose proxies are checked every second."""
+    one = PACES[pace]
+    pairs: dict[str, Directors] = {
+        "ours": Ours(one),
+        "ours_serving": Ours(one, serving=True),
+        "keepalived": Keepalived(one, layer),
+    }
+    for kind, pair in pairs.items():
+        try:
+            pair.up()
+            cost = _idle(pair)
+        finally:
+            pair.down()
+        figures.setdefault("idle", {}).setdefault(kind, {})[pace] = cost
+        screen.say(f"idle, {kind} at {pace}: {cost}")
 
 
 def _idle(pair: Directors) -> dict[str, float]:

@@ -33,6 +33,7 @@ CLIENT = "10.10.74.50"
 #: name of a node → its address and priority: the reference's two directors
 NODES = {"jupiter": ("10.10.74.70", 99), "nibiru": ("10.10.74.86", 89)}
 PERIOD = 0.001
+_REDIRECT = '<port_redirect protocol="http" ports="9090" to="9090"/>'
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,12 @@ class Directors(NamespacePair):
 class Ours(Directors):
     kind = "ours"
 
+    def __init__(self, pace: Pace, serving: bool = False) -> None:
+        """``serving``: with a port redirect, whose proxy each node has and checks."""
+        super().__init__(pace)
+        self._serving = serving
+        self._proxies: dict[str, subprocess.Popen[bytes]] = {}
+
     def configure(self, node: str) -> None:
         address, priority = NODES[node]
         key = self.folder / "lb.key"
@@ -166,6 +173,7 @@ class Ours(Directors):
         (self.folder / node / "module.xml").write_text(
             f'<module><init><director priority="{priority}" management_ip="{address}"/>'
             f'<vrrp version="{self.pace.version}" advert="{self.pace.seconds:g}"/><virtual_ip ip="{VIP}/24"/>'
+            f"{_REDIRECT if self._serving else ''}"
             f'<load_balancing key_file="{key}"/></init></module>\n'
         )
 
@@ -175,25 +183,43 @@ class Ours(Directors):
             f"hostname {node} && exec {sys.executable} -m director.daemon --foreground --config {folder}/module.xml"
             f" --run-dir {folder}/run"
         )
+        if self._serving:
+            proxy = [sys.executable, "-m", "bench.scanning_node", node, "9090"]
+            self._proxies[node] = subprocess.Popen(["ip", "netns", "exec", self.space(node), *proxy], stdout=subprocess.DEVNULL)
         self._spawn(node, "unshare", "--uts", "sh", "-c", command)
 
     def terminate(self, node: str, process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGTERM)
 
+    def _end(self, node: str) -> None:
+        super()._end(node)
+        if (proxy := self._proxies.pop(node, None)) is not None:
+            proxy.kill()
+            proxy.wait()
+
     def settle(self) -> str:
         """Steady is also that the master has named its successor, some heartbeats after it was started."""
         first = super().settle()
         self.until(lambda: self._router(other(first))["designated"], 10.0, "a successor to be designated")
+        if self._serving:
+            self.until(lambda: self._shared_out(first), 30.0, "both to have as many buckets")
         return first
+
+    def _shared_out(self, node: str) -> bool:
+        services = self._status(node)["cluster"]["services"]
+        return all(len({count for _, count in each["buckets"]}) == 1 < len(each["buckets"]) for each in services)
 
     def changes(self) -> int:
         """Of state, of both nodes, since they were started."""
         return sum(self._router(node)["changes"] for node in NODES)
 
     def _router(self, node: str) -> dict[str, Any]:
-        with Client(self.folder / node / "run" / "control", 10.0) as client:
-            router: dict[str, Any] = client.request("status")["routers"][0]
+        router: dict[str, Any] = self._status(node)["routers"][0]
         return router
+
+    def _status(self, node: str) -> dict[str, Any]:
+        with Client(self.folder / node / "run" / "control", 10.0) as client:
+            return client.request("status")
 
 
 class Keepalived(Directors):

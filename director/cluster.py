@@ -292,7 +292,8 @@ class ProxyCluster:
 
     def _update_plane(self) -> None:
         if not self._plane.loaded:
-            self._load_plane()
+            if self._config.redirects:
+                self._load_plane()
             return
         try:
             self._plane.update(self._content())

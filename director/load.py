@@ -1,6 +1,7 @@
 """What this node carries: its processors, and the connections to its proxy.
 
-Promise: measured every two seconds in a thread that may take its time; the latest figures are always at hand.
+Promise: measured every four seconds in a thread that may take its time (the kernel walks all its sockets for it, a millisecond
+or more); the latest figures are always at hand.
 Source: proc(5), sock_diag(7).
 """
 
@@ -15,9 +16,9 @@ from runtime.loop import Loop, Timer
 from runtime.reset import clients_of
 from runtime.worker import Worker
 
-PERIOD = 2.0
+PERIOD = 4.0
 #: of the processors, averaged over some periods
-_NEW = 0.15
+_NEW = 0.28
 _IDLE, _WAITING = 3, 4  # columns of /proc/stat
 
 
