@@ -76,9 +76,12 @@ class Machine:
         enter = ["nsenter", "--target", str(self._holder.pid), "--net", "--uts", "--mount", f"--wd={os.getcwd()}"]
         return [*enter, sys.executable, "-m", module, *words]
 
-    def start(self) -> None:
+    def start(self, *before: str) -> None:
+        """``before``: of a command line that runs another."""
+        argv = self.argv("director.daemon", "--foreground")
+        at = argv.index(sys.executable)
         with (self.folder / "log").open("ab") as log:
-            self.daemon = subprocess.Popen(self.argv("director.daemon", "--foreground"), stdout=log, stderr=log)
+            self.daemon = subprocess.Popen([*argv[:at], *before, *argv[at:]], stdout=log, stderr=log)
 
     def end(self, hard: bool = False) -> None:
         """Stop the daemon, or kill it."""

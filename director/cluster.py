@@ -73,6 +73,7 @@ class ProxyCluster:
         self._timers: dict[str, Timer] = {}
         self._version = _version()
         self._hearing = Hearing()
+        self._unfit = False
         self._group: Group | None = None
         self._failed: list[str] = []
         #: by which the others know this process; its MAC at the start, whatever becomes of the interface
@@ -242,9 +243,15 @@ class ProxyCluster:
         alone = group.is_director and len(group.known) > 1 and len(group.alive()) == 1
         before = self._hearing.deaf
         if self._hearing.look(alone, self._interfaces.frames(interface) if alone else 0) != before:
-            self._hooks.deaf(self._hearing.deaf)
+            self._tell_fit()
             said = f"nothing reaches this node on {interface}, a one-way cable perhaps: any other director is to take over"
             self._hooks.alarm("deaf", said if self._hearing.deaf else "")
+
+    def _tell_fit(self) -> None:
+        unfit = self._hearing.deaf or bool(self._plane_problem)
+        if unfit != self._unfit:
+            self._unfit = unfit
+            self._hooks.unfit(unfit)
 
     def _inspected(self, inspection: Inspection, raised: Exception | None) -> None:
         self._inspecting = False
@@ -272,6 +279,9 @@ class ProxyCluster:
     def _load_plane(self) -> None:
         if not self._config.redirects:
             self._plane.remove()
+            self._plane_problem = ""
+            self._hooks.alarm("plane", "")
+            self._tell_fit()
             return
         if boottime() < self._kept_until and not set(self._keys()) <= self._the_group().tables.current.keys():
             return
@@ -289,6 +299,7 @@ class ProxyCluster:
             log.info("the rules are loaded")
         self._plane_problem = ""
         self._hooks.alarm("plane", "")
+        self._tell_fit()
 
     def _update_plane(self) -> None:
         if not self._plane.loaded:
@@ -303,6 +314,7 @@ class ProxyCluster:
     def _plane_failed(self, refused: NftError) -> None:
         self._plane_problem = str(refused)[:120]
         self._hooks.alarm("plane", f"this node can't share out clients, nor serve those of others: {refused}")
+        self._tell_fit()
 
     def _plane_status(self) -> dict[str, Any]:
         return {

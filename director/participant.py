@@ -78,7 +78,7 @@ class Participant:
         self._kernel = kernel
         self._owner = owner
         self._failed: tuple[str, ...] = ()
-        self._deaf = False
+        self._unfit = False
         self._own = own_address(config, family, kernel.addresses())
         self.core = Router(instance_of(config, family, self._own or "0.0.0.0"), loop.now())
         self._radio = Radio(config.vrrp.interface, family, peers_of(config, family), Covers(config.vrrp.checksum))
@@ -150,8 +150,8 @@ class Participant:
         self._failed = tuple(failed)
         self._weigh()
 
-    def deaf(self, on: bool) -> None:
-        self._deaf = on
+    def unfit(self, on: bool) -> None:
+        self._unfit = on
         self._weigh()
 
     def links_changed(self) -> None:
@@ -329,7 +329,7 @@ class Participant:
                     barred = f"tracked interface {track.interface} has no link, or isn't there"
         if self._failed:
             lowered += self._config.vrrp.port_weight
-        if self._deaf:
+        if self._unfit:
             lowered += OWNER  # whatever there is: 1 is left
         weighed = Weighed(lowered, barred)
         if weighed != self._weighed:

@@ -57,7 +57,7 @@ class Process:
         self._links = LinkWatch()
         self._removals = Removals()
         self._failed: tuple[str, ...] = ()
-        self._successor = self._deaf = False
+        self._successor = self._unfit = False
         self._refused: list[str] = []
         self._stopping = False
         self._participants = self._join(config)
@@ -159,7 +159,7 @@ class Process:
             participant.start()
             participant.ports_failed(self._failed)
             participant.designate(self._successor)
-            participant.deaf(self._deaf)
+            participant.unfit(self._unfit)
 
     def _reload_asked(self, request: Request) -> dict[str, Any]:
         return {"changed": self._reload()}
@@ -188,10 +188,10 @@ class Process:
         for participant in self._participants.values():
             participant.ports_failed(failed)
 
-    def deaf(self, on: bool) -> None:
-        self._deaf = on
+    def unfit(self, on: bool) -> None:
+        self._unfit = on
         for participant in self._participants.values():
-            participant.deaf(on)
+            participant.unfit(on)
 
     def successor(self, designated: bool) -> None:
         self._successor = designated

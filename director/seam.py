@@ -31,8 +31,8 @@ class Hooks(Protocol):
     def fitness(self, failed: Sequence[str]) -> None:
         """The redirect ports of this node that fail, at each change; lowers its priority by ``port_weight``."""
 
-    def deaf(self, on: bool) -> None:
-        """Nothing reaches this node, which directs: it keeps its addresses, and any other one is to take over."""
+    def unfit(self, on: bool) -> None:
+        """Nothing reaches this node, or it can't share out clients: any other one is to direct. Alone, it goes on."""
 
     def successor(self, designated: bool) -> None:
         """Whether the director's latest fresh heartbeat names this node as its successor: if it stops cleanly, this node

