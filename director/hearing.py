@@ -1,11 +1,14 @@
 """Does anything at all reach this node? A director that only sends is heard by its backup, which therefore never takes over.
 
-Promise: ``look`` is true from the second look on, a second after the last other member fell silent, if the interface received
-no frame between the two, and false again with the first one; then not again before a member was heard. So a director whose
-peers have really died goes on, whatever its network is like. Pure. Source: issue "director"; VRRP has nothing against it.
+Promise: ``look``, once a second, is true when no other member is heard and no frame came in since the look before; false again
+when a member was heard, or when frames came in at ``STEADY`` looks in a row (single ones may be the switch's own), and then not
+again before a member was heard. So a director whose peers have really died goes on, whatever its network is like. Pure. Source:
+issue "director"; VRRP has nothing against it.
 """
 
 from __future__ import annotations
+
+STEADY = 3
 
 
 class Hearing:
@@ -13,6 +16,7 @@ class Hearing:
         self.deaf = False
         self._frames: int | None = None
         self._heard = False
+        self._row = 0  # of looks at which there were new frames
 
     def look(self, alone: bool, frames: int) -> bool:
         """``alone``: this node directs a group of which it hears nobody. ``frames``: received on the interface so far.
@@ -20,11 +24,12 @@ class Hearing:
         Returns whether this node is deaf.
         """
         if not alone:
-            self._frames, self._heard = None, False
+            self._frames, self._heard, self._row, self.deaf = None, False, 0, False
         elif self._frames is None:
             self._frames = frames
-            return self.deaf
-        elif frames != self._frames:
-            self._heard = True
-        self.deaf = alone and not self._heard
+        else:
+            self._row = self._row + 1 if frames != self._frames else 0
+            self._frames = frames
+            self._heard = self._heard or self._row >= STEADY
+            self.deaf = not self._heard and (self.deaf or self._row == 0)
         return self.deaf

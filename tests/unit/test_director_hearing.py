@@ -12,8 +12,10 @@ from director.hearing import Hearing
     [
         ([(False, 0), (False, 0)], "..."),
         ([(True, 7), (True, 7), (True, 7)], ".DD"),
-        ([(True, 7), (True, 8), (True, 8)], "..."),  # others are there: its members are really dead
-        ([(True, 7), (True, 7), (True, 8), (True, 8), (True, 8)], ".D..."),  # no second time, whatever the network is like
+        ([(True, 7), (True, 8), (True, 8)], "..D"),
+        ([(True, 7), (True, 8), (True, 9), (True, 10), (True, 10)], "....."),  # others are there: its members are really dead
+        ([(True, 7), (True, 7), (True, 8), (True, 8), (True, 9)], ".DDDD"),  # single ones
+        ([(True, 7), (True, 7), (True, 8), (True, 9), (True, 10), (True, 10)], ".DDD.."),  # and then not a second time
         ([(True, 7), (True, 7), (False, 8), (True, 9), (True, 9)], ".D..D"),  # but after a member was heard
     ],
 )
