@@ -168,7 +168,7 @@ class ProxyCluster:
             connections=load.connections if load else 0,
             ports=ports,
             draining=self._drained.exists(),
-            plane=self._plane_problem,
+            plane=self._plane_problem or ("nothing reaches it" if self._hearing.deaf else ""),
             whole_node=config.balance.mode == "whole_node",
         )
 
@@ -274,7 +274,7 @@ class ProxyCluster:
         known = {mac: {vip: Place(*place) for vip, place in each.member.places.items()} for mac, each in group.known.items()}
         known[group.me.mac] = {vip: Place(*place) for vip, place in places(self._config, self._own).items()}
         serving = {key: frozenset(group.serving(key)) for key in group.keys}
-        return Content(group.me.mac, known, group.tables.current, group.tables.pending, serving, frozenset(group.alive()))
+        return Content(group.me.mac, known, group.tables.current, group.tables.pending, serving, group.askable())
 
     def _load_plane(self) -> None:
         if not self._config.redirects:

@@ -81,6 +81,10 @@ class Group:
     def alive(self) -> dict[str, Member]:
         return {each: known.member for each, known in self.known.items() if not known.failed}
 
+    def askable(self) -> frozenset[str]:
+        """Who can be asked about connections; others would swallow the question."""
+        return frozenset(each for each, member in self.alive().items() if not member.plane)
+
     def serving(self, key: str) -> dict[str, Member]:
         return {each: member for each, member in self.alive().items() if member.serves(key)}
 

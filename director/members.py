@@ -39,7 +39,7 @@ class Member:
     connections: int = 0
     ports: Mapping[str, bool] = field(default_factory=dict)
     draining: bool = False
-    #: what is wrong with its rules in the kernel; "": nothing
+    #: what is wrong with its rules in the kernel, or why nothing gets there; "": nothing
     plane: str = ""
     #: its daemon ends, its rules stay for the connections that it has
     leaving: bool = False
