@@ -163,14 +163,14 @@ class InPlace(StrEnum):
 
 
 def in_place(
-    verdict: Verdict, active: Identity, beyond: int, cannot: str, *, quickest: bool, valued: bool, gap: bool
+    verdict: Verdict, active: Identity, beyond: int, cannot: str, *, quickest: bool, roomy: bool, gap: bool
 ) -> tuple[InPlace | None, str]:
     """None: by a copy that takes its place, and why. ``beyond``: bytes of log here from the fork on. ``cannot``: see
-    ``why_not_rewind``. ``valued``: what lies beyond the fork was acknowledged to clients, and the disk holds both databases: if
-    a copy takes no longer than a rewind, what is here stays whole. ``gap``: of what is here the log doesn't hold everything, so
-    it is not written over.
+    ``why_not_rewind``. ``roomy``: the disk holds both databases, and a copy brings the whole. ``gap``: of what is here the log
+    doesn't hold everything, so it is not written over.
 
-    pg_rewind fetches all of the active's log, and every page that the log here names; a comparison reads both databases.
+    pg_rewind fetches all of the active's log, and every page that the log here names; a comparison reads both databases, and on
+    a fast link a copy of a small one is sooner done than either.
     """
     if verdict.damaged:
         return None, "it is damaged"
@@ -179,8 +179,8 @@ def in_place(
     if not quickest:
         return (None, cannot) if cannot else (InPlace.REWIND, "")
     log = active.wal + beyond
-    if valued and 0 < active.size <= _REWOUND * log:
-        return None, "that is done sooner than a rewind would be, and what is here stays whole"
+    if roomy and 0 < active.size <= _REWOUND * log:
+        return None, "that is done sooner than a rewind would be"
     if cannot or 0 < active.size <= _COMPARED * log:
         return InPlace.COMPARE, ""
     return InPlace.REWIND, ""

@@ -158,11 +158,10 @@ def acknowledged(task: Replacement) -> str:
 def _in_place(task: Replacement, control: Control, kept: Kept | None) -> bool:
     """Made to follow in place; False: a fresh copy is needed, and it was said why."""
     config, verdict, active = task.config, task.verdict, task.active
-    quickest = config.rejoin == "quickest"
     way, because = rejoin.in_place(
         verdict, active, keepsake.beyond(config.data_dir, control, max(0, verdict.fork)),
-        rejoin.why_not_rewind(control, verdict, active), quickest=quickest, gap=kept is None or bool(kept.gap),
-        valued=quickest and config.copy == "whole" and acknowledged(task) != "no" and space.fits(config, active),
+        rejoin.why_not_rewind(control, verdict, active), gap=kept is None or bool(kept.gap),
+        quickest=config.rejoin == "quickest", roomy=config.copy == "whole" and space.fits(config, active),
     )  # fmt: skip
     try:
         match way:
