@@ -43,7 +43,6 @@ class Following(Primary):
         super().__init__(database, active, events, clock)
         self._reseed = ""
         self._misstarts = 0
-        self._copied_at = -inf
         self._copies_failed = 0
         #: the active and the reason of a copy that failed before it began: tried again every few seconds, and not told again
         self._refused: tuple[str, str] | None = None

@@ -39,6 +39,8 @@ class Primary(Carrying):
         self._ran = False
         #: a standby that was told to follow: when it did so last, or was told; inf: it follows nobody
         self._following_since = inf
+        #: when a damaged database was last replaced, unless that has cured it
+        self._copied_at = -inf
 
     def _primary(self, want: Want) -> None:
         self._following_since = inf
@@ -55,7 +57,7 @@ class Primary(Carrying):
         self._is_now("running")
         if timeline != self._timeline:  # promoted, maybe again in its epoch: what a promotion owes is due
             self._timeline, self._settled, self._checkpoint_due = timeline, -1, True
-        self._ran, self._primary_epoch = True, want.epoch
+        self._ran, self._primary_epoch, self._copied_at = True, want.epoch, -inf
         self._publish(detached=False, follow=Epoch(), shutdown_lsn=-1)
         wanted = (want.names, want.epoch.number)
         if want.names is Names.RELAXED and self._names != wanted:

@@ -555,6 +555,17 @@ def test_a_standby_that_does_not_come_up_for_its_data_is_copied_once(bench: Benc
         assert "copy copy" not in bench.do(want(Postgres.STANDBY, number + 8, follow=THEIRS), STOPPED), "it did not help"
 
 
+def test_a_copy_that_has_served_since_is_followed_by_another_when_that_one_is_damaged(bench: Bench) -> None:
+    damage = DidNotStart("Postgres did not come up", "FATAL: data directory has wrong ownership")
+    for serial in (1, 20):
+        bench.db.fail["standby"] = damage
+        for number in range(ATTEMPTS - 1):
+            bench.do(want(Postgres.STANDBY, serial + number, follow=THEIRS), STOPPED)
+        assert "copy copy" in bench.do(want(Postgres.STANDBY, serial + ATTEMPTS, follow=THEIRS), STOPPED)
+        bench.db.fail.clear()
+        bench.do(want(Postgres.PRIMARY, serial + ATTEMPTS + 1))
+
+
 def test_a_standby_that_does_not_come_up_for_another_reason_is_not_copied(bench: Bench) -> None:
     bench.db.fail["standby"] = DidNotStart("Postgres did not come up", "FATAL: configuration file contains errors")
     for number in range(ATTEMPTS + 2):
