@@ -38,6 +38,8 @@ from runtime.errors import ReplicationError
 OnProgress = Callable[[Progress], bool]
 #: Large databases on slow links take long; what ends a copy is that nothing moves any more (``transfer``). Seconds.
 COPY_LIMIT = 7 * 24 * 3600.0
+#: whoever is stopped amid a checkpoint is woken after so long (seconds)
+_WAKE = 0.2
 
 
 class Wanted(Looking):
@@ -210,10 +212,15 @@ class Wanted(Looking):
             return position
 
     def prepare(self, limit: float = 60.0) -> None:
-        """CHECKPOINT, so that a stop or a promotion that follows is short. A checkpointer that is stopped is woken."""
+        """CHECKPOINT, so that a stop or a promotion that follows is short. Whoever is stopped meanwhile is woken."""
+        clock = Clock(limit)
         postmaster.wake_stopped(postmaster.processes_of(self.config.data_dir))
         with self._server.session(min(limit, 2.0)) as session:
-            session.rows("CHECKPOINT", limit)
+            session.send("CHECKPOINT")
+            while not session.done(_WAKE):
+                clock.need("a checkpoint")
+                postmaster.wake_stopped(postmaster.processes_of(self.config.data_dir))
+            session.fetch(0.0)
         logreserve.keep(self.config.data_dir)
 
     # --- a database that must be replaced --------------------------------------------------------------------------------
