@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ha_manager import differences, rewinding, space, tablespaces, transfer
 from ha_manager.cluster import Paths, PostgresConfig
-from ha_manager.differences import CONTROL, EMPTY, Remote
+from ha_manager.differences import ANSWER, CONTROL, EMPTY, READ, SLOT, Remote
 from ha_manager.observation import COPIES, Identity, Progress, Upstream, slot_name
 from ha_manager.progress import Speed
 from ha_manager.replication import Clock, upstream_conninfo
@@ -46,10 +46,6 @@ _TOGETHER = 500
 #: digests that the thread may be ahead (spans: 128 GB)
 _AHEAD = 1 << 15
 _DIGEST = 16
-#: one question may take so long (seconds)
-_ANSWER = 120.0
-#: so often it is asked whether the log is still kept (seconds)
-_SLOT = 5.0
 #: digest of a file that is not there
 _GONE = bytes(32)
 
@@ -70,7 +66,6 @@ _RUNS = """
 SELECT string_agg(pg_read_binary_file($1, o, l, true), ''::bytea ORDER BY n)
   FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS runs (o, l, n)
 """
-_READ = "SELECT pg_read_binary_file($1, $2::bigint, $3::bigint, true)"
 _SPACES = "SELECT oid::text FROM pg_tablespace WHERE pg_tablespace_location(oid) LIKE '/%'"
 
 Run = tuple[int, int]
@@ -111,7 +106,7 @@ def compare(config: PostgresConfig, node: str, upstream: Upstream, active: Ident
 
 def _require_places(config: PostgresConfig, session: Session) -> None:
     """Raises ReplicationError unless both have the same tablespaces: only a copy makes folders for them."""
-    there = {row[0] for row in session.rows(_SPACES, _ANSWER)}
+    there = {row[0] for row in session.rows(_SPACES, ANSWER)}
     folder = config.data_dir / "pg_tblspc"
     if there != {path.name for path in folder.iterdir() if path.is_symlink()}:
         raise ReplicationError("the tablespaces of the two servers differ")
@@ -221,7 +216,7 @@ class Comparison:
         self._small([each for each in files if each.size <= _SMALL])
         asked = -inf
         for each in sorted((each for each in files if each.size > _SMALL), key=lambda each: each.path):
-            if boottime() - asked >= _SLOT:
+            if boottime() - asked >= SLOT:
                 asked = boottime()
                 held()
             self._large(each)
@@ -299,7 +294,7 @@ class Comparison:
             self._advance(sum(each.size for each in some))
 
     def _whole(self, path: str) -> None:
-        data = self._session.binary(_READ, self._answer(), [path, "0", str(2 * _SMALL)])
+        data = self._session.binary(READ, self._answer(), [path, "0", str(2 * _SMALL)])
         if data is None:
             self._gone(path)
             return
@@ -357,14 +352,14 @@ class Comparison:
                 at += size
             return end
         for begin, size in runs:  # it has been cut meanwhile
-            data = self._session.binary(_READ, self._answer(), [path, str(begin), str(size)]) or b""
+            data = self._session.binary(READ, self._answer(), [path, str(begin), str(size)]) or b""
             os.pwrite(descriptor, data, begin)
             if len(data) < size:
                 return begin + len(data)
         return end
 
     def _answer(self) -> float:
-        return min(_ANSWER, self._clock.need("comparing"))
+        return min(ANSWER, self._clock.need("comparing"))
 
     def _advance(self, length: int) -> None:
         self._done += length

@@ -43,9 +43,9 @@ _PART = 64 * 1024
 #: fetched, and compared, in one question at most
 _FETCH, _COMPARE = 4 << 20, 64 << 20
 #: one question may take so long (seconds): a slow link
-_ANSWER = 120.0
+ANSWER = 120.0
 #: so often it is asked whether the log is still kept (seconds)
-_SLOT = 5.0
+SLOT = 5.0
 #: meanwhile it is looked so often whether the copy is still wanted (seconds)
 _LOOK = 0.2
 _BACKUP = ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)")
@@ -64,7 +64,7 @@ _DIGESTS = """
 SELECT string_agg(left(encode(sha256(pg_read_binary_file($1, o, $2::bigint, true)), 'hex'), 32), '' ORDER BY o)
 FROM generate_series($3::bigint, $4::bigint - 1, $2::bigint) o
 """
-_READ = "SELECT pg_read_binary_file($1, $2::bigint, $3::bigint, true)"
+READ = "SELECT pg_read_binary_file($1, $2::bigint, $3::bigint, true)"
 
 #: raises where the active no longer keeps the log that a copy needs
 Held = Callable[[], None]
@@ -140,7 +140,7 @@ class Copying:
         self.total = sum(each.size for each in found if not each.folder)
         for each in found:
             place = self._target / each.path
-            if boottime() - self._asked >= _SLOT:
+            if boottime() - self._asked >= SLOT:
                 self._asked = boottime()
                 held()
             if each.folder:
@@ -193,13 +193,13 @@ class Copying:
             self._fetch(path, offset, min(length, end - offset), target)
 
     def _fetch(self, path: str, offset: int, length: int, target: int) -> None:
-        data = self._session.binary(_READ, self._answer(), [path, str(offset), str(length)]) or b""
+        data = self._session.binary(READ, self._answer(), [path, str(offset), str(length)]) or b""
         os.pwrite(target, data, offset)
         self.fetched += len(data)
         self._advance(length)
 
     def _answer(self) -> float:
-        return min(_ANSWER, self._clock.need("copying"))
+        return min(ANSWER, self._clock.need("copying"))
 
     def _advance(self, length: int) -> None:
         self.done += length
@@ -250,7 +250,7 @@ def run(copy: Copy, target: Path) -> None:
 
 def listed(session: Session, clock: Clock) -> list[Remote]:
     """What of the active's files belongs into a copy."""
-    rows = session.rows(_LIST, min(_ANSWER, clock.need("listing the active's files")))
+    rows = session.rows(_LIST, min(ANSWER, clock.need("listing the active's files")))
     return wanted([Remote(path or "", int(size or 0), folder == "true") for path, size, folder in rows])
 
 
@@ -273,7 +273,7 @@ def start(session: Session, version: int, clock: Clock, still: Callable[[], bool
 def require_log(session: Session, slot: str, began: int, clock: Clock) -> None:
     """Raises ReplicationError unless the slot keeps all log from ``began`` on."""
     asked = "SELECT wal_status, restart_lsn::text FROM pg_replication_slots WHERE slot_name = $1"
-    found = session.rows(asked, min(_ANSWER, clock.need("asking for the slot")), [slot])
+    found = session.rows(asked, min(ANSWER, clock.need("asking for the slot")), [slot])
     status, kept = found[0] if found else ("", None)
     if status == "lost" or not 0 <= lsn(kept) <= began:
         raise ReplicationError(f"the active does not keep the log that this copy needs (slot {slot}: {status or 'none'})")
@@ -282,7 +282,7 @@ def require_log(session: Session, slot: str, began: int, clock: Clock) -> None:
 def stop(session: Session, version: int, clock: Clock) -> str:
     """What goes into backup_label. The log is not waited for: it comes over the slot."""
     call = "pg_backup_stop(false)" if version >= 15 else "pg_stop_backup(false, false)"
-    return session.one(f"SELECT labelfile FROM {call}", min(_ANSWER, clock.need("ending the backup")))
+    return session.one(f"SELECT labelfile FROM {call}", min(ANSWER, clock.need("ending the backup")))
 
 
 def write_label(config: PostgresConfig, data: Path, text: str) -> None:
@@ -304,7 +304,7 @@ def _make(copy: Copy, session: Session, target: Path, clock: Clock) -> None:
     log = tablespaces.log_folder(config.data_dir)
     links = {"pg_wal": tablespaces.beside(log, label)} if log is not None else {}
     asked = "SELECT oid::text, pg_tablespace_location(oid) FROM pg_tablespace WHERE pg_tablespace_location(oid) LIKE '/%'"
-    for number, folder in session.rows(asked, min(_ANSWER, clock.left)):
+    for number, folder in session.rows(asked, min(ANSWER, clock.left)):
         if not (target / "pg_tblspc").exists():
             (target / "pg_tblspc").mkdir(mode=0o700)
             os.chown(target / "pg_tblspc", owner["user"], owner["group"])
