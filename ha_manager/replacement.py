@@ -29,8 +29,9 @@ from ha_manager import (
 from ha_manager.cluster import PostgresConfig
 from ha_manager.copying import Copy
 from ha_manager.divergence import Kept
+from ha_manager.keeping import Keeping
 from ha_manager.lineage import Lineage
-from ha_manager.observation import Identity, Progress, Upstream, lsn_text
+from ha_manager.observation import Identity, Upstream, lsn_text
 from ha_manager.rejoin import Control, Mine, Question, Verdict, Way
 from ha_manager.replication import Clock
 from ha_manager.transfer import Cancelled, OnProgress
@@ -127,25 +128,25 @@ def replace(task: Replacement) -> str:
     control = controldata.read(config.bin_dir, config.data_dir, surely=True)
     if control is None or task.verdict.way not in (Way.DIVERGED, Way.FOREIGN):
         return _copied(task, label(config, task.follow.epoch))
-    name = _keep(task, control)
-    in_place = _in_place(task, control, divergence.report(config.diverged_dir / name))
-    kept = "" if in_place else _copied(task, name)
+    name = keepsake.label_for(config.diverged_dir, label(config, task.follow.epoch), control, task.verdict)
+    with _keeping(task, control, name) as keeping:
+        kept = "" if _in_place(task, control, keeping) else _copied(task, name, keeping)
     keepsake.finished(config.diverged_dir)
     report = divergence.report(config.diverged_dir / name)
     words = divergence.words(report, config.diverged_dir / name) if report is not None else ""
     return "; ".join(filter(None, (words, kept)))
 
 
-def _keep(task: Replacement, control: Control) -> str:
-    """The log, in a folder whose name is returned; told at once, counted later."""
+def _keeping(task: Replacement, control: Control, name: str) -> Keeping:
+    """Of the log, in the folder ``name``; told when it is kept, counted later."""
     config = task.config
-    name = keepsake.label_for(config.diverged_dir, label(config, task.follow.epoch), control, task.verdict)
-    if not task.progress(Progress(0, 0, 0.0, doing="keeping the log of the database here")):
-        raise Cancelled("no longer wanted")
-    kept = keepsake.keep_log(config.data_dir, config.diverged_dir, name, control, task.verdict, acknowledged(task))
-    task.note(divergence.words(kept, config.diverged_dir / name))
-    task.count()
-    return name
+    what = (config.data_dir, config.diverged_dir, name, control, task.verdict)
+
+    def tell(kept: Kept) -> None:
+        task.note(divergence.words(kept, config.diverged_dir / name))
+        task.count()
+
+    return Keeping(lambda still: keepsake.keep_log(*what, acknowledged(task), still), tell, keepsake.need(*what))
 
 
 def acknowledged(task: Replacement) -> str:
@@ -155,14 +156,16 @@ def acknowledged(task: Replacement) -> str:
     return {"yes": "no", "no": "yes"}.get(task.waited, "unknown")
 
 
-def _in_place(task: Replacement, control: Control, kept: Kept | None) -> bool:
-    """Made to follow in place; False: a fresh copy is needed, and it was said why."""
+def _in_place(task: Replacement, control: Control, keeping: Keeping) -> bool:
+    """Made to follow in place, its log having been kept; False: a fresh copy is needed, and it was said why."""
     config, verdict, active = task.config, task.verdict, task.active
     way, because = rejoin.in_place(
         verdict, active, keepsake.beyond(config.data_dir, control, max(0, verdict.fork)),
-        rejoin.why_not_rewind(control, verdict, active), gap=kept is None or bool(kept.gap),
-        quickest=config.rejoin == "quickest", roomy=config.copy == "whole" and space.fits(config, active),
+        rejoin.why_not_rewind(control, verdict, active), gap=bool(keepsake.gap(config.data_dir, control, verdict)),
+        quickest=config.rejoin == "quickest", roomy=config.copy == "whole" and space.fits(config, active, keeping.room),
     )  # fmt: skip
+    if way is not None:
+        keeping.finish(task.progress)
     try:
         match way:
             case rejoin.InPlace.REWIND:
@@ -180,18 +183,41 @@ def _in_place(task: Replacement, control: Control, kept: Kept | None) -> bool:
     return way is not None
 
 
-def _copied(task: Replacement, name: str) -> str:
-    """A fresh copy in place of what is here; returns where that is kept, in words."""
-    config = task.config
+def _copied(task: Replacement, name: str, keeping: Keeping | None = None) -> str:
+    """A fresh copy in place of what is here; returns where that is kept, in words. The log of what is here is kept beside the
+    copy where there is room for both, else first; nothing is switched in before it is.
+    """
+    config, progress = task.config, task.progress
     rewinding.restore_own_files(config)
+    if keeping is not None:
+        if not space.fits(config, task.active, keeping.room):
+            keeping.finish(progress)
+        keeping.begin()
+        progress = keeping.beside(progress)
+    _make_room(task, name, keeping)
+    seeding.copy(Copy(config, task.node, task.follow, task.active, name, progress, task.limit, task.note))
+    if keeping is not None:
+        keeping.finish(task.progress)
+    return _switched_in(task, name)
+
+
+def _make_room(task: Replacement, name: str, keeping: Keeping | None) -> None:
+    """Where the disk doesn't hold both: the database here goes before the copy, if all that only it has is kept."""
+    config = task.config
+    if space.fits(config, task.active):
+        return
+    if keeping is not None:
+        keeping.finish(task.progress)
     report = divergence.report(config.diverged_dir / name)
     only_here = report is not None and bool(report.gap)  # what the kept log lacks is nowhere else
-    ours = task.verdict.way in (Way.DIVERGED, Way.COPY) and not task.verdict.damaged and not only_here
-    if ours and not space.fits(config, task.active):
+    if task.verdict.way in (Way.DIVERGED, Way.COPY) and not task.verdict.damaged and not only_here:
         space.check(config, task.active, reclaim=space.given_back(config))
         task.note(f"removing the database in {config.data_dir} before the copy: the disk does not hold both")
         seeding.empty(config)
-    seeding.copy(Copy(config, task.node, task.follow, task.active, name, task.progress, task.limit, task.note))
+
+
+def _switched_in(task: Replacement, name: str) -> str:
+    config = task.config
     # Somebody may have started one on what is here meanwhile: it would run on in the directory that is kept.
     if not postmaster.kill_all(config.data_dir, 5.0):
         raise ReplicationError(f"a Postgres that somebody started on {config.data_dir} can't be ended")

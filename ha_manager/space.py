@@ -52,8 +52,8 @@ def given_back(config: PostgresConfig) -> list[Need]:
     return [Need(place, tablespaces.size_of(place), "the old database") for place in places]
 
 
-def check(config: PostgresConfig, active: Identity, reclaim: Iterable[Need] = ()) -> None:
-    """Raises ReplicationError unless the copy fits, ``reclaim`` having been removed first."""
+def check(config: PostgresConfig, active: Identity, reclaim: Iterable[Need] = (), beside: Iterable[Need] = ()) -> None:
+    """Raises ReplicationError unless the copy fits with what is ``beside`` it, ``reclaim`` having been removed first."""
     if active.tablespaces > len(active.locations):
         raise ReplicationError(
             f"the active has {active.tablespaces} tablespaces and doesn't say where: install the same ha_manager there"
@@ -62,17 +62,17 @@ def check(config: PostgresConfig, active: Identity, reclaim: Iterable[Need] = ()
     for each in reclaim:
         reclaimed[_device(each.place)] += each.amount
     by_device: dict[int, list[Need]] = defaultdict(list)
-    for each in needs(config, active):
+    for each in (*needs(config, active), *beside):
         by_device[_device(each.place)].append(each)
     wrong = [said for device, wanted in by_device.items() if (said := _lacks(wanted, reclaimed[device]))]
     if wrong:
         raise ReplicationError(f"{'; '.join(wrong)}: make room{_could_go(config)}. Nothing was removed, nothing was copied")
 
 
-def fits(config: PostgresConfig, active: Identity) -> bool:
-    """Is there room for the copy while the old database is still there?"""
+def fits(config: PostgresConfig, active: Identity, *beside: Need) -> bool:
+    """Is there room for the copy, and for what is ``beside`` it, while the old database is still there?"""
     try:
-        check(config, active)
+        check(config, active, beside=beside)
     except ReplicationError:
         return False
     return True

@@ -11,15 +11,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from killed_at import Rejoin
 from postgres_pair import BIN, PASSWORD, Node, Pair, Writer, follow, keep_going, pair, until
 
-from ha_manager import divergence, postmaster, tablespaces, transfer
+from ha_manager import divergence, keepsake, postmaster, seeding, tablespaces, transfer
+from ha_manager.divergence import Kept
 from ha_manager.observation import Progress
 from ha_manager.rejoin import Verdict, Way
 from runtime.errors import HaError, ReplicationError
@@ -61,7 +64,15 @@ def by_pages(clusters: Pair) -> None:
     one.database = one.new_database()
 
 
-@pytest.mark.parametrize("change", [lambda _: None, spoil_rewind, by_pages], ids=["rewind", "copy", "pages"])
+def at_once(clusters: Pair) -> None:
+    """So small a database is copied without a try to rewind it; its log is kept meanwhile."""
+    clusters.one.config = replace(clusters.one.config, rejoin="quickest")
+    clusters.one.database = clusters.one.new_database()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda _: None, spoil_rewind, by_pages, at_once], ids=["rewind", "copy", "pages", "at_once"]
+)
 def test_a_rejoin_killed_at_any_step_ends_well(clusters: Pair, change: Callable[[Pair], None], tmp_path: Path) -> None:
     one, two = clusters.diverge()
     two.database.prepare()
@@ -111,6 +122,34 @@ def with_patience(passive: Node, active: Node) -> None:
             follow(passive, active, 2)
             return
     follow(passive, active, 2)
+
+
+def test_a_copy_takes_no_place_before_the_log_of_what_is_there_is_kept(clusters: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = clusters.diverge()
+    at_once(clusters)
+    one.up()
+    one.config.diverged_dir.mkdir(parents=True, exist_ok=True)
+    with small_disk(one.config.diverged_dir, 300):
+        subprocess.run(["mount", "-o", "remount,ro", str(one.config.diverged_dir)], check=True)
+        with pytest.raises(ReplicationError, match="the log of the database here can't be kept"):
+            follow(one, two, 2)
+    no_leftovers(one)
+    assert any("sooner than a rewind" in note for note in one.notes), one.notes
+    keep, seen = keepsake.keep_log, list[bool]()
+
+    def slow(*what: Any) -> Kept:
+        marker = one.root / "data.new" / seeding.MARKER
+        until(lambda: marker.exists() and marker.read_text().startswith("complete"), 20.0, "the copy to be complete")
+        time.sleep(0.5)
+        seen.append(marker.exists() and not list(one.root.glob("data.diverged-*")))
+        return keep(*what)
+
+    monkeypatch.setattr(keepsake, "keep_log", slow)
+    assert follow(one, two, 2)[0] == "diverged" and seen == [True]
+    assert len(list(one.root.glob("data.diverged-*"))) == 1 and rows(one) == rows(two) == 2
+    assert one.database.reports.settle(20.0)
+    (kept,) = divergence.listed(one.config.diverged_dir, one.config.data_dir)
+    assert kept.transactions == 2 and kept.directory and kept.folder
 
 
 # --- programs killed and stopped ----------------------------------------------------------------------------------------------

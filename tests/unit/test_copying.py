@@ -8,7 +8,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import pytest
 
 from ha_manager import basebackup, differences, divergence, keepsake, replacement, seeding, space, tablespaces, transfer
 from ha_manager.cluster import PostgresConfig
+from ha_manager.divergence import Kept
+from ha_manager.keeping import Keeping
 from ha_manager.observation import Identity, Progress, lsn_text
 from ha_manager.progress import Pace, Speed, words
 from ha_manager.rejoin import Control, Verdict, Way
@@ -368,6 +372,61 @@ def test_log_that_does_not_fit_is_refused_and_leaves_nothing(
     with pytest.raises(ReplicationError, match=r"the log of the database here, to be kept, takes 1 MB in .*: make room"):
         keepsake.keep_log(config.data_dir, tmp_path / "diverged", LABEL, CONTROL, VERDICT)
     assert not list((tmp_path / "diverged").iterdir())
+
+
+def test_log_that_is_no_longer_to_be_kept_leaves_nothing(config: PostgresConfig, tmp_path: Path) -> None:
+    segment(config.data_dir, 2)
+    segment(config.data_dir, 3)
+    with pytest.raises(Cancelled):
+        keepsake.keep_log(
+            config.data_dir, tmp_path / "diverged", LABEL, CONTROL, VERDICT,
+            still=lambda: not list((tmp_path / "diverged" / LABEL / "pg_wal").iterdir()),
+        )  # fmt: skip
+    assert not list((tmp_path / "diverged").iterdir())
+
+
+ROOM = space.Need(Path("/"), 0, "the log")
+
+
+def test_what_is_kept_beside_a_copy_is_told_as_soon_as_it_is_kept_and_waited_for() -> None:
+    go, told = threading.Event(), list[Kept]()
+    with Keeping(lambda still: Kept(LABEL) if go.wait(5.0) else pytest.fail("late"), told.append, ROOM) as keeping:
+        keeping.begin()
+        progress = keeping.beside(lambda done: not go.set())
+        assert progress(Progress(0, 0, 0.0))
+        keeping.finish(lambda done: True)
+        assert told == [Kept(LABEL)] and progress(Progress(0, 0, 0.0))
+        keeping.finish(lambda done: True)
+    assert told == [Kept(LABEL)]
+
+
+def test_a_copy_ends_when_what_it_replaces_cannot_be_kept() -> None:
+    def keep(still: Callable[[], bool]) -> Kept:
+        raise ReplicationError("no room")
+
+    with Keeping(keep, lambda kept: pytest.fail("told"), ROOM) as keeping:
+        keeping.begin()
+        progress = keeping.beside(lambda done: True)
+        with pytest.raises(ReplicationError, match="no room"):
+            for _ in range(500):
+                progress(Progress(0, 0, 0.0))
+                time.sleep(0.01)
+        with pytest.raises(ReplicationError, match="no room"):
+            keeping.finish(lambda done: True)
+
+
+def test_a_copy_that_ends_ends_the_keeping_beside_it() -> None:
+    ended = threading.Event()
+
+    def keep(still: Callable[[], bool]) -> Kept:
+        while still():
+            time.sleep(0.01)
+        ended.set()
+        raise Cancelled("off")
+
+    with pytest.raises(Cancelled, match="no longer wanted"), Keeping(keep, lambda kept: None, ROOM) as keeping:
+        keeping.finish(lambda done: False)
+    assert ended.is_set()
 
 
 # --- only what differs --------------------------------------------------------------------------------------------------------
