@@ -57,6 +57,7 @@ class Seeding:
         self._scale = scale
         self._verbose = verbose
         self.figures = Figures()
+        self._connections: dict[str, psycopg.Connection] = {}
 
     def set_up(self) -> None:
         """The database is filled before HA is turned on: the first copy is one of the whole."""
@@ -159,9 +160,16 @@ class Seeding:
         return [f"/usr/lib/postgresql/{version}/bin/{program}"]
 
     def _ask(self, node: str, sql: str) -> str:
-        folder = f"/proc/{self._pair.node(node).pid}/root/run/postgresql"
-        with psycopg.connect(f"host={folder} user=postgres dbname=postgres connect_timeout=2", autocommit=True) as connection:
+        """Over a connection that stays: fifty new ones a second take a fifth of a processor from what is measured."""
+        if (connection := self._connections.get(node)) is None:
+            folder = f"/proc/{self._pair.node(node).pid}/root/run/postgresql"
+            info = f"host={folder} user=postgres dbname=postgres connect_timeout=2"
+            connection = self._connections[node] = psycopg.connect(info, autocommit=True)
+        try:
             row = connection.execute(sql).fetchone()
+        except psycopg.Error:
+            self._connections.pop(node).close()
+            raise
         return str(row[0]) if row else ""
 
     def _streams(self, active: str) -> bool:
