@@ -40,6 +40,8 @@ SETTINGS = {"ttl": 20, "loop_wait": 1, "retry_timeout": 3, "synchronous_mode": T
 _WITNESS = "gateway"
 _LAN = "192.168.120.0/24"
 _LIMIT = 90.0
+#: Patroni looks for its Postgres in /proc (psutil), by its number in the machine, which is another process in this machine's
+_OWN_PROC = ("unshare", "--mount", "--mount-proc")
 _ASK = """
 import json, sys, urllib.request
 request = urllib.request.Request(sys.argv[1], data=sys.argv[2].encode() if len(sys.argv) > 2 else None)
@@ -96,8 +98,6 @@ class Patroni:
 
     def power_on(self, node: str) -> None:
         self._lab.power_on(node)
-        # after a boot of a lab node the number in it is often that of a process of Patroni: then its Postgres never starts
-        (self._of(node) / "data" / "postmaster.pid").unlink(missing_ok=True)
         self._start_etcd(node)
         self._start_patroni(node)
 
@@ -115,7 +115,7 @@ class Patroni:
         folder = self._of(node)
         (folder / "patroni.yml").write_text(json.dumps(self._settings(node)))  # JSON is YAML
         argv = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups"]
-        self._popen(node, "patroni", [*argv, str(self._python), "-m", "patroni", str(folder / "patroni.yml")])
+        self._popen(node, "patroni", [*_OWN_PROC, *argv, str(self._python), "-m", "patroni", str(folder / "patroni.yml")])
 
     def _popen(self, node: str, name: str, argv: list[str]) -> None:
         log = (self._of(node) / f"{name}.log").open("ab")
