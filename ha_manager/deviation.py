@@ -14,7 +14,7 @@ from ha_manager.outlook import Carried, observed_state
 
 
 def alike(done: Want, want: Want) -> bool:
-    same = {"serial": 0, "phase": want.phase, "because": "", "ask_stand_down": ""}
+    same = {"serial": 0, "phase": want.phase, "because": "", "ask_stand_down": "", "yielded": Epoch()}
     return replace(done, **same) == replace(want, **same)  # type: ignore[arg-type]
 
 

@@ -88,6 +88,7 @@ class Want:
     prepare: bool = False
     follow: Epoch = Epoch()
     ask_stand_down: str = ""
+    yielded: Epoch = Epoch()
     because: str = ""
 
 
@@ -141,6 +142,7 @@ def want_from(line: Mapping[str, object]) -> Want:
             prepare=bool(inner.get("prepare", False)),
             follow=epoch_from(inner.get("follow", [0, ""])),
             ask_stand_down=str(inner.get("ask_stand_down", "")),
+            yielded=epoch_from(inner.get("yielded", [0, ""])),
             because=str(inner.get("because", "")),
         )
     except (KeyError, TypeError) as wrong:

@@ -107,12 +107,6 @@ class Primary(Carrying):
             with self._condition:
                 self._retry_at = self._clock() + RETRY_MOST
 
-    def checkpoint_ahead(self) -> None:
-        """The peer was active, too, and gives in: its rewind or its copy begins with a checkpoint here. Any thread."""
-        want = self._newest
-        if want is not None and want.postgres is Postgres.PRIMARY:
-            self._start_checkpoint(want)
-
     def _start_checkpoint(self, want: Want) -> None:
         args = (want.epoch.number, self._timeline)
         threading.Thread(target=self._checkpoint, args=args, name="checkpoint", daemon=True).start()

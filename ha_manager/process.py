@@ -400,11 +400,8 @@ class Daemon:
 
     def on_status(self, answer: dict[str, object]) -> None:
         if answer.get("ok"):
-            was, rivals = self.heartbeat_status, _rivals(answer)
             self.heartbeat_status = answer
             self.data_fence.look(answer, boottime())
-            if _rivals(was) and not rivals:
-                self.worker.checkpoint_ahead()
 
     def heartbeat_says(self) -> dict[str, object]:
         """The latest status of whoever decides; Linux-HA's is put together here."""
@@ -573,12 +570,6 @@ class Daemon:
 
     def write_status(self) -> None:
         self.status_file.write(self.requests.status_lines())
-
-
-def _rivals(heartbeat: dict[str, object]) -> bool:
-    """Were two servers active, when heartbeat said this?"""
-    alarms = heartbeat.get("alarms")
-    return isinstance(alarms, dict) and "two-actives" in alarms
 
 
 def _fixed(config: Config) -> tuple[object, ...]:

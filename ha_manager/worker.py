@@ -50,11 +50,13 @@ class Worker(Following):
     def want(self, want: Want) -> None:
         """Replace what is wanted. An immediate stop waits for nothing that is being done with Postgres meanwhile."""
         with self._condition:
-            self._newest = want
+            before, self._newest = self._newest, want
             self._retry_at = inf
             at_once = want.postgres is Postgres.STOPPED and want.stop is Stop.IMMEDIATE
             amid = self._doing is not None and self._doing.postgres is not Postgres.STOPPED
             self._condition.notify()
+        if before is not None and want.yielded not in (Epoch(), before.yielded):
+            self._start_checkpoint(want)  # the rival's rewind or copy begins with one
         if at_once and amid:
             threading.Thread(target=self._stop_ahead, args=(want,), name="stop ahead", daemon=True).start()
 

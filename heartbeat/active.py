@@ -81,6 +81,9 @@ class Active(Backed):
         While the rival hears nothing from here, only this server can end it: once behind is behind, however both write on.
         """
         if not self.rules.rival():
+            p = self.members.peer
+            if self.rival_seq and p is not None and p.phase not in SERVING:
+                self.yielded = p.epoch
             self.rival_seq, self.outdone = 0, False
             return False
         if not self.rival_seq:

@@ -484,6 +484,8 @@ class Want:
     follow: Epoch = Epoch()
     #: ask the peer's ha_manager over the session to make its heartbeat stand down, because …
     ask_stand_down: str = ""
+    #: the other active, of an epoch of the same number, that has let go: its database went on by itself
+    yielded: Epoch = Epoch()
     because: str = ""
 
 

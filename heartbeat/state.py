@@ -58,8 +58,9 @@ STEP = 0.125
 _STEADY = {(Phase.ACTIVE, Phase.PASSIVE), (Phase.PASSIVE, Phase.ACTIVE)}
 
 
-#: what makes one ``Want`` differ from another: phase, epoch, Postgres, names, stop, prepare, follow, ask_stand_down
-Level = tuple[Phase, Epoch, Database, Names, Stop, bool, Epoch, str]
+#: what makes one ``Want`` differ from another: phase, epoch, Postgres, names, stop, prepare, follow, ask_stand_down,
+#: yielded
+Level = tuple[Phase, Epoch, Database, Names, Stop, bool, Epoch, str, Epoch]
 
 
 def _words(text: str) -> str:
@@ -134,7 +135,8 @@ class Server:
         self.facts_at = now
         self.manager_lost = "it has not reported yet"
         self.unhealthy_since = inf
-        self._level: Level = (Phase.WAITING, record.epoch, Database.KEEP, Names.RELAXED, Stop.IMMEDIATE, False, Epoch(), "")
+        nothing = (False, Epoch(), "", Epoch())
+        self._level: Level = (Phase.WAITING, record.epoch, Database.KEEP, Names.RELAXED, Stop.IMMEDIATE, *nothing)
         self.want = Want(0, *self._level)
         # what is said
         self.seq = 0
@@ -199,6 +201,8 @@ class Server:
         self.rival_seq, self.rival_run = 0, -inf
         #: it was ahead of this server, and has not been heard to know of it since
         self.outdone = False
+        #: the epoch of a rival that has let go in this server's reign
+        self.yielded = Epoch()
         self._heard_reigning_at = -inf
         self._leave_since = inf
         self._gone = False
@@ -285,6 +289,7 @@ class Server:
         self.peer_was_in_sync = False
         self._proving_since, self._proof_wait = inf, -inf
         self.lagging_since = inf
+        self.yielded = Epoch()
 
     def _stand_down(self, because: str, stop: Stop = Stop.IMMEDIATE, returns: bool = False) -> None:
         """Rules 3, 4, 5, 8: VIP, client port, Postgres, disk, and only then the word; ``returns``: to one that answered."""
@@ -338,7 +343,8 @@ class Server:
                 names = Names.ENFORCED if waits or self._proving_since < inf else Names.RELAXED
         prepare = self.phase is Phase.PREPARING
         stop = self._stop if postgres is Database.STOPPED else Stop.IMMEDIATE
-        return self.phase, epoch, postgres, names, stop, prepare, follow, ask
+        yielded = self.yielded if postgres is Database.PRIMARY else Epoch()
+        return self.phase, epoch, postgres, names, stop, prepare, follow, ask, yielded
 
     def _wanted_holds(self, postgres: Database) -> bool:
         return self.want.postgres is postgres and self.facts.serial >= self.want.serial > 0

@@ -575,6 +575,7 @@ def test_two_actives_with_equal_numbers_the_one_with_less_to_lose_yields() -> No
         assert ("two-actives" in server.core.alarms) is stays, "the one that let go has no rival any more"
         server.hear(phase=Phase.PASSIVE)
         assert "two-actives" not in server.core.alarms
+        assert server.core.want.yielded == (Epoch(4, "vs-28") if stays else Epoch())
 
 
 def test_an_active_says_that_nothing_is_acknowledged() -> None:

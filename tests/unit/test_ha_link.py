@@ -24,7 +24,7 @@ from runtime.loop import Loop
 
 WANT = {
     "serial": 4, "phase": "active", "epoch": [5, "vs-166"], "postgres": "primary", "names": "enforced", "stop": "immediate",
-    "prepare": False, "follow": [0, ""], "ask_stand_down": "", "because": "x",
+    "prepare": False, "follow": [0, ""], "ask_stand_down": "", "yielded": [0, ""], "because": "x",
 }  # fmt: skip
 
 

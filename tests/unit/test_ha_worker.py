@@ -209,13 +209,14 @@ def test_a_standby_is_ready_for_a_promotion(bench: Bench) -> None:
     assert bench.db.ready == 2
 
 
-def test_a_checkpoint_for_a_peer_that_comes_back_diverged_is_made_on_a_primary_only(bench: Bench) -> None:
+def test_a_checkpoint_for_a_rival_that_comes_back_is_made_once_when_it_lets_go(bench: Bench) -> None:
     bench.do(want(Postgres.PRIMARY))
-    bench.worker.checkpoint_ahead()
+    bench.db.checkpointed.clear()
+    bench.worker.want(want(Postgres.PRIMARY, 2, yielded=THEIRS))
     assert bench.db.checkpointed.wait(5)
     bench.db.checkpointed.clear()
-    bench.do(want(Postgres.STANDBY, 2, follow=THEIRS))
-    bench.worker.checkpoint_ahead()
+    bench.worker.want(want(Postgres.PRIMARY, 3, yielded=THEIRS))
+    bench.worker.want(want(Postgres.PRIMARY, 4))
     assert not bench.db.checkpointed.wait(0.1)
 
 

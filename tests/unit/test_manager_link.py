@@ -32,7 +32,7 @@ class Wire:
 def test_a_want_as_json() -> None:
     assert json.loads(json.dumps(want_to_json(WANT))) == {
         "serial": 3, "phase": "passive", "epoch": [4, "a"], "postgres": "standby", "names": "relaxed", "stop": "immediate",
-        "prepare": False, "follow": [4, "b"], "ask_stand_down": "", "because": "so",
+        "prepare": False, "follow": [4, "b"], "ask_stand_down": "", "yielded": [0, ""], "because": "so",
     }  # fmt: skip
 
 
