@@ -2,10 +2,11 @@
 
     sudo .venv/bin/python -m bench.seeding --repeats 3 --json FILE [--scale 100] [--seconds 10]
 
-Promise: copies take turns with bare ones of the same options, on the same pair in the same run. Ours is counted from the
-moment ha_manager says "copying" until the copy streams in the active's pg_stat_replication; the bare one is the program's own
-time, and what it made is not even started. A rejoin is counted from the mending of the cables until the loser streams. Nothing
-is left out. Source: issue "Postgres: no acknowledged write lost …" ("Held to").
+Promise: copies take turns with bare ones of the same options, on the same pair in the same run, each of them first in every
+other round; what was removed before is off the disk when one begins. Ours is counted from the moment ha_manager says "copying"
+until the copy streams in the active's pg_stat_replication; the bare one is the program's own time, and what it made is not even
+started. A rejoin is counted from the mending of the cables until the loser streams. Nothing is left out. Source: issue
+"Postgres: no acknowledged write lost …" ("Held to").
 """
 
 from __future__ import annotations
@@ -71,17 +72,12 @@ class Seeding:
 
     # --- copies -------------------------------------------------------------------------------------------------------------
 
-    def copies(self) -> None:
+    def copies(self, ours_first: bool) -> None:
         """One bare copy and one of ours, to the same server."""
         active = self._pair.active()
-        passive = other(active)
-        password = self._pair.node(passive).read("/var/lib/ha_manager/postgres/pgpass")
-        used = self._options(passive)
-        self._pair.ha(passive, "stop", timeout=120.0)
-        self._bare(passive, active, password, used)
-        self._postgres(passive, 'rm -rf "$(ls -d /var/lib/postgresql/*/main)"/*')
-        self._ours(passive, active)
-        self._pair.settle(_LIMIT)
+        for copy in (self._ours, self._bare) if ours_first else (self._bare, self._ours):
+            copy(other(active), active)
+            self._pair.settle(_LIMIT)
 
     def _options(self, passive: str) -> str:
         """Compression as ha_manager chose it for its own latest copy there."""
@@ -89,19 +85,25 @@ class Seeding:
                  if "--compress=" in line]  # fmt: skip
         return f"--compress={words[-1].rstrip(',;:)')}" if words else ""
 
-    def _bare(self, passive: str, active: str, password: str, options: str) -> None:
-        node = self._pair.node(passive)
-        node.write("/tmp/bare.pgpass", password, 0o600)
+    def _bare(self, passive: str, active: str) -> None:
+        node, options = self._pair.node(passive), self._options(passive)
+        node.write("/tmp/bare.pgpass", node.read("/var/lib/ha_manager/postgres/pgpass"), 0o600)
         node.sh("chown postgres /tmp/bare.pgpass; rm -rf /var/lib/postgresql/bare")
+        self._pair.ha(passive, "stop", timeout=120.0)
+        node.sh("sync")
         host = self._pair.node(active).address()
         info = f"host={host} user=ha_replication passfile=/tmp/bare.pgpass"
         began = boottime()
         self._postgres(passive, f"pg_basebackup -d '{info}' -D /var/lib/postgresql/bare {_BARE} {options}", _LIMIT)
         self.figures.bare.append(round(boottime() - began, 2))
         node.sh("rm -rf /var/lib/postgresql/bare /tmp/bare.pgpass; sync")
+        self._pair.ha(passive, "start", timeout=120.0)
         self._screen.say(f"bare pg_basebackup {options}: {self.figures.bare[-1]:.2f} s")
 
     def _ours(self, passive: str, active: str) -> None:
+        self._pair.ha(passive, "stop", timeout=120.0)
+        self._postgres(passive, 'rm -rf "$(ls -d /var/lib/postgresql/*/main)"/*')
+        self._pair.node(passive).sh("sync")
         starting = subprocess.Popen(self._pair.node(passive).argv(["ha", "start"]), stdout=subprocess.DEVNULL)
         try:
             self._await(lambda: self._replication(passive) == "copying", "the copy to begin")
@@ -230,7 +232,7 @@ def main(
             for number in range(repeats):
                 screen.heading(f"Repeat {number + 1} of {repeats}")
                 if only != "rejoin":
-                    seeding.copies()
+                    seeding.copies(ours_first=bool(number % 2))
                 if only != "copies":
                     seeding.rejoin(seconds)
         except (HaError, psycopg.Error):
