@@ -25,19 +25,17 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
 
-from ha_manager import differences, rewinding, space, tablespaces, transfer
+from ha_manager import differences, fetching, rewinding, space, tablespaces, transfer
 from ha_manager.cluster import Paths, PostgresConfig
-from ha_manager.differences import ANSWER, CONTROL, EMPTY, READ, SLOT, Remote
+from ha_manager.differences import CONTROL, EMPTY, SLOT, Remote
+from ha_manager.fetching import ANSWER, READ, Fetching, array
 from ha_manager.observation import COPIES, Identity, Progress, Upstream, slot_name
-from ha_manager.progress import Speed
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.sql import Session, unlimited
-from ha_manager.transfer import Cancelled, OnProgress
-from runtime import commands
+from ha_manager.transfer import OnProgress
 from runtime.clock import boottime
 from runtime.errors import ReplicationError
 
-_PAGE = 8192
 #: read and compared at one blow
 _SPAN = 4 << 20
 #: files up to this size are compared as a whole, many in one question
@@ -45,7 +43,6 @@ _SMALL = 256 << 10
 _TOGETHER = 500
 #: digests that the thread may be ahead (spans: 128 GB)
 _AHEAD = 1 << 15
-_DIGEST = 16
 #: digest of a file that is not there
 _GONE = bytes(32)
 
@@ -53,22 +50,7 @@ _WHOLE = """
 SELECT string_agg(coalesce(sha256(pg_read_binary_file(p, 0, $2::bigint, true)), decode(repeat('00', 32), 'hex')), ''::bytea
   ORDER BY n) FROM unnest($1::text[]) WITH ORDINALITY AS files (p, n)
 """
-#: Of each page its number in the file and its digest. Read in parts that Postgres has memory at hand for; no ORDER BY, which
-#: might sort these parts along: the order is checked here. OFFSET 0: a part is read once, not once a page.
-_DIGESTS = """
-SELECT string_agg(int8send(read.o / 8192 + n)
-    || substring(sha256(substring(read.b FROM n * 8192 + 1 FOR 8192)) FROM 1 FOR 16), ''::bytea)
-  FROM (SELECT o, pg_read_binary_file($1, o, least(65536, $3::bigint - o), true) AS b
-    FROM generate_series($2::bigint, $3::bigint - 1, 65536) AS o OFFSET 0) AS read,
-  generate_series(0, (length(read.b) + 8191) / 8192 - 1) AS n
-"""
-_RUNS = """
-SELECT string_agg(pg_read_binary_file($1, o, l, true), ''::bytea ORDER BY n)
-  FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS runs (o, l, n)
-"""
 _SPACES = "SELECT oid::text FROM pg_tablespace WHERE pg_tablespace_location(oid) LIKE '/%'"
-
-Run = tuple[int, int]
 
 
 def compare(config: PostgresConfig, node: str, upstream: Upstream, active: Identity, progress: OnProgress, limit: float) -> str:
@@ -166,8 +148,7 @@ class Here:
         try:
             for offset in range(0, self.sizes[path], _SPAN):
                 data = self._buffer[: os.preadv(descriptor, [self._buffer], offset)]
-                pages = (data[at : at + _PAGE] for at in range(0, len(data), _PAGE))
-                if not self._put((path, offset, b"".join(hashlib.sha256(page).digest()[:_DIGEST] for page in pages))):
+                if not self._put((path, offset, fetching.digests(data))):
                     return
         finally:
             os.close(descriptor)
@@ -193,15 +174,12 @@ def _files(data_dir: Path) -> Iterator[tuple[str, int]]:
                     yield f"{prefix}{name}", os.stat(f"{folder}/{name}").st_size
 
 
-class Comparison:
-    """One under way. ``fetched`` and ``total``: bytes."""
+class Comparison(Fetching):
+    """One under way, in place."""
 
     def __init__(self, config: PostgresConfig, session: Session, here: Here, progress: OnProgress, clock: Clock) -> None:
-        self._config, self._session, self._here = config, session, here
-        self._progress, self._clock = progress, clock
-        self._speed, self._began = Speed(), boottime()
-        self._owner = commands.identity(config.user)
-        self._done = self.fetched = self.total = 0
+        super().__init__(config, session, config.data_dir, progress, clock)
+        self._here = here
 
     def all(self, found: Sequence[Remote], held: differences.Held) -> None:
         """``held`` raises where the active no longer keeps the log from the beginning on."""
@@ -209,8 +187,8 @@ class Comparison:
         self._own_all()
         self._remove_others({each.path for each in found})
         for each in found:
-            if each.folder and not self._place(each.path).is_dir():
-                self._place(each.path).mkdir(mode=0o700)
+            if each.folder and not (self._place / each.path).is_dir():
+                (self._place / each.path).mkdir(mode=0o700)
                 self._own(each.path)
         files = [each for each in found if not each.folder and each.path != CONTROL]
         self._small([each for each in files if each.size <= _SMALL])
@@ -222,12 +200,6 @@ class Comparison:
             self._large(each)
         self._whole(CONTROL)  # as it says what the rest is, it comes last
         held()
-
-    def _place(self, path: str) -> Path:
-        return self._config.data_dir / path
-
-    def _own(self, path: str) -> None:
-        os.chown(self._place(path), self._owner["user"], self._owner["group"])
 
     def _own_all(self) -> None:
         """Whom a copy would belong to. Postgres doesn't start on a folder that somebody has given away."""
@@ -284,7 +256,7 @@ class Comparison:
     def _small(self, files: Sequence[Remote]) -> None:
         for begin in range(0, len(files), _TOGETHER):
             some = files[begin : begin + _TOGETHER]
-            told = self._session.binary(_WHOLE, self._answer(), [_array([each.path for each in some]), str(_SMALL)]) or b""
+            told = self._session.binary(_WHOLE, self._answer(), [array([each.path for each in some]), str(_SMALL)]) or b""
             for number, each in enumerate(some):
                 digest = told[number * 32 : number * 32 + 32]
                 if digest == _GONE:
@@ -307,11 +279,11 @@ class Comparison:
         if differences.is_relation(path):
             with self._opened(path, os.O_TRUNC):
                 return
-        self._place(path).unlink(missing_ok=True)
+        (self._place / path).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _opened(self, path: str, flags: int = 0) -> Iterator[int]:
-        descriptor = os.open(self._place(path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+        descriptor = os.open(self._place / path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
         try:
             os.fchown(descriptor, self._owner["user"], self._owner["group"])
             yield descriptor
@@ -326,73 +298,12 @@ class Comparison:
         with self._opened(remote.path) as descriptor:
             for offset in range(0, remote.size, _SPAN):
                 length = min(_SPAN, remote.size - offset)
-                told = self._session.binary(_DIGESTS, self._answer(), [remote.path, str(offset), str(offset + length)])
-                there = _in_order(told or b"", offset)
+                there = self._digests(remote.path, offset, length)
                 if not there:
                     break
                 here = self._here.digests(remote.path, offset)
-                end = self._fetch(remote.path, _differing(there, here, offset, length), descriptor, offset, length, there)
+                end = self._differing(remote.path, offset, length, there, here, descriptor)
                 self._advance(length)
             os.ftruncate(descriptor, end)
         if not end:
             self._gone(remote.path)
-
-    def _fetch(self, path: str, runs: list[Run], descriptor: int, offset: int, length: int, there: bytes) -> int:
-        """Returns where the active's file ended, or the span."""
-        end = min(offset + length, offset + len(there) // _DIGEST * _PAGE)
-        if not runs:
-            return end
-        params = [path, _array([str(run[0]) for run in runs]), _array([str(run[1]) for run in runs])]
-        data = self._session.binary(_RUNS, self._answer(), params) or b""
-        self.fetched += len(data)
-        if len(data) == sum(run[1] for run in runs):
-            at = 0
-            for begin, size in runs:
-                os.pwrite(descriptor, data[at : at + size], begin)
-                at += size
-            return end
-        for begin, size in runs:  # it has been cut meanwhile
-            data = self._session.binary(READ, self._answer(), [path, str(begin), str(size)]) or b""
-            os.pwrite(descriptor, data, begin)
-            if len(data) < size:
-                return begin + len(data)
-        return end
-
-    def _answer(self) -> float:
-        return min(ANSWER, self._clock.need("comparing"))
-
-    def _advance(self, length: int) -> None:
-        self._done += length
-        progress = Progress(min(self._done, self.total), self.total, boottime() - self._began)
-        if not self._progress(self._speed.rated(progress)):
-            raise Cancelled("no longer wanted")
-        transfer.check_reserve(self._config.data_dir)
-
-
-def _in_order(told: bytes, offset: int) -> bytes:
-    """The digests alone. Raises ReplicationError where they aren't those of neighbouring pages from ``offset`` on."""
-    each = [told[at : at + 8 + _DIGEST] for at in range(0, len(told), 8 + _DIGEST)]
-    first = offset // _PAGE
-    if b"".join(one[:8] for one in each) != b"".join(number.to_bytes(8, "big") for number in range(first, first + len(each))):
-        raise ReplicationError("the active told the digests of its pages out of order")
-    return b"".join(one[8:] for one in each)
-
-
-def _differing(there: bytes, here: bytes, offset: int, length: int) -> list[Run]:
-    """Runs of neighbouring pages, (offset, bytes), of a span whose pages have these digests."""
-    runs: list[Run] = []
-    for at in range(0, len(there), _DIGEST):
-        if there[at : at + _DIGEST] == here[at : at + _DIGEST]:
-            continue
-        begin = at // _DIGEST * _PAGE
-        size = min(_PAGE, length - begin)
-        if runs and sum(runs[-1]) == offset + begin:
-            runs[-1] = (runs[-1][0], runs[-1][1] + size)
-        else:
-            runs.append((offset + begin, size))
-    return runs
-
-
-def _array(items: Sequence[str]) -> str:
-    """As Postgres reads an array."""
-    return "{" + ",".join('"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in items) + "}"

@@ -17,11 +17,10 @@ what is left out: as in pg_basebackup's own list (basebackup.c).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -29,21 +28,17 @@ from pathlib import Path
 from ha_manager import basebackup, tablespaces
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.copying import Copy
+from ha_manager.fetching import ANSWER, Fetching, digests
 from ha_manager.observation import COPIES, Progress, lsn, slot_name
-from ha_manager.progress import Speed
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.sql import Session, unlimited
-from ha_manager.transfer import BEFORE, RESERVE, Cancelled, OnProgress
+from ha_manager.transfer import BEFORE, Cancelled
 from runtime import commands
 from runtime.clock import boottime
 from runtime.errors import ReplicationError
 
-#: compared as one; a multiple of Postgres's page
-_PART = 64 * 1024
-#: fetched, and compared, in one question at most
-_FETCH, _COMPARE = 4 << 20, 64 << 20
-#: one question may take so long (seconds): a slow link
-ANSWER = 120.0
+#: compared in one question at most: not too many round trips of a slow link
+_SPAN = 16 << 20
 #: so often it is asked whether the log is still kept (seconds)
 SLOT = 5.0
 #: meanwhile it is looked so often whether the copy is still wanted (seconds)
@@ -60,11 +55,6 @@ WITH RECURSIVE files (path, name, size, folder) AS (
   WHERE f.folder AND s.size IS NOT NULL AND f.path <> 'pg_wal'
 ) SELECT path, size::text, folder::text FROM files ORDER BY path
 """
-_DIGESTS = """
-SELECT string_agg(left(encode(sha256(pg_read_binary_file($1, o, $2::bigint, true)), 'hex'), 32), '' ORDER BY o)
-FROM generate_series($3::bigint, $4::bigint - 1, $2::bigint) o
-"""
-READ = "SELECT pg_read_binary_file($1, $2::bigint, $3::bigint, true)"
 
 #: raises where the active no longer keeps the log that a copy needs
 Held = Callable[[], None]
@@ -124,51 +114,45 @@ def _belongs(each: Remote, unlogged: set[str]) -> bool:
     return f"{match['folder']}{match['number']}" not in unlogged
 
 
-class Copying:
-    """One copy under way: ``target`` is the new data directory."""
-
-    def __init__(self, config: PostgresConfig, session: Session, target: Path, progress: OnProgress, clock: Clock) -> None:
-        self._config, self._session, self._target = config, session, target
-        self._progress, self._clock = progress, clock
-        self._speed, self._began = Speed(), boottime()
-        self._owner = commands.identity(config.user)
-        self.done = self.fetched = self.total = 0
-        self._asked = -inf
+class Copying(Fetching):
+    """One copy under way: ``place`` is the new data directory."""
 
     def all(self, found: list[Remote], held: Held) -> None:
         """``held`` raises where the active no longer keeps the log from the beginning of the copy on."""
         self.total = sum(each.size for each in found if not each.folder)
+        asked = -inf
         for each in found:
-            place = self._target / each.path
-            if boottime() - self._asked >= SLOT:
-                self._asked = boottime()
+            if boottime() - asked >= SLOT:
+                asked = boottime()
                 held()
             if each.folder:
-                if not place.exists():
-                    place.mkdir(mode=0o700)
-                    self._own(place)
+                self._folder(each.path)
             else:
-                self._file(each, place)
+                self._file(each)
         for name in ("pg_wal", "pg_wal/archive_status"):
-            if not (self._target / name).exists():
-                (self._target / name).mkdir(mode=0o700)
-                self._own(self._target / name)
+            self._folder(name)
 
-    def _own(self, path: Path) -> None:
-        os.chown(path, self._owner["user"], self._owner["group"])
+    def _folder(self, path: str) -> None:
+        if not (self._place / path).exists():
+            (self._place / path).mkdir(mode=0o700)
+            self._own(path)
 
-    def _file(self, remote: Remote, place: Path) -> None:
+    def _file(self, remote: Remote) -> None:
         """Written part by part; one that is removed there meanwhile, or cut, is left so: the log says it again."""
-        stale = self._open(self._config.data_dir / remote.path)
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        stale = self._open(self._config.data_dir / remote.path) if remote.path != CONTROL else None
+        descriptor = os.open(self._place / remote.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            for begin, end in _spans(remote.size, _COMPARE):
-                self._span(remote.path, begin, end, stale, descriptor)
+            end = 0
+            for offset in range(0, remote.size, _SPAN):
+                end = self._span(remote.path, offset, min(_SPAN, remote.size - offset), stale, descriptor)
+                if end < min(remote.size, offset + _SPAN):
+                    break
+            os.ftruncate(descriptor, end)
         finally:
             os.close(descriptor)
             if stale is not None:
                 os.close(stale)
-        self._own(place)
+        self._own(remote.path)
 
     def _open(self, path: Path) -> int | None:
         try:
@@ -176,58 +160,17 @@ class Copying:
         except OSError:
             return None
 
-    def _span(self, path: str, begin: int, end: int, stale: int | None, target: int) -> None:
-        missing: list[int] = []
-        if stale is None or path == CONTROL:
-            missing = list(range(begin, end, _PART))
+    def _span(self, path: str, offset: int, length: int, stale: int | None, target: int) -> int:
+        """Returns where the active's file ended, or the span."""
+        if stale is None:
+            cut = self._fetch(path, [(offset, length)], target)
+            end = cut if cut >= 0 else offset + length
         else:
-            told = self._session.one(_DIGESTS, self._answer(), [path, str(_PART), str(begin), str(end)])
-            for number, offset in enumerate(range(begin, end, _PART)):
-                here = os.pread(stale, _PART, offset)
-                if hashlib.sha256(here).hexdigest()[:32] == told[number * 32 : number * 32 + 32]:
-                    os.pwrite(target, here, offset)
-                    self._advance(len(here))
-                else:
-                    missing.append(offset)
-        for offset, length in _runs(missing, _FETCH):
-            self._fetch(path, offset, min(length, end - offset), target)
-
-    def _fetch(self, path: str, offset: int, length: int, target: int) -> None:
-        data = self._session.binary(READ, self._answer(), [path, str(offset), str(length)]) or b""
-        os.pwrite(target, data, offset)
-        self.fetched += len(data)
+            here = os.pread(stale, length, offset)
+            os.pwrite(target, here, offset)
+            end = self._differing(path, offset, length, self._digests(path, offset, length), digests(here), target)
         self._advance(length)
-
-    def _answer(self) -> float:
-        return min(ANSWER, self._clock.need("copying"))
-
-    def _advance(self, length: int) -> None:
-        self.done += length
-        progress = Progress(min(self.done, self.total), self.total, boottime() - self._began)
-        if not self._progress(self._speed.rated(progress)):
-            raise Cancelled("the copy was cancelled")
-        disk = os.statvfs(self._target)
-        if disk.f_bavail * disk.f_frsize < RESERVE:
-            raise ReplicationError(f"{self._target.parent} is nearly full: the copy was ended and removed; make room there")
-
-
-def _spans(size: int, step: int) -> Iterator[tuple[int, int]]:
-    for begin in range(0, size, step):
-        yield begin, min(size, begin + step)
-
-
-def _runs(offsets: list[int], most: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of neighbouring parts, at most ``most`` bytes each."""
-    begin = length = 0
-    for offset in offsets:
-        if length and (offset != begin + length or length >= most):
-            yield begin, length
-            length = 0
-        if not length:
-            begin = offset
-        length += _PART
-    if length:
-        yield begin, length
+        return end
 
 
 def run(copy: Copy, target: Path) -> None:

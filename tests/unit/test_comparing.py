@@ -1,4 +1,4 @@
-"""Which pages differ, and what is asked of the active: the parts of ``comparing`` that need no Postgres."""
+"""Which pages differ, and what is asked of the active: the parts of ``comparing`` and ``fetching`` that need no Postgres."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ha_manager.comparing import Here, _array, _differing, _in_order
+from ha_manager.comparing import Here
 from ha_manager.differences import is_relation
+from ha_manager.fetching import array, differing, in_order, portions
 from runtime.errors import ReplicationError
 
 PAGE, SMALL = 8192, 256 << 10
@@ -36,23 +37,35 @@ def test_what_differs_is_fetched(
     there: tuple[bytes, ...], here: tuple[bytes, ...], length: int, runs: list[tuple[int, int]]
 ) -> None:
     base = 4 << 20
-    assert _differing(digests(*there), digests(*here), base, length) == [(base + at * PAGE, n * PAGE) for at, n in runs]
+    assert differing(digests(*there), digests(*here), base, length) == [(base + at * PAGE, n * PAGE) for at, n in runs]
 
 
 def test_a_last_page_that_is_not_whole_is_fetched_as_long_as_it_is() -> None:
-    assert _differing(digests(A, b"rest"), digests(A), 0, PAGE + 4) == [(PAGE, 4)]
+    assert differing(digests(A, b"rest"), digests(A), 0, PAGE + 4) == [(PAGE, 4)]
 
 
 def test_digests_in_another_order_are_not_believed() -> None:
     told = [number.to_bytes(8, "big") + digests(page) for number, page in ((512, A), (513, B))]
-    assert _in_order(b"".join(told), 512 * PAGE) == digests(A, B)
+    assert in_order(b"".join(told), 512 * PAGE) == digests(A, B)
     for wrong in (b"".join(reversed(told)), told[1], told[0] + told[0]):
         with pytest.raises(ReplicationError, match="out of order"):
-            _in_order(wrong, 512 * PAGE)
+            in_order(wrong, 512 * PAGE)
 
 
-def test_names_are_quoted_as_postgres_reads_an_array() -> None:
-    assert _array(["base/5/1", 'a "b"\\c, {d}']) == '{"base/5/1","a \\"b\\"\\\\c, {d}"}'
+def test_names_are_quoted_as_postgres_reads_anarray() -> None:
+    assert array(["base/5/1", 'a "b"\\c, {d}']) == '{"base/5/1","a \\"b\\"\\\\c, {d}"}'
+
+
+def test_no_question_fetches_more_than_four_mebibytes() -> None:
+    page, most = PAGE, 4 << 20
+    assert list(portions([])) == []
+    assert list(portions([(0, page), (5 * page, page)])) == [[(0, page), (5 * page, page)]]
+    assert list(portions([(page, page), (8 * page, 2 * most)])) == [
+        [(page, page), (8 * page, most - page)],
+        [(7 * page + most, most)],
+        [(7 * page + 2 * most, page)],
+    ]
+    assert list(portions([(0, most), (most, page)])) == [[(0, most)], [(most, page)]]
 
 
 def test_what_is_said_once_more_by_the_log() -> None:

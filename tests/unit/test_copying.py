@@ -447,13 +447,3 @@ def test_what_belongs_into_a_copy() -> None:
     copied = differences.wanted(found)
     assert {each.path for each in copied if not each.folder} == {name for name, belongs in names.items() if belongs}
     assert [each.path for each in copied[:3]] == ["base", "pg_wal", "base/5"] and copied[-1].path == "global/pg_control"
-
-
-def test_parts_that_lie_together_are_fetched_together() -> None:
-    part = 64 * 1024
-    assert list(differences._runs([0, part, 2 * part, 5 * part], 2 * part)) == [
-        (0, 2 * part),
-        (2 * part, part),
-        (5 * part, part),
-    ]
-    assert list(differences._runs([], part)) == []
