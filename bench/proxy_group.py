@@ -23,6 +23,7 @@ from director.dataplane import DataPlane
 from director.hashing import bucket
 from director.plane import Content, Own, Place
 from director.settings import Balance, Config, Redirect, VirtualIp, Vrrp
+from lab import network
 from lab.namespace import Namespace
 from runtime.arp import Announcer
 
@@ -50,6 +51,8 @@ class Group:
         self._servers: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Group:
+        with self.switch:
+            network.be_a_plain_switch()
         self.switch.ip("link add lan type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "link set lan up")
         for number, ns in enumerate([each.ns for each in self.nodes] + [self.client], start=1):
             mac = f"02:09:00:00:00:{number:02x}"

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from runtime import commands
 
+from .namespace import Namespace
 from .store import Faults
 from .topology import Machine, Topology
 
 _LIMIT = 20.0
+
+
+def be_a_plain_switch() -> None:
+    """The network namespace of the calling thread: its bridges pass frames on and look no deeper. Where the kernel has
+    br_netfilter (a container host's), each frame would go through the chains and the connection tracking of a router.
+    """
+    for each in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
+        each.write_text("0\n")
 
 
 def switch_up(anchor: int, topology: Topology) -> None:
@@ -26,6 +36,9 @@ def switch_up(anchor: int, topology: Topology) -> None:
             f"link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
             f"link set {bridge} up",
         ]
+    with Namespace(anchor) as switch:
+        be_a_plain_switch()
+    switch.close()
     _ip(anchor, lines)
 
 
