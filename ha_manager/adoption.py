@@ -77,7 +77,7 @@ def write_files(config: PostgresConfig, control: Control | None, peers: tuple[st
     ``standby``: raises ConfigError where ALTER SYSTEM holds a setting below what the active has: it couldn't replay.
     """
     paths = Paths(config.state_dir)
-    _make_folder(config)
+    make_folder(config)
     admin = cluster.read_settings(config.config_file)
     static = Static(
         admin_file=config.config_file,
@@ -106,7 +106,8 @@ def write_access(config: PostgresConfig, peers: tuple[str, ...], tls: bool, *, f
     return _write(config, paths.ident, ident_text(ident, config.user, config.version), fsync=fsync) or changed
 
 
-def _make_folder(config: PostgresConfig) -> None:
+def make_folder(config: PostgresConfig) -> None:
+    """Where our own files are."""
     config.state_dir.mkdir(parents=True, exist_ok=True)
     os.chown(config.state_dir, 0, pwd.getpwnam(config.user).pw_gid)
     config.state_dir.chmod(0o750)

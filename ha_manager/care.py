@@ -8,6 +8,7 @@ acknowledged write lost" (in-place care).
 | what is seen | on | alarm | remedy |
 |---|---|---|---|
 | a postmaster that isn't the keeper's | both | foreign | END_FOREIGN |
+| files of ours are gone, without which Postgres takes no other settings | both | own-files | REMAKE |
 | ALTER SYSTEM overrides a setting of ours | both | overridden | RESET |
 | ``synchronous_standby_names`` is not what is wanted and was proven | active | names | PROVE |
 | the peer's slot lost or gone, the replication role gone or without its rights | active | slot | SETTLE |
@@ -69,6 +70,7 @@ FEW_PLACES = 3
 
 class Remedy(StrEnum):
     END_FOREIGN = "end a Postgres that ha_manager's keeper did not start"
+    REMAKE = "write ha_manager's own files again"
     RESET = "take back what ALTER SYSTEM overrides"
     PROVE = "set the names of who must acknowledge, and prove it again"
     SETTLE = "make slot and role of the other server again"
@@ -96,7 +98,7 @@ class Findings:
 Found = Iterator[tuple[str, str, Remedy | None]]
 
 _ALARMS = (
-    "foreign", "overridden", "names", "slot", "sender", "connections", "promoted", "replay", "receiver", "lag",
+    "foreign", "own-files", "overridden", "names", "slot", "sender", "connections", "promoted", "replay", "receiver", "lag",
     "disk-database", "disk-log", "disk-state", "disk-messages",
 )  # fmt: skip
 _DISK_ALARMS = {
@@ -131,6 +133,9 @@ class Care:
             yield "foreign", f"{words} nobody, and is ended; only ha_manager starts one here", Remedy.END_FOREIGN
         if not seen.answers:
             return
+        if seen.missing and want.postgres is not Postgres.KEEP:
+            words = f"somebody removed {', '.join(seen.missing)}, without which the settings of Postgres can't be changed"
+            yield "own-files", f"{words}: made again as Postgres runs", Remedy.REMAKE
         if seen.overridden:
             names = ", ".join(seen.overridden)
             yield "overridden", f"ALTER SYSTEM set {names}, which ha_manager decides: it is taken back", Remedy.RESET

@@ -110,6 +110,13 @@ class Book:
             durable.write_json(self._path, value, mode=0o600)
             self._now = lineage
 
+    def keep(self) -> None:
+        """Somebody may have removed the file: what is known is written again."""
+        with self._lock:
+            now, self._now = self._now, None
+        if now is not None and now != Lineage():
+            self.write(now)
+
     def _load(self) -> Lineage:
         try:
             value = durable.read_json(self._path, {})

@@ -231,6 +231,8 @@ class Observation:
     system_identifier: str = ""
     #: settings of ours that ALTER SYSTEM overrides
     overridden: tuple[str, ...] = ()
+    #: files of ours that Postgres goes by, and that somebody removed
+    missing: tuple[str, ...] = ()
     #: a postmaster on this data that isn't the keeper's: its process id; 0: none
     foreign: int = 0
     #: clients have every connection, also those kept for superusers

@@ -17,7 +17,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from ha_manager import adoption, cluster, disks, keeper, postmaster, settings, sql, vitals
+from ha_manager import adoption, cluster, disks, keeper, ownfiles, postmaster, settings, sql, vitals
 from ha_manager.cluster import PostgresConfig
 from ha_manager.observation import Observation, Receiver, Slot, StandbyRow, Vitals, lsn
 from ha_manager.settings import Dynamic
@@ -217,7 +217,8 @@ class Observer:
         foreign = head.pid if head is not None and own not in (-1, head.pid) and self._is_foreign(head) else 0
         seen, counter = self._look(head, now, limit)
         found = self._disks.look(self._server.config)
-        return replace(seen, foreign=foreign, disks=found, overridden=self._overridden()), counter
+        gone = ownfiles.missing(self._server.config) if head is not None else ()
+        return replace(seen, foreign=foreign, disks=found, overridden=self._overridden(), missing=gone), counter
 
     def _is_foreign(self, head: Process) -> bool:
         """Not only newer than what the keeper said a moment ago."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from ha_manager import (
     adoption,
@@ -17,6 +17,7 @@ from ha_manager import (
     halves,
     logreserve,
     mending,
+    ownfiles,
     postmaster,
     receiving,
     replacement,
@@ -38,6 +39,8 @@ from runtime.errors import ReplicationError
 OnProgress = Callable[[Progress], bool]
 #: Large databases on slow links take long; what ends a copy is that nothing moves any more (``transfer``). Seconds.
 COPY_LIMIT = 7 * 24 * 3600.0
+#: for writing our own files again (seconds)
+_REMAKE = 2.0
 #: whoever is stopped amid a checkpoint is woken after so long (seconds)
 _WAKE = 0.2
 
@@ -283,7 +286,24 @@ class Wanted(Looking):
             if remedy is Remedy.PROVE:
                 self._proven = None
                 return ""
+            if remedy is Remedy.REMAKE:
+                return self._remake(Clock(_REMAKE))
             return mending.apply(self._server, remedy)
+
+    def _remake(self, clock: Clock) -> str:
+        """Nothing that Postgres goes by changes: it is asked for what depends on the role."""
+        gone = ownfiles.missing(self.config)
+        if not gone:
+            return ""
+        with self._server.session(clock.left) as session:
+            runs = ownfiles.running(session, clock.left)
+        adoption.make_folder(self.config)
+        adoption.write_passfile(self.config, self._password if runs.conninfo else "")
+        self._server.change(reload=False, **asdict(runs))
+        self._write_files()
+        self._book.keep()
+        self._server.reload()
+        return f"{', '.join(gone)} had been removed by somebody, and ha_manager wrote them again"
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 

@@ -131,8 +131,11 @@ class Worker(Following):
         except DidNotStart as wrong:
             self._failed(want, str(wrong), data="failed")
             return
-        except (HaError, OSError) as wrong:  # a full disk under a copy, say
+        except HaError as wrong:
             self._failed(want, str(wrong))
+            return
+        except OSError as wrong:  # a full disk under a copy, say
+            self._failed(want, f"{wrong.filename or 'a file'} can't be used: {wrong.strerror or wrong}")
             return
         except Exception as bug:
             log.exception("carrying out want %d", want.serial)
@@ -241,7 +244,7 @@ class Worker(Following):
             log.warning("in place: %s", remedy.value)
             try:
                 self._apply(remedy, want)
-            except HaError as wrong:
+            except (HaError, OSError) as wrong:
                 log.warning("in place: failed: %s", wrong)
 
     def _apply(self, remedy: Remedy, want: Want) -> None:

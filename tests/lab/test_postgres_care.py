@@ -94,6 +94,29 @@ def test_what_alter_system_overrides_is_taken_back_and_proven_again(clusters: Pa
     assert one.database.mend(Remedy.RESET) == ""
 
 
+def test_files_of_ours_that_somebody_removed_are_made_again_as_postgres_runs(clusters: Pair) -> None:
+    """Before that, neither server could change a setting: nobody took over, nobody let go."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    before = {node.name: (node.database.configured(), node.facts().names) for node in (one, two)}
+    for node in (one, two):
+        loaded = node.facts().loaded
+        shutil.rmtree(node.config.state_dir)
+        gone = {Path(path).name for path in node.facts().missing}
+        assert gone == {"postgresql.conf", "role.conf", "pg_hba.conf", "pg_ident.conf"}
+        assert "role.conf" in node.database.mend(Remedy.REMAKE) and node.facts().missing == ()
+        assert node.database.mend(Remedy.REMAKE) == ""
+        until(lambda node=node, loaded=loaded: node.facts().loaded != loaded, 5.0)  # type: ignore[misc]
+    assert {node.name: (node.database.configured(), node.facts().names) for node in (one, two)} == before
+    os.kill(two.find("walreceiver"), signal.SIGTERM)
+    until(lambda: streams(clusters), 10.0)  # by the password that was written again
+    one.sql("INSERT INTO t VALUES (1)")
+    two.database.make_detached()
+    two.database.make_primary(2)
+    assert two.sql("SELECT count(*)::text FROM t") == "1"
+    assert one.new_database().identity().lineage == one.database.identity().lineage != {}, "who promoted what is kept, too"
+
+
 def test_slot_and_role_that_were_dropped_are_made_again(clusters: Pair) -> None:
     clusters.synchronous()
     one, two = clusters.one, clusters.two

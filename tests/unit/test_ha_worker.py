@@ -301,7 +301,7 @@ def test_a_failed_proof_is_not_carried_out(bench: Bench) -> None:
 def test_a_full_disk_is_told_as_such(bench: Bench) -> None:
     bench.db.fail["standby"] = OSError(28, "No space left on device", "/var/lib/postgresql/15/main")
     bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
-    assert bench.worker.carried.trouble == "[Errno 28] No space left on device: '/var/lib/postgresql/15/main'"
+    assert bench.worker.carried.trouble == "/var/lib/postgresql/15/main can't be used: No space left on device"
 
 
 def test_a_primary_is_stopped_before_it_is_a_standby(bench: Bench) -> None:
