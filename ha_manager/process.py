@@ -232,6 +232,7 @@ class Daemon:
         """A restart leaves keeper and Postgres alone; without heartbeat nobody will come back for them: stop."""
         orphaned = not self.link.connected
         self.link.end()
+        self.status_file.write(self.requests.last_lines())
         self.control.close()
         for part in (
             self.worker,

@@ -188,6 +188,11 @@ class Requests:
             return "streaming" if facts.following != Epoch() else "waiting"
         return "off"
 
+    def last_lines(self) -> dict[str, object]:
+        """The same for as long as no ha_manager runs: what it said before may not be true any more."""
+        lines = {name: value for name, value in self.status_lines().items() if not name.startswith("file.")}
+        return lines | {"role": "unknown", "replication": "unknown", "peer_connected": False, "files": "off"}
+
     def status_lines(self) -> dict[str, object]:
         """/etc/ha_manager/ha_manager_status: only what changes seldom."""
         daemon = self._daemon

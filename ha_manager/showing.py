@@ -188,7 +188,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if manager:
         database = manager.get("database", {})
-        rows.append(("Postgres", f"{manager['postgres']}, timeline {database.get('timeline')}, {_disk(database)}"))
+        timeline = f"timeline {database['timeline']}, " if database.get("timeline") else ""  # one that is down has not said
+        rows.append(("Postgres", f"{manager['postgres']}, {timeline}{_disk(database)}"))
         session = manager.get("session", {})
         rows.append(("replication", _replication(manager, session, found["peer"])))
         rows.append(("peer's ha_manager", "connected" if session.get("connected") else f"not connected: {session.get('why')}"))
@@ -247,4 +248,9 @@ def _vip(found: dict[str, Any]) -> str:
 
 def _disk(database: dict[str, Any]) -> str:
     free, total = database.get("disk_free", -1), database.get("disk_total", -1)
-    return f"disk {free // 2**30} of {total // 2**30} GiB free" if free >= 0 < total else "disk unknown"
+    if not free >= 0 < total:
+        return "disk unknown"
+    if free >= 2**30:
+        return f"disk {free // 2**30} of {total // 2**30} GiB free"
+    whole = f"{total // 2**30} GiB" if total >= 2**30 else f"{total // 2**20} MiB"
+    return f"disk {free // 2**20} MiB of {whole} free"

@@ -131,6 +131,8 @@ def test_the_passive_is_shut_down_and_comes_back(duo: Duo) -> None:
     active = duo.settle()
     stopped = duo.drill.passive_stop()
     assert stopped.quick is not None and stopped.quick.ms < 3000, stopped.quick
+    left = duo.pair.node(other(active)).read(f"{_ETC}/ha_manager_status")
+    assert left.startswith("role=unknown\n") and "replication=unknown" in left, "what it was then is not what it is now"
     duo.drill.rejoin(other(active))
     expect(duo.pair, other(active), "passive")
 

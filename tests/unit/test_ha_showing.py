@@ -19,6 +19,7 @@ from runtime.errors import ConfigError
 HEARD: dict[str, Any] = {"phase": "passive", "contact": True, "fit": True, "heard_ago": 0.1}
 ACTIVE = {"role": "active", "heartbeat": {"peer_state": HEARD, "vip": {"held": True}}}
 PASSIVE = {"role": "passive", "heartbeat": {"fit": True, "peer_state": HEARD | {"phase": "active", "fit": False}}}
+MIB, GIB = 2**20, 2**30
 RESTING = {"processes": [{"name": name, "state": "stopped", "wanted": False} for name in ("heartbeat", "ha_manager")]}
 
 
@@ -69,6 +70,23 @@ def test_all_is_well_only_without_alarms_and_notes_are_no_alarms(capsys: pytest.
     print_all(found(**ACTIVE, alarms={"manager: heartbeat": "pid 19 died", "heartbeat: solo": "alone"}))
     page = capsys.readouterr().out
     assert page.splitlines()[0].endswith("; 2 alarms") and "! heartbeat: pid 19 died" in page and "! alone" in page
+
+
+SIZES = [
+    ({"disk_free": 77 * GIB + 1, "disk_total": 251 * GIB, "timeline": 2}, "standby, timeline 2, disk 77 of 251 GiB free"),
+    ({"disk_free": 700 * MIB, "disk_total": 251 * GIB, "timeline": 0}, "standby, disk 700 MiB of 251 GiB free"),
+    ({"disk_free": 12 * MIB, "disk_total": 250 * MIB}, "standby, disk 12 MiB of 250 MiB free"),
+    ({"disk_free": -1, "disk_total": -1}, "standby, disk unknown"),
+]
+
+
+@pytest.mark.parametrize(("database", "words"), SIZES, ids=[row[1] for row in SIZES])
+def test_what_postgres_has_left_is_told_in_a_unit_that_says_something(
+    database: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manager = {"postgres": "standby", "replication": "off", "trouble": "", "database": database}
+    print_all(found(**PASSIVE, ha_manager=manager))
+    assert f"  Postgres           {words}\n" in capsys.readouterr().out
 
 
 def test_what_does_not_answer_is_an_alarm_unless_ha_is_off(capsys: pytest.CaptureFixture[str]) -> None:
