@@ -168,7 +168,7 @@ class Care:
         )
         if disk.use == MESSAGES:
             return f"{words}; service isn't touched"
-        return f"{words}, with less than {step // MIB} this server can't serve"
+        return f"{words}, with less than {step // MIB} this server can't serve{_makes_room(disk)}"
 
     def _clients(self, seen: Observation) -> Found:
         vitals = seen.vitals
@@ -326,8 +326,13 @@ def disk_trouble(disk: Disk, of_database: int) -> str:
         return f"the disk of {disk.use} ({disk.path}) can't be written to: the kernel makes it read-only after errors"
     if disk.free < needed(disk, of_database):
         least = needed(disk, of_database) // MIB
-        return f"the disk of {disk.use} ({disk.path}) is full: {disk.free // MIB} MiB free, {least} needed"
+        return f"the disk of {disk.use} ({disk.path}) is full: {disk.free // MIB} MiB free, {least} needed{_makes_room(disk)}"
     return ""
+
+
+def _makes_room(disk: Disk) -> str:
+    """What an operator can do about it, where it may help."""
+    return "; `ha diverged` lists what is kept here of earlier databases, `ha diverged remove` frees it" if disk.kept else ""
 
 
 # --- an active that dies again and again --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Source: facts/postgres.md ("Full disks … must be failover triggers of their ow
 
 from __future__ import annotations
 
+import itertools
 import os
 from math import inf
 from pathlib import Path
@@ -23,13 +24,20 @@ class Disks:
 
     def __init__(self) -> None:
         self._places: tuple[tuple[str, str], ...] = ()
+        self._kept = False
         self._found_at = -inf
 
     def look(self, config: PostgresConfig) -> tuple[Disk, ...]:
         """The disk of the database first, then those that are others than the ones before."""
         if boottime() - self._found_at >= _AGAIN:
-            self._found_at, self._places = boottime(), _distinct(config)
-        return tuple(disk for use, path in self._places if (disk := _disk(use, path)) is not None)
+            self._found_at, self._places, self._kept = boottime(), _distinct(config), _keeps(config)
+        return tuple(disk for use, path in self._places if (disk := _disk(use, path, self._kept)) is not None)
+
+
+def _keeps(config: PostgresConfig) -> bool:
+    """Is anything kept of databases that were replaced, their log or all of them?"""
+    beside = config.data_dir.parent.glob(f"{config.data_dir.name}.diverged-*")
+    return any(True for _ in itertools.chain(beside, config.diverged_dir.glob("*")))
 
 
 def _distinct(config: PostgresConfig) -> tuple[tuple[str, str], ...]:
@@ -53,12 +61,13 @@ def _distinct(config: PostgresConfig) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _disk(use: str, path: str) -> Disk | None:
+def _disk(use: str, path: str, kept: bool) -> Disk | None:
     try:
         disk = os.statvfs(path)
     except OSError:
         return None
-    return Disk(use, path, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, bool(disk.f_flag & os.ST_RDONLY))
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    return Disk(use, path, free, total, bool(disk.f_flag & os.ST_RDONLY), kept)
 
 
 def _real(path: Path) -> str:

@@ -175,6 +175,8 @@ class Disk:
     free: int
     total: int
     read_only: bool = False
+    #: databases that were replaced are kept on this server (`ha diverged`): room that can be had
+    kept: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ class Config:
     def __init__(self, folder: Path) -> None:
         self.data_dir = folder / "data"
         self.state_dir = folder / "state" / "postgres"
+        self.diverged_dir = folder / "state" / "diverged"
         self.log_file = folder / "log" / "postgres.log"
 
 
@@ -25,6 +26,12 @@ def test_one_file_system_is_told_once_by_what_matters_most(tmp_path: Path) -> No
     disks = Disks()
     (disk,) = disks.look(config)
     assert (disk.use, disk.path) == (DATABASE, str(config.data_dir)) and 0 < disk.free < disk.total and not disk.read_only
+    assert not disk.kept
+    for kept in (tmp_path / "data.diverged-3-20261121T094410", config.diverged_dir / "3-20261121T094410"):
+        kept.mkdir(parents=True)
+        (disk,) = Disks().look(config)
+        assert disk.kept, "which `ha diverged remove` frees"
+        kept.rmdir()
     config.data_dir.rename(tmp_path / "elsewhere")
     assert disks.look(config) == (), "what can't be looked at is left out at once"
 

@@ -183,6 +183,8 @@ def test_names_that_are_not_proven_or_not_wanted_are_nobodys_fault(want: Want, p
 
 DISKS = [
     (Disk(DATABASE, "/d", 63 * MIB, GIB), "is full"),
+    (Disk(DATABASE, "/d", 63 * MIB, GIB, kept=True), "needed; `ha diverged` lists what is kept here"),
+    (Disk(DATABASE, "/d", 64 * MIB, GIB, kept=True), ""),
     (Disk(DATABASE, "/d", 64 * MIB, GIB), ""),
     (Disk(LOG, "/wal", 63 * MIB, GIB), "is full"),
     (Disk(LOG, "/wal", GIB, GIB, read_only=True), "can't be written to"),
