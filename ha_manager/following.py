@@ -34,6 +34,8 @@ STARTS = 60.0
 #: whoever handed over starts again as a standby when its successor serves, or after so long (seconds): started at once, it
 #: would only have to be stopped and compared then
 HANDED_OVER = 2.0
+#: before a copy that an operator asks for the active may take so long to go on alone (seconds); who was excused so lately is
+EXCUSE, EXCUSED = 1.0, 5.0
 
 
 class Following(Primary):
@@ -46,7 +48,7 @@ class Following(Primary):
         self._copies_failed = 0
         #: the active and the reason of a copy that failed before it began: tried again every few seconds, and not told again
         self._refused: tuple[str, str] | None = None
-        self._handed_over_at = -inf
+        self._handed_over_at = self._excused_at = -inf
         self._asking: threading.Thread | None = None
         self._answer: tuple[Epoch, str, Identity | None] | None = None
 
@@ -189,12 +191,32 @@ class Following(Primary):
         active = self._active.identity(want.follow)
         if active is None:
             raise ReplicationError(f"ha_manager on {want.follow.node} can't be asked any more: nothing was copied ({because})")
+        self._excuse(want, because)
         self._db.make_stopped(immediate=False)
         self._is_now("stopped")
         verdict = self._db.judge(active)
         way = Way.COPY if verdict.way is Way.START else verdict.way
         kept_whole = verdict.damaged or way is Way.DIVERGED
         self._replace(want, replace(verdict, way=way, because=because, damaged=kept_whole), follow, active)
+
+    def _excuse(self, want: Want, because: str) -> None:
+        """Commits wait for a standby that streams: before it is stopped, heartbeat clears "in sync", as the database is to be
+        copied, and the active goes on alone. That is a new epoch, and so another want, with which the copy begins. Who waited
+        for nobody opens none.
+        """
+        if self._seen.following != want.follow.number or self._clock() - self._excused_at < EXCUSED:
+            return
+        self._excused_at = self._clock()
+        self._publish(data="copying")
+        self._events.changed()
+        with self._condition:
+            if self._condition.wait_for(lambda: self._ended or not self._same_active(want), EXCUSE):
+                self._reseed = because
+                raise Obsolete("no longer wanted")
+
+    def _same_active(self, want: Want) -> bool:
+        newest = self._newest
+        return newest is not None and (newest.postgres, newest.follow) == (want.postgres, want.follow)
 
     def _copy_because(self, want: Want, follow: Upstream, reason: str, active: Identity | None) -> None:
         if active is None:

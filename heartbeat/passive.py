@@ -101,10 +101,12 @@ class Passive(Active):
             self._elect()
 
     def _follow_sync(self, p: Message) -> None:
-        """Rules 6a and 7, the passive's side: store "in sync" when all is held, clear it when asked to (or when it fails)."""
+        """Rules 6a and 7, the passive's side: store "in sync" when all is held, clear it when asked to (or when it fails,
+        or is to be replaced).
+        """
         newest = self._newest()
         asked = p.asks_release and p.epoch.number >= newest.epoch.number
-        failed = self.facts.data == "failed" and not self.manager_lost
+        failed = self.facts.data in ("failed", "copying") and not self.manager_lost
         if newest.in_sync and (asked or failed):
             self._save(replace(newest, in_sync=False))
             return

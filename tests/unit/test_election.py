@@ -531,6 +531,19 @@ def test_the_passive_stores_in_sync_only_when_it_holds_what_is_named() -> None:
     assert server.core.disk.in_sync and server.core.disk.epoch == Epoch(4, "vs-28")
 
 
+@pytest.mark.parametrize("data", ["failed", "copying"])
+def test_a_passive_whose_database_is_no_good_or_about_to_go_says_that_it_is_not_in_sync(data: str) -> None:
+    """By itself, so that the active goes on alone at once; asked for it is only when commits have waited for a while."""
+    server = Server()
+    server.hear(**PEER_ACTIVE)
+    server.facts = replace(server.facts, following=Epoch(4, "vs-28"))
+    server.run(0.5)
+    assert server.core.disk.in_sync
+    server.facts = replace(server.facts, data=data, healthy=False)
+    server.run(0.05)
+    assert not server.core.disk.in_sync and server.said is not None and not server.said.in_sync
+
+
 def test_in_sync_on_its_way_to_the_disk_is_never_denied() -> None:
     """Denying it would release the active while this server may wake up in sync."""
     server = Server()

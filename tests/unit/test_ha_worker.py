@@ -591,6 +591,21 @@ def test_a_copy_that_an_operator_asks_for_is_made_once_whatever_is_here(bench: B
     assert bench.db.calls == ["standby vs-28"], "once"
 
 
+def test_the_active_goes_on_alone_before_its_standby_is_stopped_for_a_copy(bench: Bench) -> None:
+    """Commits wait for a standby that streams: half a second, until the active asks for its release by itself."""
+    streaming = replace(RUNNING, receiver=Receiver("streaming", f"ha_vs-166_{THEIRS.number}", "x", 7, 0.0))
+    following, alone = (want(Postgres.STANDBY, n, follow=Epoch(THEIRS.number + n, THEIRS.node)) for n in (0, 1))
+    bench.do(following, streaming)
+    bench.worker.reseed("asked for")
+    bench.db.calls.clear()
+    heard = threading.Timer(0.05, bench.worker.want, [alone])
+    heard.start()
+    bench.worker.step(following)
+    assert bench.db.calls == [] and bench.worker.carried.data == "copying", "which is what heartbeat is told"
+    bench.worker.step(alone)
+    assert bench.db.calls == ["stop fast", "judge", "copy copy", "standby vs-28"] and not heard.is_alive()
+
+
 def test_an_operators_copy_waits_for_what_is_under_way_and_ends_with_the_role(bench: Bench) -> None:
     following = want(Postgres.STANDBY, follow=THEIRS)
     bench.do(following)
