@@ -194,6 +194,8 @@ class Following(Primary):
         self._excuse(want, because)
         self._db.make_stopped(immediate=False)
         self._is_now("stopped")
+        # Asked anew: of what has come since, this database would seem to hold more than the active.
+        active = self._active.identity(want.follow) or active
         verdict = self._db.judge(active)
         way = Way.COPY if verdict.way is Way.START else verdict.way
         kept_whole = verdict.damaged or way is Way.DIVERGED

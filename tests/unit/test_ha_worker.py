@@ -97,6 +97,7 @@ class Recording:
 
     def judge(self, active: Identity, limit: float = 30.0) -> Verdict:
         self._note("judge")
+        self.judged_by = active
         return Verdict(self.way, "because")
 
     def rejoin(self, verdict: Verdict, follow: Upstream, active: Identity, progress: Callable[[Progress], bool]) -> str:
@@ -137,6 +138,8 @@ class Peer:
         return replace(UP, tls=self.has_tls)
 
     def identity(self, follow: Epoch) -> Identity | None:
+        if self.known is not None:
+            self.known = replace(self.known, lsn=self.known.lsn + 1)  # it is being written to
         return self.known
 
 
@@ -581,8 +584,10 @@ def test_a_copy_that_an_operator_asks_for_is_made_once_whatever_is_here(bench: B
     bench.db.calls.clear()
     bench.worker.reseed("asked for by ha reseed")
     assert "asked for by ha reseed" in bench.worker.carried.copying, "seen at once"
+    asked = bench.peer.known.lsn if bench.peer.known else 0
     bench.worker.step(following)
     assert bench.db.calls == ["stop fast", "judge", f"copy {copied}", "standby vs-28"]
+    assert bench.db.judged_by.lsn == asked + 2, "by what the active has when nothing comes any more"
     assert bench.db.whole is (way is Way.DIVERGED), "never rewound, never removed for room"
     assert bench.worker.carried.copying == ""
     bench.db.way = Way.START
