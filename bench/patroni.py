@@ -27,7 +27,7 @@ from bench import debian
 from bench.drill import Measured, Result
 from bench.ledger import tables
 from bench.pair import SERVERS, NotSo, other
-from bench.writers import ALL_TABLES, Writers
+from bench.writers import ALL_TABLES, Silent, Writers
 from lab.api import Lab
 from lab.store import base
 from runtime.clock import boottime
@@ -189,11 +189,12 @@ class Patroni:
         end = boottime() + _LIMIT
         while not (leader := self.leader(members := self.members())):
             if boottime() > end:
-                raise NotSo(f"Patroni is not in order after {_LIMIT:g} s: {members}\n{self._last_words()}")
+                raise NotSo(f"Patroni is not in order after {_LIMIT:g} s: {members}\n{self.last_words()}")
             time.sleep(0.5)
         return leader
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """Of every log of theirs."""
         logs = sorted(self._folder.glob("*/*.log"))
         return "\n".join(f"--- {log.parent.name} {log.name}\n{log.read_text(errors='replace')[-800:]}" for log in logs)
 
@@ -248,8 +249,11 @@ class PatroniDrill(Measured):
         return leader
 
     def _resumed(self, result: Result, since: float) -> Result:
-        for name in self.writers.names:
-            self.writers.acknowledged_since(since, name, _LIMIT)
-        self.writers.steady(_LIMIT)
+        try:
+            for name in self.writers.names:
+                self.writers.acknowledged_since(since, name, _LIMIT)
+            self.writers.steady(_LIMIT)
+        except Silent as wrong:
+            raise NotSo(f"{result.title}: {wrong}\n{self._patroni.members()}\n{self._patroni.last_words()}") from wrong
         self._outages(result)
         return self._finish(result)
