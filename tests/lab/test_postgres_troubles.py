@@ -305,7 +305,7 @@ def test_a_passive_of_which_a_part_is_missing_is_copied_afresh_and_kept(duo: Duo
     since = len(passive.log())
     if not running:
         duo.pair.ha(passive.name, "stop")
-    passive.sh(f"rm -rf {_DATA}/base")
+    passive.sh(f"until rm -rf {_DATA}/base; do :; done")  # a Postgres that runs makes files meanwhile
     if not running:
         duo.pair.ha(passive.name, "start")
     until_logged(duo, passive.name, "the database here is damaged: base is missing", since, 60.0)
@@ -326,6 +326,8 @@ def test_a_passive_is_copied_afresh_on_purpose(duo: Duo) -> None:
     assert "copying" not in passive.log()[since:]
     done = duo.pair.ha(passive.name, "reseed", "--force")
     assert f"this server follows {active} again" in done.stdout
+    alone = [change["because"] for change in duo.pair.history(active) if "released by the passive" in change["because"]]
+    assert "says that it is no longer in sync" in alone[-1], "commits did not have to wait first"
     until_logged(duo, passive.name, "the replaced database is kept in", since)
     assert duo.settle() == active
     duo.pair.ha(passive.name, "diverged", "remove", "--all", "--force")
