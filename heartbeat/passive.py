@@ -139,7 +139,7 @@ class Passive(Active):
         elif outcome == "mine" and self._withdrawn_seq and not self.members.echoes(self._withdrawn_seq):
             pass
         elif outcome == "mine" and self.rules.peer_pledged() and self.facts.healthy:
-            because = "nobody was active: this server has the longest log, or is the default active"
+            because = "nobody was active: of those that can serve, this server has the longest log, or is the default active"
             self._begin_takeover(because, self._against_elected)
 
     # --- what stands against a takeover under way; "" if nothing
