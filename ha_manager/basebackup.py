@@ -25,7 +25,7 @@ _AUTO = "auto"
 METHODS = (_AUTO, "none", "lz4", "zstd", "gzip")
 #: MiB a second: a faster link gains nothing by lz4; on a slower one zstd's better ratio wins. Measured: docs/lab.md.
 _FAST, _SLOW = 1500.0, 4.0
-#: Sizes sent to measure a link, until one takes _ENOUGH seconds.
+#: Sizes sent to measure a link, until one takes _ENOUGH seconds, or shows that the link is far from _FAST.
 _SIZES = (1 << 20, 8 << 20, 32 << 20)
 _ENOUGH = 0.05
 _UNSUPPORTED = ("not supported by this build", "unrecognized compression algorithm")
@@ -42,6 +42,11 @@ def choose(setting: str, version: int, rate: float) -> str:
     return "zstd" if 0 < rate < _SLOW else "lz4"
 
 
+def is_known(rate: float, seconds: float) -> bool:
+    """Is a link known well enough by an answer that came at this rate, and took so long?"""
+    return seconds > _ENOUGH or rate < _FAST / 8
+
+
 def measure(info: str, limit: float = 3.0) -> float:
     """MiB a second that the active's server sends over the link; 0 if it can't be asked."""
     clock, rate = Clock(limit), 0.0
@@ -55,7 +60,7 @@ def measure(info: str, limit: float = 3.0) -> float:
             session.rows(f"SELECT repeat('x', {size})", clock.left)
             seconds = time.monotonic() - began
             rate = size / seconds / (1 << 20)
-            if seconds > _ENOUGH:
+            if is_known(rate, seconds):
                 break
     except ReplicationError:
         # So slow that not even that arrived.

@@ -94,6 +94,14 @@ def test_compression_is_chosen_by_the_link(setting: str, version: int, rate: flo
     assert basebackup.choose(setting, version, rate) == method
 
 
+@pytest.mark.parametrize(
+    "mebibytes, seconds, known",
+    [(1, 0.004, False), (1, 0.008, True), (8, 0.02, False), (8, 0.051, True), (32, 0.02, False), (1, 3.0, True)],
+)
+def test_a_link_is_measured_for_no_longer_than_the_choice_needs(mebibytes: int, seconds: float, known: bool) -> None:
+    assert basebackup.is_known(mebibytes / seconds, seconds) is known
+
+
 # --- room ---------------------------------------------------------------------------------------------------------------------
 
 
