@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.proxy_group import CLIENTS, VIP, VIP6, Clients, Download, Group
+from bench.proxy_clients import Clients, Served
+from bench.proxy_group import CLIENTS, VIP, VIP6, Group
 from director.config import MODULE_XML
 
 PRIORITIES = {"jupiter": 99, "nibiru": 89, "mars": 0, "scan1": 0, "scan2": 0}
@@ -137,7 +138,9 @@ class Machine:
             self._holder.wait()
 
 
-class Daemons:
+class Daemons(Served):
+    sources = SOURCES
+
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="proxy-group-"))
         self.wires = Group(len(MEMBERS), proxies=False)
@@ -145,7 +148,7 @@ class Daemons:
 
     def __enter__(self) -> Daemons:
         self.wires.__enter__()
-        self.clients = Clients(self.wires.client)
+        self.clients = Clients(self.wires.client, VIP)
         for number, name in enumerate(MEMBERS, start=1):
             self.machines[name] = Machine(self, name, number)
             self.machines[name].boot()
@@ -198,33 +201,9 @@ class Daemons:
         even = [204, 205, 205, 205, 205]
         self.until(lambda: sorted(self.buckets(on).values()) == even, "all five share evenly")
 
-    def until(self, holds: Callable[[], bool], what: str) -> None:
+    def until(self, holds: Callable[[], object], what: str) -> None:
         end = time.monotonic() + LIMIT
         while not holds():
             logs = "".join(f"\n{each.name}: {each.log()[-1500:]}" for each in self.machines.values())
             assert time.monotonic() < end, f"not within {LIMIT:g} s: {what}{logs}"
             time.sleep(0.05)
-
-    # --- clients
-
-    def served_by(self, source: str, port: int = 80) -> str:
-        return self.clients.ask(source, VIP, port)[0]
-
-    def downloads(self) -> list[Download]:
-        started = [self.clients.start(source) for source in SOURCES]
-        self.until(lambda: all(len(each.chunks) > 5 or each.broken for each in started), "downloads begin")
-        assert broken(started) == []
-        return started
-
-    def go_on(self, downloads: list[Download], lines: int = 25) -> None:
-        """Each receives so many more lines, and none is broken."""
-        had = [len(each.chunks) for each in downloads]
-        self.until(
-            lambda: all(len(d.chunks) >= n + lines or d.broken for d, n in zip(downloads, had, strict=True)),
-            "downloads go on",
-        )
-        assert broken(downloads) == []
-
-
-def broken(downloads: list[Download]) -> list[str]:
-    return [f"{each.source} on {each.node}: {each.broken}" for each in downloads if each.broken]

@@ -1,22 +1,17 @@
 """Scanning nodes and a client as network namespaces on one bridge, for tests that need the data plane and real packets.
 
 ``with Group(5) as group:`` nodes 10.9.0.1 … on eth0, the client 10.9.0.100 with 40 more addresses; VIP 10.9.0.200 and
-fd09::200. Each node runs ``scanning_node`` on 9090 and 2121. Downloads and idle connections are held by ``Clients``.
+fd09::200. Each node runs ``scanning_node`` on 9090 and 2121. Downloads and idle connections: ``proxy_clients``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
-import itertools
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
+from bench.proxy_clients import Clients
 from director import plane
 from director.buckets import Buckets, Table
 from director.dataplane import DataPlane
@@ -167,118 +162,9 @@ class Node:
         self.ns.ip(f"address del {VIP}/32 dev eth0", f"address del {VIP6}/128 dev eth0")
 
 
-@dataclass
-class Download:
-    """One connection: from which address, who served it, what was received and when, how it ended."""
-
-    source: str
-    node: str = ""
-    chunks: list[float] = field(default_factory=list)
-    broken: str = ""
-    done: bool = False
-
-    def gap(self, since: float = 0.0) -> float:
-        """The longest wait between two lines, seconds."""
-        times = [at for at in self.chunks if at >= since]
-        return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
-
-
-class Clients:
-    """Connections of the client's addresses, in an event loop of its own."""
-
-    def __init__(self, ns: Namespace) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._ns = ns
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self.downloads: list[Download] = []
-        self._tasks: list[object] = []
-        self._idle: list[asyncio.StreamWriter] = []
-
-    def _run(self) -> None:
-        with self._ns:  # for this thread: sockets are made here
-            self._loop.run_forever()
-
-    def cancel(self) -> None:
-        """End all downloads and idle connections."""
-
-        async def cancel() -> None:
-            while self._idle:
-                self._idle.pop().close()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-
-        asyncio.run_coroutine_threadsafe(cancel(), self._loop).result(10)
-
-    def close(self) -> None:
-        self.cancel()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
-    def start(self, source: str, vip: str = VIP, port: int = 80, pace: int = 20, chunks: int = 100000) -> Download:
-        download = Download(source)
-        self.downloads.append(download)
-        self._tasks.append(asyncio.run_coroutine_threadsafe(self._download(download, vip, port, pace, chunks), self._loop))
-        return download
-
-    async def _download(self, download: Download, vip: str, port: int, pace: int, chunks: int) -> None:
-        try:
-            reader, writer = await asyncio.open_connection(vip, port, local_addr=(download.source, 0))
-            asyncio.current_task().add_done_callback(lambda _: writer.close())  # type: ignore[union-attr]
-            writer.write(f"download {pace} {chunks}\n".encode())
-            for number in range(chunks):
-                words = (await reader.readline()).decode().split()
-                if not words or int(words[1]) != number or download.node not in ("", words[0]):
-                    download.broken = f"got {words} for line {number}"
-                    return
-                download.node = words[0]
-                download.chunks.append(time.monotonic())
-            download.done = True
-        except OSError as error:
-            download.broken = str(error) or type(error).__name__
-
-    def ask(self, source: str, vip: str = VIP, port: int = 80, text: str = "id", limit: float = 5.0) -> list[str]:
-        """One question on a connection of its own; the words of the answer."""
-
-        async def ask() -> list[str]:
-            reader, writer = await asyncio.open_connection(vip, port, local_addr=(source, 0))
-            writer.write(text.encode() + b"\n")
-            words = (await reader.readline()).decode().split()
-            writer.close()
-            return words
-
-        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(ask(), limit), self._loop).result(limit + 1)
-
-    def idle(self, source: str, vip: str = VIP, port: int = 80) -> Idle:
-        opened = asyncio.run_coroutine_threadsafe(
-            asyncio.open_connection(vip, port, local_addr=(source, 0)), self._loop
-        ).result(5)
-        self._idle.append(opened[1])
-        return Idle(self._loop, *opened)
-
-
-class Idle:
-    """A keep-alive connection: says something now and then."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._loop, self._reader, self._writer = loop, reader, writer
-
-    def says(self, text: str = "id") -> list[str]:
-        return self.send(text).result(6)
-
-    def send(self, text: str = "id") -> concurrent.futures.Future[list[str]]:
-        """The answer's words, when it has come."""
-
-        async def exchange() -> list[str]:
-            self._writer.write(text.encode() + b"\n")
-            return (await self._reader.readline()).decode().split()
-
-        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(exchange(), 5), self._loop)
-
-
 @contextlib.contextmanager
 def clients(group: Group) -> Iterator[Clients]:
-    made = Clients(group.client)
+    made = Clients(group.client, VIP)
     try:
         yield made
     finally:

@@ -18,8 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.proxy_daemons import broken
-from bench.proxy_group import Clients, Download
+from bench.proxy_clients import Clients, Served
 from lab.api import Lab
 from lab.machine import Node
 from lab.namespace import Namespace
@@ -46,14 +45,16 @@ _ROOT = Path(__file__).resolve().parent.parent.parent
 _LIMIT = 30.0
 
 
-class Tier:
+class Tier(Served):
+    sources = SOURCES
+
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self._proxies: list[subprocess.Popen[str]] = []
         self._keepalived: subprocess.Popen[bytes] | None = None
         client = self.node("client")
         client.sh("".join(f"ip address add {each}/24 dev eth0\n" for each in SOURCES))
-        self.clients = Clients(Namespace(client.pid))
+        self.clients = Clients(Namespace(client.pid), VIP)
 
     def node(self, name: str) -> Node:
         return self.lab.node(name)
@@ -169,25 +170,6 @@ class Tier:
         asker.terminate()
         lines = [line.split() for line in asker.communicate()[0].splitlines()]
         found.append(_longest(lines))
-
-    # --- clients ----------------------------------------------------------------------------------------------------------
-
-    def served_by(self, source: str, port: int = 80) -> str:
-        return self.clients.ask(source, VIP, port)[0]
-
-    def downloads(self) -> list[Download]:
-        started = [self.clients.start(source, VIP) for source in SOURCES]
-        self.until(lambda: all(len(each.chunks) > 5 or each.broken for each in started), "downloads to begin")
-        assert broken(started) == []
-        return started
-
-    def go_on(self, downloads: list[Download], lines: int = 25) -> None:
-        had = [len(each.chunks) for each in downloads]
-        self.until(
-            lambda: all(len(d.chunks) >= n + lines or d.broken for d, n in zip(downloads, had, strict=True)),
-            "downloads to go on",
-        )
-        assert broken(downloads) == []
 
 
 def _longest(lines: list[list[str]]) -> float:

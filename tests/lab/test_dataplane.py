@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.proxy_group import CLIENTS, CLIENTS6, COUNT, LBID, VIP, VIP6, Clients, Download, Group, clients
+from bench.proxy_clients import Clients, Download
+from bench.proxy_group import CLIENTS, CLIENTS6, COUNT, LBID, VIP, VIP6, Group, clients
 from director.buckets import Table
 from director.hashing import bucket
 from runtime.reset import clients_of

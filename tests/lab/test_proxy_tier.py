@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.proxy_group import Download, Idle
+from bench.proxy_clients import Download, Idle
 from lab.api import Lab
 from tests.lab.proxy_tier import ADDRESSES, MEMBERS, SOURCES, TIER, VIP, Tier
 
@@ -43,7 +43,7 @@ def tier(built: Tier) -> Iterator[Tier]:
 
 def idle_ones(tier: Tier) -> tuple[dict[str, Idle], dict[str, str]]:
     """Connections that say nothing for the time being, and who serves them."""
-    idle = {source: tier.clients.idle(source, VIP) for source in SOURCES[::2]}
+    idle = {source: tier.clients.idle(source) for source in SOURCES[::2]}
     return idle, {source: each.says()[0] for source, each in idle.items()}
 
 
