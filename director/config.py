@@ -133,15 +133,14 @@ class _Reader:
             if vip.address == config.management_ip and config.priority != OWNER:
                 remedy = "use an address that no device has; a member's own is the management_ip"
                 raise section.error(f"{vip.address} is this node's management IP", "ip", remedy=remedy)
-            if vip.family == 6 and config.vrrp.version == 2:
-                remedy = 'write version="3" into <vrrp>'
+            if vip.family == 6 and config.vrrp.version == 2 and vip.advertised:
+                remedy = 'write version="3" into <vrrp>, or advertised="0" here: then it goes along with the IPv4 addresses'
                 raise section.error("VRRP version 2 knows no IPv6", "ip", remedy=remedy)
+        if not config.families:
+            remedy = 'leave advertised="0" out of one <virtual_ip>'
+            raise self._init.error("no virtual address is advertised", remedy=remedy)
         for family, most in _MOST_VIPS.items():
-            advertised = [vip for vip in config.of_family(family) if vip.advertised]
-            if config.of_family(family) and not advertised:
-                said = f"no virtual address of IPv{family} is advertised"
-                raise self._init.error(said, remedy='leave advertised="0" out of one <virtual_ip>')
-            if len(advertised) > most:
+            if len([vip for vip in config.of_router(family) if vip.advertised]) > most:
                 said = f"more than {most} virtual addresses of IPv{family}: they don't fit into one advertisement"
                 raise self._init.error(said, remedy="use a group of its own, with another vrid, for the rest")
         for section, peer in zip(self._every["peer"], config.peers, strict=True):

@@ -18,7 +18,7 @@ def instance_of(config: Config, family: int, own: str) -> Instance:
     vrrp = config.vrrp
     return Instance(
         vrid=vrrp.vrid, version=vrrp.version, priority=config.priority, advert=vrrp.advert,
-        addresses=tuple(vip.address for vip in config.of_family(family) if vip.advertised), own=own, preempt=vrrp.preempt,
+        addresses=tuple(vip.address for vip in config.of_router(family) if vip.advertised), own=own, preempt=vrrp.preempt,
         preempt_delay=vrrp.preempt_delay, password=vrrp.password,
     )  # fmt: skip
 
@@ -31,12 +31,11 @@ def same_sockets(one: Config, other: Config) -> bool:
     """Whether a participant of the one can become one of the other without leaving the virtual router."""
     a, b = one.vrrp, other.vrrp
     cards = [{vip.interface for vip in config.vips} if config.vrrp.virtual_mac else None for config in (one, other)]
-    families = [{vip.family for vip in config.vips} for config in (one, other)]
     same = (a.interface, a.vrid, a.version, a.virtual_mac, a.checksum, a.password) == (
         b.interface, b.vrid, b.version, b.virtual_mac, b.checksum, b.password,
     )  # fmt: skip
     same = same and cards[0] == cards[1]
-    return same and one.peers == other.peers and families[0] == families[1] and one.management_ip == other.management_ip
+    return same and one.peers == other.peers and one.families == other.families and one.management_ip == other.management_ip
 
 
 def own_address(config: Config, family: int, assigned: Sequence[Assigned]) -> str:

@@ -125,7 +125,7 @@ class Participant:
         """Another configuration that needs no other sockets (see ``instances.same_sockets``)."""
         before, self._config = self._config, config
         vips = self._vips()
-        if before.of_family(self.family) != config.of_family(self.family):
+        if before.of_router(self.family) != config.of_router(self.family):
             self.vips.change(vips, self._loop.now())
             self._watch.close()
             self._watch = self._watch_for(vips)
@@ -263,7 +263,7 @@ class Participant:
         if State.MASTER in (state, previous):
             verb = "Adding" if state is State.MASTER else "Removing"
             for vip in self.vips.vips:
-                log.info("TX %s IPV%d Address %s", verb, self.family, vip.address)
+                log.info("TX %s IPV%d Address %s", verb, vip.family, vip.address)
 
     def _say_announced(self) -> None:
         """At the first time, and at the last."""
@@ -371,7 +371,7 @@ class Participant:
         self._owner.alarm(f"{name} IPv{self.family}", text and f"{self._name} {text}")
 
     def _vips(self) -> tuple[VirtualIp, ...]:
-        return self._config.of_family(self.family)
+        return self._config.of_router(self.family)
 
     def status(self) -> dict[str, Any]:
         core, one = self.core, self.core.instance

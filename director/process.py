@@ -65,8 +65,7 @@ class Process:
         self._control: ControlServer | None = None
 
     def _join(self, config: Config) -> dict[int, Participant]:
-        families = [family for family in (4, 6) if config.of_family(family)]
-        return {family: Participant(config, family, self.loop, self._kernel, self) for family in families}
+        return {family: Participant(config, family, self.loop, self._kernel, self) for family in config.families}
 
     # --- life
 

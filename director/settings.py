@@ -52,7 +52,7 @@ class VirtualIp:
     prefix: int
     interface: str
     comment: str = ""
-    #: False: held with the others, but not named in adverts (keepalived's virtual_ipaddress_excluded)
+    #: False: held with the others, but not named in adverts (keepalived's virtual_ipaddress_excluded); of either family then
     advertised: bool = True
 
     @property
@@ -125,5 +125,12 @@ class Config:
     balance: Balance = Balance()
     enabled: bool = True
 
-    def of_family(self, family: int) -> tuple[VirtualIp, ...]:
-        return tuple(vip for vip in self.vips if vip.family == family)
+    @property
+    def families(self) -> tuple[int, ...]:
+        """Of the virtual routers that there are: each advertises addresses of its own family."""
+        return tuple(sorted({vip.family for vip in self.vips if vip.advertised}))
+
+    def of_router(self, family: int) -> tuple[VirtualIp, ...]:
+        """What the router of the family holds: its own addresses, and those of a family that has no router."""
+        families = self.families
+        return tuple(vip for vip in self.vips if (vip.family if vip.family in families else min(families)) == family)

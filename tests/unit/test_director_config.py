@@ -48,7 +48,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     vrrp = config.vrrp
     assert (vrrp.interface, vrrp.vrid, vrrp.version, vrrp.advert, vrrp.preempt) == ("eth2", 7, 3, 0.1, False)
     assert (vrrp.preempt_delay, vrrp.virtual_mac, vrrp.checksum, vrrp.port_weight) == (5.0, True, "plain", 30)
-    assert [str(vip) for vip in config.of_family(6)] == ["fd00:1::250/64"]
+    assert [str(vip) for vip in config.of_router(6)] == ["fd00:1::250/64"]
     assert config.vips[0].interface == "eth2"
     assert config.peers == ("10.1.1.2",)
     assert config.tracks == (Track("eth1", 20),)
@@ -93,7 +93,7 @@ def test_an_lbid_that_is_none_is_refused_with_its_line(tmp_path: Path, said: str
         ([DIRECTOR, '<virtual_ip ip="10.1.1.300/24"/>'], "no IP address in CIDR notation"),
         ([DIRECTOR, '<virtual_ip ip="10.1.1.255/24"/>'], "network or broadcast address"),
         ([DIRECTOR, '<virtual_ip ip="fd00::1/64"/>'], "VRRP version 2 knows no IPv6"),
-        ([DIRECTOR, '<virtual_ip ip="10.1.1.250/24" advertised="0"/>'], "no virtual address of IPv4 is advertised"),
+        ([DIRECTOR, '<virtual_ip ip="10.1.1.250/24" advertised="0"/>'], "no virtual address is advertised"),
         ([DIRECTOR, VIP, '<vrrp vrid="0"/>'], "1 to 255"),
         ([DIRECTOR, VIP, '<vrrp advert="100ms"/>'], "whole seconds"),
         ([DIRECTOR, VIP, '<vrrp version="3" advert="41"/>'], "out of range"),

@@ -73,8 +73,17 @@ def test_peers_and_addresses_belong_to_their_family() -> None:
     assert (peers_of(config, 4), peers_of(config, 6)) == (("10.1.1.2",), ("fd00:1::2",))
     assert instance_of(config, 6, "fe80::1").addresses == ("fd00:1::250",)
     more = Config(99, "10.1.1.1", Vrrp(), (*VIPS, VirtualIp("10.1.1.251", 24, "eth0", advertised=False)))
-    assert instance_of(more, 4, "10.1.1.1").addresses == ("10.1.1.250",) and len(more.of_family(4)) == 2
+    assert instance_of(more, 4, "10.1.1.1").addresses == ("10.1.1.250",) and len(more.of_router(4)) == 2
     assert instance_of(config, 4, "10.1.1.1").name == "51" and instance_of(config, 6, "fe80::1").name == "51/IPv6"
+
+
+def test_addresses_of_a_family_that_isnt_advertised_go_along_with_the_other() -> None:
+    six = VirtualIp("fd00:1::250", 64, "eth0", advertised=False)
+    config = Config(99, "10.1.1.1", Vrrp(), (VIPS[0], six))
+    assert config.families == (4,) and config.of_router(4) == config.vips and config.of_router(6) == ()
+    assert instance_of(config, 4, "10.1.1.1").addresses == ("10.1.1.250",)
+    both = Config(99, "10.1.1.1", Vrrp(version=3), (*VIPS, VirtualIp("fd00:1::251", 64, "eth0", advertised=False)))
+    assert both.families == (4, 6) and [len(both.of_router(family)) for family in (4, 6)] == [1, 2]
 
 
 @pytest.mark.parametrize(
