@@ -32,7 +32,7 @@ class Kernel(Protocol):
     def add(
         self, address: str, interface: str, *, lifetime: float | None = None, prefix: int | None = None, route: bool = False
     ) -> None: ...
-    def remove(self, address: str, interface: str | None = None) -> bool: ...
+    def delete(self, assigned: Assigned) -> bool: ...
     def addresses(self) -> list[Assigned]: ...
 
 
@@ -83,11 +83,16 @@ class VirtualAddresses:
         with suppress(HaError, OSError):
             for each in self._kernel.addresses():
                 if each.address in wanted and each.lifetime is not None:
-                    self._kernel.remove(each.address, each.interface)
+                    self._kernel.delete(each)
+
+    @property
+    def leased(self) -> tuple[str, ...]:
+        """All but those that an interface has for ever, as it was seen last."""
+        return tuple(vip.address for vip in self.vips if vip.address not in self._permanent)
 
     def take(self, now: float) -> None:
         """Make the addresses answer here."""
-        self._look()
+        self.look()
         self.held = True
         self.refresh(now)
 
@@ -95,17 +100,14 @@ class VirtualAddresses:
         """Other addresses than before; those that stay are not touched."""
         before, self.vips = self.vips, tuple(vips)
         if self.held:
-            for vip in before:
-                if vip not in self.vips:
-                    self._remove(vip)
+            self._remove([vip for vip in before if vip not in self.vips])
             self.take(now)
 
     def drop(self) -> None:
         self.held = False
         self._again_at = inf
         self._announce_at = []
-        for vip in self.vips:
-            self._remove(vip)
+        self._remove(self.vips)
 
     def announce(self, now: float) -> None:
         """Gratuitous ARP, unsolicited neighbour advertisement: now, and repeated."""
@@ -130,7 +132,7 @@ class VirtualAddresses:
         """An interface came, went or lost its link, and the addresses with it perhaps."""
         if self.held:
             self._there = set()
-            self._look()
+            self.look()
             self.refresh(now)
 
     def addresses_removed(self, now: float) -> None:
@@ -181,7 +183,7 @@ class VirtualAddresses:
 
     # --- inside
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """What the interfaces have already: addresses for ever, networks that need no route."""
         try:
             there = self._kernel.addresses()
@@ -198,11 +200,18 @@ class VirtualAddresses:
             lambda: add(vip.address, self._device(vip), lifetime=self.lease, prefix=vip.prefix, route=route),
         )
 
-    def _remove(self, vip: VirtualIp) -> None:
-        self._there.discard(vip.address)
-        if vip.address not in self._permanent:
-            self._try(f"vip-{vip.address}", lambda: self._kernel.remove(vip.address, self._device(vip)))
-        self._trouble(f"announcement-{vip.address}", "")
+    def _remove(self, vips: Iterable[VirtualIp]) -> None:
+        """Wherever they are: their interface may have another name by now. What has no lifetime isn't ours."""
+        gone = {vip.address for vip in vips}
+        self._there -= gone
+        for address in gone:
+            for name in ("vip", "announcement", "removed"):
+                self._trouble(f"{name}-{address}", "")
+        self._put_back -= gone
+        with suppress(OSError):
+            for each in self._kernel.addresses():
+                if each.address in gone and each.lifetime is not None:
+                    self._try(f"vip-{each.address}", lambda each=each: self._kernel.delete(each))  # type: ignore[misc]
 
     def _device(self, vip: VirtualIp) -> str:
         return self._devices.get(vip.interface, vip.interface)

@@ -26,7 +26,7 @@ _ADDRESS, _LOCAL, _CACHEINFO, _FLAGS = 1, 2, 6, 8
 _NODAD, _NOPREFIXROUTE = 0x02, 0x200
 _FOREVER = 0xFFFFFFFF
 _UNUSABLE = 0x08 | 0x40  # IFA_F_DADFAILED, IFA_F_TENTATIVE
-_REMEMBERED = 64
+_REMEMBERED = 512
 _ABSENT = (19, 99)  # ENODEV, EADDRNOTAVAIL
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -72,10 +72,14 @@ class AddressSocket:
 
     def remove(self, address: str, interface: str | None = None) -> bool:
         """Remove ``address`` from ``interface`` (from all, if None), whatever its prefix; False if it wasn't there."""
-        self.forget()
         found = [each for each in self.addresses(interface) if each.address == address]
-        removed = [bool(self._change(_DELADDR, 0, each.address, each.interface, each.prefix)) for each in found]
+        removed = [self.delete(each) for each in found]
         return any(removed)
+
+    def delete(self, assigned: Assigned) -> bool:
+        """Remove what ``addresses`` has listed; False if it is gone already."""
+        self.forget()
+        return bool(self._change(_DELADDR, 0, assigned.address, assigned.interface, assigned.prefix))
 
     def addresses(self, interface: str | None = None) -> list[Assigned]:
         """All IPv4 and IPv6 addresses, or those of one interface (none if it doesn't exist)."""
@@ -96,11 +100,12 @@ class AddressSocket:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _remove_unusable(self, address: str, interface: str) -> None:
-        raw = socket.inet_pton(socket.AF_INET6, address)
-        self._send(_GETADDR, _DUMP, struct.pack("=BBBBI", socket.AF_INET6, 0, 0, 0, 0))
-        found = [body for kind, body in self._replies() if kind == _NEWADDR and body[2] & _UNUSABLE and raw in body]
-        for body in found:
-            with contextlib.suppress(NetworkError):  # what is to be added may say it better
+        with contextlib.suppress(OSError, NetworkError):  # it isn't there; and what is to be added may say it better
+            head = struct.pack("=BBBBI", socket.AF_INET6, 128, 0, 0, socket.if_nametoindex(interface))
+            raw = socket.inet_pton(socket.AF_INET6, address)
+            self._send(_GETADDR, _ACK, head + _attribute(_LOCAL, raw) + _attribute(_ADDRESS, raw))
+            found = [body for kind, body in self._replies() if kind == _NEWADDR and body[2] & _UNUSABLE]
+            for body in found:
                 self._change(_DELADDR, 0, address, interface, body[1])
 
     def _repeated(self, body: bytes) -> bool:

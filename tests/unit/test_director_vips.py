@@ -33,6 +33,9 @@ class Kernel:
         self.there = [each for each in self.there if each.address != address]
         return len(self.there) < before
 
+    def delete(self, assigned: Assigned) -> bool:
+        return self.remove(assigned.address)
+
     def addresses(self) -> list[Assigned]:
         return list(self.there)
 
@@ -154,6 +157,18 @@ def test_an_owner_keeps_its_own_address() -> None:
     setup.vips.drop()
     setup.vips.clear()
     assert setup.kernel.there == [own]
+
+
+def test_what_was_wrong_is_over_when_they_are_dropped_under_whatever_name_the_interface_has() -> None:
+    setup = Setup(ONE, OTHER)
+    setup.kernel.refused = {OTHER.address}
+    setup.vips.take(10.0)
+    setup.kernel.remove(ONE.address)
+    setup.vips.addresses_removed(10.1)
+    assert set(setup.standing) == {"vip-10.9.9.9", "removed-10.1.1.250"}
+    setup.kernel.there = [OWN, Assigned("renamed", ONE.address, 24, 1), Assigned("eth1", OTHER.address, 24)]
+    setup.vips.drop()
+    assert setup.kernel.there == [OWN, Assigned("eth1", OTHER.address, 24)] and setup.standing == {}
 
 
 def test_other_addresses_leave_those_that_stay_alone() -> None:
