@@ -31,6 +31,7 @@ from director.members import Member
 from director.plane import Content, Own, Place
 from director.seam import Hooks
 from director.settings import Config
+from director.strangers import Strangers
 from runtime.address import NetworkError, mac
 from runtime.clock import boottime
 from runtime.control import Handler, Request
@@ -73,6 +74,7 @@ class ProxyCluster:
         self._timers: dict[str, Timer] = {}
         self._version = _version()
         self._hearing = Hearing()
+        self._strangers = Strangers()
         self._unfit = False
         self._group: Group | None = None
         self._failed: list[str] = []
@@ -233,6 +235,7 @@ class ProxyCluster:
             inspection = self._plane.inspection()
             self._worker.do(inspection.run, lambda raised: self._inspected(inspection, raised))
         self._listen_for_anybody()
+        self._hooks.alarm("lbid", self._strangers.text(self._config.balance.lbid, boottime()))
         if boottime() >= self._settings_due:
             self._settings_due = boottime() + _SETTINGS_EVERY
             self._hooks.alarm("settings", "; ".join(self._plane.settings()))
@@ -366,9 +369,7 @@ class ProxyCluster:
         if first:
             log.warning("protocol 253: dropped a message of %s: %s (counted from now on)", source, dropped)
         if dropped.because == "authentication":
-            lbid = self._config.balance.lbid
-            text = f"{source} uses load balancing ID {lbid} with another key: another group, or a wrong key"
-            self._hooks.alarm("lbid", text)
+            self._strangers.heard(source, boottime())
 
     def _give(self, event: Event) -> None:
         if self._group is None:

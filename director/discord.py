@@ -25,6 +25,8 @@ from director.model import Advertisement, Alarm, Instance
 
 #: seconds without a message after which a sender's trouble counts as over; at least so many of its intervals
 FORGET, FORGET_INTERVALS = 10.0, 4
+#: seconds in which a sender's trouble stays as it was told, so that a flood of all kinds of nonsense doesn't fill the log
+CALM = 1.0
 #: senders whose troubles are kept: a flood of forged ones has to end somewhere
 _MOST = 64
 
@@ -74,30 +76,43 @@ def _list(addresses: set[str]) -> str:
 
 
 @dataclass
+class _Told:
+    trouble: Trouble
+    since: float
+    until: float
+
+
+@dataclass
 class Discord:
     """The troubles that there are, by sender."""
 
-    _told: dict[str, tuple[Trouble, float]] = field(default_factory=dict)
+    _told: dict[str, _Told] = field(default_factory=dict)
 
     def heard(self, source: str, trouble: Trouble | None, interval: float, now: float) -> Iterator[Alarm]:
         """``source`` has sent a message with this trouble, or a good one."""
-        before = self._told.pop(source, None)
-        if trouble is not None and (before is not None or len(self._told) < _MOST):
-            self._told[source] = (trouble, now + max(FORGET, FORGET_INTERVALS * interval))
-        if before is not None and (trouble is None or trouble.kind != before[0].kind):
-            yield Alarm(_name(source, before[0]), "")
-        if trouble is not None and source in self._told and (before is None or before[0] != trouble):
+        before = self._told.get(source)
+        if before is None and (trouble is None or len(self._told) >= _MOST):
+            return
+        until = now + max(FORGET, FORGET_INTERVALS * interval)
+        if before is not None and (before.trouble == trouble or now - before.since < CALM):
+            before.until = until
+            return
+        if before is not None and (trouble is None or trouble.kind != before.trouble.kind):
+            del self._told[source]
+            yield Alarm(_name(source, before.trouble), "")
+        if trouble is not None:
+            self._told[source] = _Told(trouble, now, until)
             yield Alarm(_name(source, trouble), trouble.text)
 
     def expired(self, now: float) -> Iterator[Alarm]:
-        for source, (trouble, until) in list(self._told.items()):
-            if now >= until:
+        for source, told in list(self._told.items()):
+            if now >= told.until:
                 del self._told[source]
-                yield Alarm(_name(source, trouble), "")
+                yield Alarm(_name(source, told.trouble), "")
 
     @property
     def due(self) -> float:
-        return min((until for _, until in self._told.values()), default=inf)
+        return min((each.until for each in self._told.values()), default=inf)
 
 
 def _name(source: str, trouble: Trouble) -> str:

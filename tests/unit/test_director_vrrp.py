@@ -294,7 +294,7 @@ def test_what_does_not_fit_is_an_alarm_once(like: Instance, message: dict[str, o
     assert router.state is (State.BACKUP if counts else State.MASTER)
     again = router.handle(advert(200, like=like, **message), 10.06)
     assert not any(isinstance(effect, Alarm) for effect in again)
-    cured = router.handle(advert(200, like=like), 10.07)
+    cured = router.handle(advert(200, like=like), 11.1)
     assert Alarm(f"{kind}-{HIGHER}", "") in cured
 
 
@@ -303,6 +303,15 @@ def test_an_alarm_ends_when_its_sender_is_silent() -> None:
     router.handle(advert(200, version=3), 10.05)
     assert Alarm(f"version-{HIGHER}", "") not in router.handle(Tick(), 19.0)
     assert Alarm(f"version-{HIGHER}", "") in router.handle(Tick(), 20.1)
+
+
+def test_a_sender_of_all_kinds_of_nonsense_does_not_fill_the_log() -> None:
+    router = master()
+    kinds = ({"version": 3}, {"interval": 3.0}, {}, {"addresses": ("10.1.1.77",)})
+    said = [router.handle(advert(50, **kinds[n % 4]), 10.0 + n / 1000) for n in range(3000)]  # type: ignore[arg-type]
+    alarms = [effect for effects in said for effect in effects if isinstance(effect, Alarm)]
+    assert 3 <= len([each for each in alarms if each.text]) <= 5 and len(alarms) <= 9
+    assert sum(isinstance(effect, Drop) for effects in said for effect in effects) == 2250  # each was judged by itself
 
 
 def test_forged_senders_are_remembered_up_to_a_number() -> None:
