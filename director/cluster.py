@@ -32,6 +32,7 @@ from director.plane import Content, Own, Place
 from director.seam import Hooks
 from director.settings import Config
 from director.strangers import Strangers
+from director.sysctls import KEPT, Sysctls
 from runtime.address import NetworkError, mac
 from runtime.clock import boottime
 from runtime.control import Handler, Request
@@ -60,7 +61,7 @@ class ProxyCluster:
         self._config, self._loop, self._hooks, self._drained = config, loop, hooks, drained
         self._interfaces = Interfaces(AddressSocket())
         self._own: dict[str, Own] = {}
-        self._plane = DataPlane()
+        self._plane = DataPlane(settings=Sysctls(KEPT), others=hooks.rule_changes)
         self._plane_problem = ""
         self._checks: list[PortCheck] = []
         self._load: LoadMeter | None = None

@@ -2,22 +2,26 @@
 
 Promise: the rules that translate them remain until the last of them has ended, or an hour is over, or a daemon runs again
 (which has loaded rules of its own); then the rules are removed and the kernel's settings put back as they were. So stopping the
-daemon, to upgrade it say, breaks no connection. Source: design §8 ("connections kept").
+daemon, to upgrade it say, breaks no connection. The same for one that was killed, when the init script is to stop it. Source:
+design §8 ("connections kept").
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from director.plane import removal
+from director import lease
+from director.generation import need_nftables
+from director.plane import IP, removal
+from director.sysctls import KEPT, Sysctls, restore
 from runtime.control import Client
 from runtime.errors import HaError
-from runtime.nft import Nftables
+from runtime.nft import Nftables, NftError
 from runtime.priority import relax
 from runtime.reset import clients_of
 
@@ -43,13 +47,9 @@ def watch(ports: Sequence[int], settings: Mapping[str, str]) -> None:
         if not clients_of(set(ports)):
             break
     nft = Nftables()
-    nft.run(removal())
+    nft.run(removal() + lease.removal())
     nft.close()
-    for name, value in settings.items():
-        try:
-            (Path("/proc/sys") / name).write_text(value)
-        except OSError:
-            continue  # the interface may be gone
+    restore(dict(settings), KEPT)
 
 
 def _daemon_runs() -> bool:
@@ -61,7 +61,34 @@ def _daemon_runs() -> bool:
     return True
 
 
+def leftovers() -> None:
+    """What a daemon that was killed has left behind, and no other is to take over: as after a clean stop."""
+    from director.config import load
+
+    settings = Sysctls(KEPT).found
+    if not settings and not _rules_are_loaded():
+        return
+    ports: list[int] = []
+    with contextlib.suppress(HaError, OSError):
+        ports = [each.to for each in load().redirects]
+    start(ports, settings)
+
+
+def _rules_are_loaded() -> bool:
+    with contextlib.suppress(NftError):
+        need_nftables()
+        nft = Nftables()
+        try:
+            return bool(nft.rules(IP))
+        finally:
+            nft.close()
+    return False
+
+
 if __name__ == "__main__":
-    relax()
-    told = json.loads(sys.argv[1])
-    watch(told["ports"], told["settings"])
+    if sys.argv[1:] == ["--leftovers"]:
+        leftovers()
+    else:
+        relax()
+        told = json.loads(sys.argv[1])
+        watch(told["ports"], told["settings"])

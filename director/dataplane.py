@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from director import plane
 from director.generation import Generation
 from director.plane import TABLES, Content, Elements, Layout
+from director.sysctls import Sysctls
 from runtime.nft import Nftables, NftError
 
 log = logging.getLogger(__name__)
@@ -33,50 +33,25 @@ _SETTINGS = {f"{_CONNTRACK}tcp_loose": "0", f"{_CONNTRACK}tcp_be_liberal": "1", 
 _ON_INTERFACE = {"rp_filter": "0", "send_redirects": "0", "accept_redirects": "0"}
 
 
-class Settings:
-    """Files below /proc/sys, put back as they were found."""
-
-    def __init__(self, root: Path = Path("/proc/sys")) -> None:
-        self._root = root
-        self._found: dict[str, str] = {}
-
-    def ensure(self, wanted: dict[str, str]) -> list[str]:
-        """Set what isn't so; what can't be set, in words."""
-        problems = []
-        for name, value in wanted.items():
-            file = self._root / name
-            try:
-                found = file.read_text().strip()
-                if found != value:
-                    file.write_text(value)
-                    self._found.setdefault(name, found)
-            except OSError as error:
-                problems.append(f"{file} can't be set to {value}: {error.strerror}")
-        return problems
-
-    @property
-    def found(self) -> dict[str, str]:
-        """What was changed, as it was before."""
-        return dict(self._found)
-
-    def restore(self) -> None:
-        for name, value in self._found.items():
-            with contextlib.suppress(OSError):  # the interface may be gone
-                (self._root / name).write_text(value)
-        self._found = {}
-
-
 class DataPlane:
-    def __init__(self, nft: Callable[[], Nftables] = Nftables, settings: Settings | None = None) -> None:
-        """Nothing happens yet. Belongs to one thread and one network namespace."""
+    def __init__(
+        self,
+        nft: Callable[[], Nftables] = Nftables,
+        settings: Sysctls | None = None,
+        others: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Nothing happens yet. Belongs to one thread and one network namespace. ``others``: how often this process has changed
+        the ruleset otherwise.
+        """
         self._make = nft
         self._nft: Nftables | None = None
         self._generation: Generation | None = None
-        self._settings = settings or Settings()
+        self._settings = settings or Sysctls()
+        self._others = others
         self._layout: Layout | None = None
         self._elements: Elements = {}
         self._expected: dict[str, str] = {}
-        self._seen: int | None = None  # generation at which all was as it should be
+        self._seen: int | None = None  # generation, less others, at which all was as it should be
         self.repaired = 0
         #: owns the table that others can't flush: it goes with this context
         self._guard: Nftables | None = None
@@ -129,7 +104,7 @@ class DataPlane:
 
     def inspection(self) -> Inspection:
         """What to look at, by whom it may take: 30 ms."""
-        return Inspection(self._make, dict(self._expected), dict(self._elements), self._seen)
+        return Inspection(self._make, dict(self._expected), dict(self._elements), self._others)
 
     def judge(self, found: Inspection, content: Content) -> str:
         """Mend what an inspection found; what it was, or "" (also if rules were changed here meanwhile)."""
@@ -209,7 +184,7 @@ class DataPlane:
 
     def _now(self) -> int:
         assert self._generation is not None
-        return self._generation.read()
+        return self._generation.read() - self._others()
 
     def _settle(self) -> None:
         """What the kernel shows now is what is expected from now on."""
@@ -222,19 +197,20 @@ class Inspection:
     """A look at the tables, with a context of its own: for another thread of the same network namespace."""
 
     def __init__(
-        self, make: Callable[[], Nftables], expected: dict[str, str], elements: Elements, generation: int | None
+        self, make: Callable[[], Nftables], expected: dict[str, str], elements: Elements, others: Callable[[], int]
     ) -> None:
         self._make = make
         self.expected, self.elements = expected, elements
-        self.generation = generation
+        self.generation: int | None = None
         self.problem = ""
+        self._others = others
 
     def run(self) -> None:
         nft, generation = self._make(), Generation()
         try:
-            before = generation.read()
+            before = generation.read() - self._others()
             self.problem = self._problem(nft)
-            self.generation = before if before == generation.read() else None
+            self.generation = before if before == generation.read() - self._others() else None
         finally:
             nft.close()
             generation.close()

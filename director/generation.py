@@ -18,6 +18,15 @@ _GET_GENERATION, _ERROR = 10 << 8 | 16, 2
 _ID = 1
 
 
+def need_nftables() -> None:
+    """NftError if this kernel has none: libnftables would end the process."""
+    generation = Generation()
+    try:
+        generation.read()
+    finally:
+        generation.close()
+
+
 class Generation:
     """Belongs to the network namespace it was made in."""
 

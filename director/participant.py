@@ -16,6 +16,7 @@ from math import inf
 from typing import Any, Protocol
 
 from director.instances import instance_of, interface_index, own_address, peers_of
+from director.lease import AnswerLease
 from director.model import (
     Advertisement,
     Alarm,
@@ -66,6 +67,8 @@ class Owner(Protocol):
         """After the addresses are taken, or dropped."""
 
     def alarm(self, name: str, text: str) -> None: ...
+    def rules_changed(self) -> None:
+        """The kernel's ruleset, by this process, once."""
 
 
 class Participant:
@@ -88,6 +91,7 @@ class Participant:
         self._mac = VirtualMac((vip.interface for vip in vips), config.vrrp.vrid, family) if config.vrrp.virtual_mac else None
         devices = self._mac.devices if self._mac else {}
         self.vips = VirtualAddresses(vips, lease_of(config.vrrp.advert), kernel, Announcer, self._trouble, devices)
+        self._lease = AnswerLease(config.vrrp.advert, owner.rules_changed)
         self._watch = self._watch_for(vips)
         self._since = time.time()
         self._changes = 0
@@ -102,6 +106,8 @@ class Participant:
 
     def start(self) -> None:
         self.vips.clear()
+        self.vips.look()
+        self._guard()
         self._watch.start()
         self._look(self._loop.now())
         self.feed(Start())
@@ -118,6 +124,7 @@ class Participant:
         self._unregister()
         self._radio.close()
         self.vips.close()
+        self._lease.remove()
         if self._mac is not None:
             self._mac.remove()
 
@@ -130,7 +137,8 @@ class Participant:
             self._watch.close()
             self._watch = self._watch_for(vips)
             self._watch.start()
-        self.vips.lease = lease_of(config.vrrp.advert)
+        self.vips.lease, self._lease.advert = lease_of(config.vrrp.advert), config.vrrp.advert
+        self._guard()
         self._own = own_address(config, self.family, self._kernel.addresses())
         self.feed(Configured(instance_of(config, self.family, self._own or "0.0.0.0")))
         self._look(self._loop.now())
@@ -211,10 +219,14 @@ class Participant:
         now = self._loop.now()
         match effect:
             case SendAdvert(priority):
+                if priority:
+                    self._lease.renew(now)
                 self._advertise(priority)
             case TakeAddresses():
+                self._lease.renew(now)
                 self._raise_mac(True)
                 self.vips.take(now)
+                self._guard()
             case DropAddresses():
                 self.vips.drop()
                 self._raise_mac(False)
@@ -228,6 +240,13 @@ class Participant:
                 self._trouble(name, text)
             case Drop(reason):
                 self._dropped[reason] += 1
+
+    def _guard(self) -> None:
+        """The addresses that this node holds by a lease; not those that are its own (priority 255)."""
+        if self.vips.leased != self._lease.addresses:
+            self._lease.guard(self.vips.leased)
+            if self.vips.held:
+                self._lease.renew(self._loop.now())
 
     def _raise_mac(self, on: bool) -> None:
         if self._mac is not None:
@@ -393,7 +412,7 @@ class Participant:
             "master": core.master,
             "master_priority": core.master_priority,
             "designated": core.designated,
-            "lease": self.vips.lease,
+            "lease": self.vips.lease if self._lease.problem else min(self._lease.seconds, self.vips.lease),
             "virtual_ips": [
                 {"ip": vip.address, "prefix": vip.prefix, "interface": vip.interface, "held": self.vips.holds(vip)}
                 for vip in self.vips.vips

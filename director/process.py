@@ -60,6 +60,7 @@ class Process:
         self._successor = self._unfit = False
         self._refused: list[str] = []
         self._stopping = False
+        self._rule_changes = 0
         self._participants = self._join(config)
         self._cluster: Cluster = cluster_of(config, self.loop, self)
         self._control: ControlServer | None = None
@@ -181,6 +182,12 @@ class Process:
 
     def alarm(self, name: str, text: str) -> None:
         self.alarms.tell(name, text)
+
+    def rules_changed(self) -> None:
+        self._rule_changes += 1
+
+    def rule_changes(self) -> int:
+        return self._rule_changes
 
     def fitness(self, failed: Sequence[str]) -> None:
         self._failed = tuple(failed)

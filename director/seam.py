@@ -41,6 +41,9 @@ class Hooks(Protocol):
 
     def vrrp(self) -> VrrpView: ...
 
+    def rule_changes(self) -> int:
+        """How often this process has changed the kernel's ruleset on behalf of the other half."""
+
     def alarm(self, name: str, text: str) -> None:
         """Logged once per change, shown in the status; "" clears what was told under the name."""
 

@@ -13,8 +13,8 @@ import fcntl
 import socket
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 
+from director.sysctls import KEPT, Sysctls
 from runtime.address import NetworkError
 from runtime.commands import run
 from runtime.errors import CommandFailed
@@ -22,7 +22,7 @@ from runtime.errors import CommandFailed
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _UP = 0x1
 _LIMIT = 5.0
-_SYSCTL = Path("/proc/sys/net/ipv4/conf")
+_KEPT = KEPT.with_name("settings-virtual-mac")
 
 
 def mac_of(vrid: int, family: int) -> str:
@@ -38,7 +38,7 @@ class VirtualMac:
         stem = f"vrrp{'' if family == 4 else 6}.{vrid}"
         names = dict.fromkeys(interfaces)
         self.devices = {interface: stem + (f".{number}" if number else "") for number, interface in enumerate(names)}
-        self._before: dict[tuple[str, str], str] = {}
+        self._settings = Sysctls(_KEPT if family == 4 else None)
 
     def make(self) -> None:
         """Those that are missing. Raises NetworkError."""
@@ -53,10 +53,13 @@ class VirtualMac:
             except CommandFailed as failed:
                 raise NetworkError(f"no virtual MAC on {interface}: {failed}") from failed
             if self._family == 4:
-                self._set(interface, "arp_ignore", "1")
-                self._set(interface, "arp_announce", "2")  # its own questions don't speak for the addresses
-                self._set(device, "arp_ignore", "1")
-                self._set(device, "rp_filter", "2")  # clients are routed through the interface itself
+                wanted = {
+                    f"{interface}/arp_ignore": "1",
+                    f"{interface}/arp_announce": "2",  # its own questions don't speak for the addresses
+                    f"{device}/arp_ignore": "1",
+                    f"{device}/rp_filter": "2",  # clients are routed through the interface itself
+                }
+                self._settings.ensure({f"net/ipv4/conf/{name}": value for name, value in wanted.items()})
 
     def up(self, on: bool) -> None:
         for device in self.devices.values():
@@ -69,16 +72,4 @@ class VirtualMac:
     def remove(self) -> None:
         for device in self.devices.values():
             run(["ip", "link", "del", device], timeout=_LIMIT, check=False)
-        for (interface, name), before in self._before.items():
-            self._write(interface, name, before)
-
-    def _set(self, interface: str, name: str, value: str) -> None:
-        if interface in self.devices and (interface, name) not in self._before:
-            with contextlib.suppress(OSError):
-                self._before[interface, name] = (_SYSCTL / interface / name).read_text().strip()
-        self._write(interface, name, value)
-
-    @staticmethod
-    def _write(interface: str, name: str, value: str) -> None:
-        with contextlib.suppress(OSError):
-            (_SYSCTL / interface / name).write_text(value)
+        self._settings.restore()

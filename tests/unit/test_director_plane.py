@@ -9,7 +9,7 @@ import pytest
 from director import plane
 from director.buckets import Buckets, Table
 from director.cluster import ProxyCluster, read_key
-from director.dataplane import DataPlane, Settings
+from director.dataplane import DataPlane
 from director.plane import Content, Own, Place
 from director.seam import VrrpView
 from director.settings import Balance, Config, Redirect, VirtualIp, Vrrp
@@ -125,12 +125,15 @@ class Hooks:
     def vrrp(self) -> VrrpView:
         return VrrpView(False, 99, 51, "")
 
+    def rule_changes(self) -> int:
+        return 0
+
     def alarm(self, name: str, text: str) -> None:
         self.alarms[name] = text
 
 
 def test_a_kernel_without_nftables_is_said_and_the_rest_goes_on(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    data_plane = DataPlane(Refusing, Settings())
+    data_plane = DataPlane(Refusing)
     with pytest.raises(NftError, match=r"the kernel refuses the rules: Operation not supported \(they need CONFIG_NF_TABLES"):
         data_plane.load(plane.layout(CONFIG, OWN), content({}))
     assert not data_plane.loaded and data_plane.settings() == []
