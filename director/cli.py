@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from director.cli_plane import add_to, render_cluster
+from director.metrics import measured
 from runtime.control import Client
 from runtime.errors import ConfigError, HaError, NotRunning
 
@@ -64,13 +65,28 @@ def status(as_json: bool, watch: bool) -> None:
     Example: director status --watch
     """
     while True:
-        answer = ask("status")
+        try:
+            answer = ask("status")
+            text = json.dumps(answer) if as_json else "\n".join(render(answer))
+        except HaError as wrong:  # it may be started again
+            if not watch:
+                raise
+            text = json.dumps({"ok": False, "error": str(wrong)}) if as_json else f"director: {wrong}"
         if watch and not as_json:
             click.clear()
-        click.echo(json.dumps(answer) if as_json else "\n".join(render(answer)))
+        click.echo(text)
         if not watch:
             return
         time.sleep(_WATCH_PERIOD)
+
+
+@main.command()
+def metrics() -> None:
+    """The status as numbers, in Prometheus's text format; for node_exporter's textfile collector, say.
+
+    Example: director metrics >/var/lib/node_exporter/director.prom
+    """
+    click.echo("\n".join(measured(ask("status"))))
 
 
 @main.command("reload")

@@ -85,9 +85,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with Client(CONTROL, 5.0, name="director") as director:
             status = director.request("status")
+    except NotRunning as stopped:
+        print(f"mfend-lb: {stopped}; /etc/init.d/director start starts it", file=sys.stderr)
+        return NOT_RUNNING
     except HaError as wrong:
         print(f"mfend-lb: {wrong}", file=sys.stderr)
-        return NOT_RUNNING if isinstance(wrong, NotRunning) else FAILED
+        return FAILED
     print("\n".join(lines(status, time.time())))
     return 0
 
