@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pytest
 
 from bench import debian
 from director.config import MODULE_XML
+from tests.lab.who_answers import longest
 
 #: of Debian's: the peer, and who decodes what is on the wire
 PACKAGES = ("keepalived", "tcpdump", "tshark")
@@ -247,15 +249,22 @@ class Tier:
     # --- keepalived
 
     def keepalived(self, name: str, priority: int, *, version: int = 2, advert: str = "1", state: str = "BACKUP",
-                   vips: tuple[str, ...] = (f"{VIP}/24",), more: str = "") -> None:  # fmt: skip
-        self.stop_keepalived(name)
+                   vips: tuple[str, ...] = (f"{VIP}/24",), more: str = "", general: str = "", before: str = "",
+                   reload: bool = False) -> None:  # fmt: skip
+        """``general``: of its global_defs; ``before``: other blocks. ``reload``: of the one that runs."""
         node = self.node(name)
-        addresses = "\n".join(f"  {vip} dev eth0" for vip in vips)
+        if not reload:
+            self.stop_keepalived(name)
+        addresses = "\n".join(f"  {vip}" if " dev " in vip else f"  {vip} dev eth0" for vip in vips)
         node.write("/etc/keepalived/keepalived.conf", (
-            f"global_defs {{\n vrrp_version {version}\n}}\n"
+            f"global_defs {{\n vrrp_version {version}\n {general}\n}}\n{before}\n"
             f"vrrp_instance VI_1 {{\n state {state}\n interface eth0\n virtual_router_id 51\n priority {priority}\n"
             f" advert_int {advert}\n {more}\n virtual_ipaddress {{\n{addresses}\n }}\n}}\n"
         ))  # fmt: skip
+        if reload:
+            assert node.keepalived is not None
+            node.keepalived.send_signal(signal.SIGHUP)
+            return
         with (node.folder / "keepalived.log").open("wb") as output:
             argv = node.argv("keepalived", "--vrrp", "--dont-fork", "--log-console", chroot=True)
             node.keepalived = subprocess.Popen(argv, stdout=output, stderr=output)
@@ -272,6 +281,22 @@ class Tier:
     def holds(self, name: str, vip: str = VIP) -> bool:
         said = subprocess.run(["ip", "-n", self.node(name).space, "addr", "show"], capture_output=True, text=True)
         return f" {vip}/" in said.stdout
+
+    def answering(self, *vips: str) -> dict[str, list[str]]:
+        """The MACs that answer the client's question for each of these."""
+        done = self.client.run(sys.executable, "-m", "tests.lab.answering", "eth0", *vips)
+        assert done.returncode == 0, done.stderr
+        return {words[0]: words[1:] for words in map(str.split, done.stdout.splitlines())}
+
+    @contextmanager
+    def watched(self) -> Iterator[list[float]]:
+        """The longest time (seconds) for which two machines answered for the address; known afterwards."""
+        argv = self.client.argv(sys.executable, "-m", "tests.lab.who_answers", VIP, "eth0")
+        asker = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        found: list[float] = []
+        yield found
+        asker.terminate()
+        found.append(longest(asker.communicate()[0]))
 
     def holders(self, vip: str = VIP) -> list[str]:
         return [name for name, machine in self.machines.items() if machine.is_on and self.holds(name, vip)]

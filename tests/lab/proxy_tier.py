@@ -23,6 +23,7 @@ from lab.api import Lab
 from lab.machine import Node
 from lab.namespace import Namespace
 from lab.topology import Interface, Machine, Topology
+from tests.lab.who_answers import longest
 
 VIP = "10.10.74.74"
 PRIORITIES = {"jupiter": 99, "nibiru": 89, "scan1": 0, "scan2": 0, "scan3": 0}
@@ -168,14 +169,4 @@ class Tier(Served):
         found: list[float] = []
         yield found
         asker.terminate()
-        lines = [line.split() for line in asker.communicate()[0].splitlines()]
-        found.append(_longest(lines))
-
-
-def _longest(lines: list[list[str]]) -> float:
-    longest = since = 0.0
-    for words in lines:
-        at = float(words[0])
-        since = (since or at) if "," in words[-1] else 0.0
-        longest = max(longest, at - since if since else 0.0)
-    return longest
+        found.append(longest(asker.communicate()[0]))

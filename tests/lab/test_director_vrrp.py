@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -193,12 +194,19 @@ def test_killed_hung_unplugged_and_without_an_interface(tier: Tier) -> None:
     jupiter.sh(f"ip addr del {VIP}/24 dev eth0")
     tier.until(lambda: f"virtual address {VIP} was removed from eth0" in jupiter.log(), "that is told")
     tier.await_holder("jupiter")
-    jupiter.kill()
-    tier.await_holder("nibiru")  # alone: the kernel has taken the address from the dead one
+    with tier.watched() as seen:
+        jupiter.kill()
+        tier.await_holder("nibiru")  # alone: the kernel has taken the address from the dead one
+    assert seen == [0.0]  # and before that, the dead one was silent
+    jupiter.sh("nft flush ruleset")
     tier.start("jupiter", 100, FAST)
     tier.await_holder("jupiter")
-    jupiter.kill(signal.SIGSTOP)
-    tier.await_holder("nibiru")
+    jupiter.sh("nft flush ruleset")
+    tier.until(lambda: "arp director_lease were removed by another program: repaired" in jupiter.log(), "that is mended")
+    with tier.watched() as seen:
+        jupiter.kill(signal.SIGSTOP)
+        tier.await_holder("nibiru")
+    assert seen == [0.0]
     jupiter.kill(signal.SIGCONT)
     tier.await_holder("jupiter")
     tier.cable("jupiter", whole=False)
@@ -210,6 +218,16 @@ def test_killed_hung_unplugged_and_without_an_interface(tier: Tier) -> None:
     tier.await_holder("nibiru")
     jupiter.address()
     tier.await_holder("jupiter")
+    jupiter.sh("ip link set eth0 name other")
+    tier.await_holder("nibiru")
+    jupiter.sh("ip link set other name eth0")
+    tier.await_holder("jupiter")
+    tier.node("nibiru").kill(signal.SIGSTOP)  # a backup that stood still has heard its master all the same
+    time.sleep(1.0)
+    changes = tier.router("jupiter")["changes"]
+    tier.node("nibiru").kill(signal.SIGCONT)
+    tier.until(lambda: tier.router("nibiru")["state"] == "backup", "nibiru answers")
+    assert tier.router("jupiter")["changes"] == changes and tier.holders() == ["jupiter"]
     tier.until(lambda: tier.alarms("jupiter") == [], "nothing is wrong any more")
 
 

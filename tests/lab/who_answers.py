@@ -35,6 +35,16 @@ def answers(s: socket.socket, mac: bytes, target: bytes, until: float) -> set[st
     return found
 
 
+def longest(output: str) -> float:
+    """Seconds for which two answered without a pause, of what ``main`` has printed."""
+    found = since = 0.0
+    for words in map(str.split, output.splitlines()):
+        at = float(words[0])
+        since = (since or at) if "," in words[-1] else 0.0
+        found = max(found, at - since if since else 0.0)
+    return found
+
+
 def main() -> None:
     target = socket.inet_aton(sys.argv[1])
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ARP)) as s:
