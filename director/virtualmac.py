@@ -52,14 +52,14 @@ class VirtualMac:
                 run(f"ip link set dev {device} addrgenmode none".split(), timeout=_LIMIT)
             except CommandFailed as failed:
                 raise NetworkError(f"no virtual MAC on {interface}: {failed}") from failed
+            wanted = {f"{device}/arp_ignore": "1"}  # nor does the one for IPv6 answer ARP for the other's addresses
             if self._family == 4:
-                wanted = {
+                wanted |= {
                     f"{interface}/arp_ignore": "1",
                     f"{interface}/arp_announce": "2",  # its own questions don't speak for the addresses
-                    f"{device}/arp_ignore": "1",
                     f"{device}/rp_filter": "2",  # clients are routed through the interface itself
                 }
-                self._settings.ensure({f"net/ipv4/conf/{name}": value for name, value in wanted.items()})
+            self._settings.ensure({f"net/ipv4/conf/{name}": value for name, value in wanted.items()})
 
     def up(self, on: bool) -> None:
         for device in self.devices.values():

@@ -242,6 +242,7 @@ def test_a_clean_stop_and_the_virtual_routers_own_mac(tier: Tier) -> None:
         for vip, mac in macs.items():
             tier.await_holder(director, vip)
             assert mac in tier.client.sh(f"ip neigh show {vip} dev eth0")
+        assert tier.answering(*macs) == {vip: [mac] for vip, mac in macs.items()}
         if director == "jupiter":
             tier.until(lambda: tier.router("nibiru")["designated"], "nibiru is the designated successor")
             tier.stop("jupiter")
