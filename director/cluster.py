@@ -356,6 +356,8 @@ class ProxyCluster:
             self._counters.received += 1
             try:
                 message = decode(data, self._key, self._config.balance.lbid)
+                if message.mac == self._identity:
+                    raise Dropped("own", "it was sent by this node, or another one has its MAC")
                 fresh = self._freshness.accept(message)
             except Dropped as dropped:
                 self._drop(dropped, source)

@@ -73,6 +73,7 @@ class Group:
         self._wishes: dict[str, tuple[Wish, float]] = {}
         self._granted: set[int] = set()
         self._said: dict[str, tuple[object, Member]] = {}
+        self._nonsense: dict[str, str] = {}
         self._out: list[Effect] = []
         self.sharing = Sharing(self)
 
@@ -120,7 +121,7 @@ class Group:
                 try:
                     self._heard(message, source, fresh)
                 except ValueError as nonsense:
-                    self._out.append(Say(f"{source} says what can't be read: {nonsense}"))
+                    self._unread(source, str(nonsense))
             case Report(me):
                 self._report(me)
             case Role(director):
@@ -139,6 +140,12 @@ class Group:
         self._tick()
         out, self._out = self._out, []
         return out
+
+    def _unread(self, source: str, why: str) -> None:
+        """Said once, also if it is said again and again."""
+        if self._nonsense.get(source) != why and len(self._nonsense) < _REMEMBERED:
+            self._nonsense[source] = why
+            self._out.append(Say(f"{source} says what can't be read: {why}"))
 
     def _pause(self, seconds: float) -> None:
         """This process did not run for so long, and heard nobody: that is no silence of the others."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from director.buckets import Table
-from director.groupmodel import Leave, Role, Tick, Wish
+from director.discovery import Kind, Message
+from director.groupmodel import Heard, Leave, Role, Tick, Wish
 from tests.unit.proxy_members import BUCKETS, FTP, HEARTBEAT, HTTP, World, group_of
 
 
@@ -96,6 +97,16 @@ def test_who_did_not_run_for_a_while_takes_nobody_for_failed() -> None:
     world.hosts[3].up = False
     world.run(1.5)
     assert "node4" not in everyone(world), "a real silence"
+
+
+def test_what_cannot_be_read_is_said_once_however_often_it_comes() -> None:
+    """Of a member of another version, or this node's own words come back."""
+    host = group_of(2).hosts[0]
+    host.said.clear()
+    for _ in range(100):
+        host.give(Heard(Message(Kind.MEMBER, 51, 7, 1, host.mac, {}), "10.0.0.2", False))
+        host.give(Heard(Message(Kind.MEMBER, 51, 7, 1, "02:00:00:00:00:99", {"me": []}), "10.0.0.9", True))
+    assert [each.partition(" says")[0] for each in host.said] == ["10.0.0.2", "10.0.0.9"]
 
 
 def test_a_dead_port_takes_only_that_port_away() -> None:
