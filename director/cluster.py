@@ -94,7 +94,8 @@ class ProxyCluster:
         self._load = LoadMeter(self._loop, self._worker, [each.to for each in self._config.redirects])
         self._load.start()
         self._check_ports()
-        self._group = Group(self._me(), self._keys(), self._config.balance.buckets, self._config.balance.heartbeat, boottime())
+        balance = self._config.balance
+        self._group = Group(self._me(), self._keys(), balance.buckets, balance.heartbeat, boottime(), secrets.randbits(20))
         self._kept_until = boottime() + _KEPT if self._plane.is_left_behind() else 0.0
         self._load_plane()
         self._tune_in()

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 from director import tables as codec
 from director.buckets import Table
@@ -48,16 +49,22 @@ FORGOTTEN = 3600.0
 LEFT = 600.0
 #: heartbeats between two broadcasts that list all members; of the wish to drain
 _ROSTER, _WISHING = 4, 20
+#: a term of office is a number that grows, times this, and the mark of the process that began it
+_MARKS = 2**20
 #: senders whose latest words are kept
 _REMEMBERED = 256
 
 
 class Group:
-    def __init__(self, me: Member, keys: Sequence[str], buckets: int, heartbeat: float, now: float) -> None:
+    def __init__(
+        self, me: Member, keys: Sequence[str], buckets: int, heartbeat: float, now: float, mark: int | None = None
+    ) -> None:
+        """``mark``: what tells this process's terms of office from all others'; drawn anew for each, or else of the MAC."""
         self.me, self.keys, self.buckets, self.heartbeat = me, list(keys), buckets, heartbeat
         self.known: dict[str, Known] = {me.mac: Known(me, now, since=now)}
         self.tables = Tables()
         self.term = 0
+        self._mark = (crc32(me.mac.encode()) if mark is None else mark) % _MARKS
         self.is_director = False
         self.director = ""  # MAC; "": none is known
         self.designated = False
@@ -167,7 +174,7 @@ class Group:
         previous = self.known.get(self._last)
         for known in self.known.values():  # from now on they are to answer here; the last director has had its time to speak
             known.heard = known.heard if known is previous else self.now
-        self.term += 1
+        self._next_term(self.term)
         self.director = self._last = self.me.mac
         self._name_successor(False)
         self._learn_until = 0.0
@@ -175,6 +182,13 @@ class Group:
             since = self.now if len(self.alive()) > 1 else self._started
             self._learn_until = since + LEARNING * self.heartbeat
         self._begin_term()
+
+    def _next_term(self, other: int) -> None:
+        """After this one and that; this process's alone, so that no two directors' buckets are taken for each other's.
+
+        Two may begin one at the same time, neither having heard the other: the higher mark is the later term.
+        """
+        self.term = (max(self.term, other) // _MARKS + 1) * _MARKS + self._mark
 
     def _begin_term(self) -> None:
         """What is in force stays in force, under the new term."""
@@ -256,9 +270,9 @@ class Group:
         self._grant(self._read_wishes(message))
         latest = max((term for term, _ in member.loaded.values()), default=0)
         if latest >= self.term and self._learn_until > self.now:
-            self.term = latest + 1
+            self._next_term(latest)
         elif latest > self.term:
-            self.term = latest + 1
+            self._next_term(latest)
             self._begin_term()
         for key in self.keys:
             held = member.loaded.get(key, NONE)
@@ -278,7 +292,7 @@ class Group:
         term = whole(message.body.get("term"), 2**53)
         if self.is_director:
             if term >= self.term:  # two at a time: VRRP decides; whoever stays has the last word
-                self.term = term + 1
+                self._next_term(term)
                 self._begin_term()  # and said with the next heartbeat: two that answer each other would not end
             return
         if term < self.term and self.director:

@@ -82,6 +82,29 @@ def test_a_director_that_heard_nobody_for_a_while_still_knows_who_has_connection
     assert all(owner in chain for owner, chain in zip(before.owners, chains(world, HTTP), strict=True))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_director_that_returns_before_it_has_heard_the_other_has_the_last_word(first: int) -> None:
+    """Its interface was away. Its term of office is not the other's, whatever each of them counted meanwhile."""
+    world = group_of(4)
+    back, other = world.hosts[first], world.hosts[1 - first]
+    world.directs(back)
+    world.run(2.0)
+    world.cut |= {frozenset((back.number, each.number)) for each in world.hosts if each is not back}
+    back.give(Role(False))
+    other.give(Role(True))
+    world.run(6.0)
+    assert len(other.counts()) == 3
+    world.cut.clear()
+    other.give(Role(False))
+    back.give(Role(True))
+    world.run(8.0)
+    for key in (HTTP, FTP):
+        assert sorted(everyone(world, key).values()) == [256] * 4
+    world.hosts[3].up = False
+    world.run(3.0)
+    assert len(everyone(world)) == 3
+
+
 def test_who_did_not_run_for_a_while_takes_nobody_for_failed() -> None:
     """What the others said meanwhile is still to be read."""
     world = group_of(4)
