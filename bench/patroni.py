@@ -155,7 +155,8 @@ class Patroni:
                     "host replication all 192.168.120.0/24 trust",
                 ],
                 "authentication": {"superuser": {"username": "postgres"}, "replication": {"username": "replicator"}},
-                "parameters": {"unix_socket_directories": str(folder)},
+                # mmap: what a killed one leaves in this machine's /dev/shm would stay there, a megabyte each
+                "parameters": {"unix_socket_directories": str(folder), "dynamic_shared_memory_type": "mmap"},
             },
         }
 
