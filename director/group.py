@@ -43,6 +43,8 @@ from director.tables import NONE, Tables
 
 #: heartbeats that may be missed; heartbeats of waiting for somebody who has buckets
 MISSED, LEARNING = 4, 2
+#: heartbeats that members have besides, after a director was just started: it takes two messages until the third is believed
+ACQUAINTED = 2
 #: seconds after which a failed member is not shown any more
 FORGOTTEN = 3600.0
 #: seconds in which one that was stopped is still asked about connections
@@ -173,7 +175,7 @@ class Group:
             return
         previous = self.known.get(self._last)
         for known in self.known.values():  # from now on they are to answer here; the last director has had its time to speak
-            known.heard = known.heard if known is previous else self.now
+            known.heard = known.heard if known is previous else self.now + ACQUAINTED * self.heartbeat
         self._next_term(self.term)
         self.director = self._last = self.me.mac
         self._name_successor(False)

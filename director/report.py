@@ -61,7 +61,7 @@ def _member(config: Config, group: Group, known: Known, counts: Mapping[str, Any
         "share": round(sum(shares) / len(shares), 4) if shares else 0.0,
         "cpu": round(member.cpu, 3),
         "connections": member.connections,
-        "age": round(0.0 if member.mac == group.me.mac else now - known.heard, 3),
+        "age": round(0.0 if member.mac == group.me.mac else max(0.0, now - known.heard), 3),
         "since": round(now - known.since, 1),
         "ports": dict(member.ports),
         "problem": member.plane,

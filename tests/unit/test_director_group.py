@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from director.buckets import Table
@@ -103,6 +105,21 @@ def test_a_director_that_returns_before_it_has_heard_the_other_has_the_last_word
     world.hosts[3].up = False
     world.run(3.0)
     assert len(everyone(world)) == 3
+
+
+def test_a_director_just_started_gives_members_time_to_get_acquainted() -> None:
+    world = group_of(4)
+    director = world.hosts[0]
+    director.start()
+    director.said.clear()
+    world.cut |= {frozenset((1, each.number)) for each in world.hosts[1:]}
+    others = {mac: replace(known) for mac, known in world.hosts[1].group.known.items() if mac != director.mac}
+    director.group.known |= others  # as its predecessor told them
+    world.directs(director)
+    world.run(1.2)
+    assert not any("has failed" in said for said in director.said)
+    world.run(0.5)
+    assert sum("has failed" in said for said in director.said) == 3
 
 
 def test_who_did_not_run_for_a_while_takes_nobody_for_failed() -> None:
