@@ -146,7 +146,7 @@ class Served(ABC):
         """One for each source; all have begun."""
         started = [self.clients.start(source) for source in self.sources]
         self.until(lambda: all(len(each.chunks) > 5 or each.broken for each in started), "downloads begin")
-        assert broken(started) == []
+        whole(started)
         return started
 
     def go_on(self, downloads: list[Download], lines: int = 25) -> None:
@@ -156,7 +156,12 @@ class Served(ABC):
             lambda: all(len(d.chunks) >= n + lines or d.broken for d, n in zip(downloads, had, strict=True)),
             "downloads go on",
         )
-        assert broken(downloads) == []
+        whole(downloads)
+
+
+def whole(downloads: list[Download]) -> None:
+    """AssertionError naming those that are not."""
+    assert not (found := broken(downloads)), found
 
 
 def broken(downloads: list[Download]) -> list[str]:
