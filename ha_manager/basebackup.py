@@ -13,7 +13,7 @@ from pathlib import Path
 from ha_manager import tablespaces, transfer
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.copying import Copy
-from ha_manager.observation import COPIES, Identity, slot_name
+from ha_manager.observation import COPIES, Identity, Upstream, slot_name
 from ha_manager.replication import Clock, upstream_conninfo
 from ha_manager.sql import Session
 from ha_manager.transfer import Watch
@@ -70,10 +70,19 @@ def measure(info: str, limit: float = 3.0) -> float:
     return rate
 
 
+def link(config: PostgresConfig, node: str, upstream: Upstream) -> float:
+    """MiB a second that come from the active; 0: it can't be asked."""
+    return measure(_info(config, node, upstream))
+
+
+def _info(config: PostgresConfig, node: str, upstream: Upstream) -> str:
+    return upstream_conninfo(upstream, f"{COPIES}{node}", Paths(config.state_dir).passfile)
+
+
 def run(copy: Copy, target: Path) -> None:
     """Into ``target``, which is not there yet; tablespaces and log folder into the sides of its label. Not synced."""
     config = copy.config
-    info = upstream_conninfo(copy.upstream, f"{COPIES}{copy.node}", Paths(config.state_dir).passfile)
+    info = _info(config, copy.node, copy.upstream)
     rate = measure(info) if config.compression == _AUTO and config.version >= _SINCE else 0.0
     method = choose(config.compression, config.version, rate)
     sides = side_folders(config, copy.active, copy.label)

@@ -11,7 +11,7 @@ Two servers that promote without knowing of each other choose the same number, e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +19,8 @@ from ha_manager.observation import Identity, lsn, lsn_text
 
 #: a byte of log takes a rewind so many times as long as a byte of the database takes a copy, and a comparison (docs/lab.md)
 _REWOUND, _COMPARED = 3, 8
+#: MiB a second: over a link of so much, a copy of a whole takes no longer than a comparison, which reads it twice (docs/lab.md)
+_FAST = 400.0
 
 
 class Way(StrEnum):
@@ -163,11 +165,20 @@ class InPlace(StrEnum):
 
 
 def in_place(
-    verdict: Verdict, active: Identity, beyond: int, cannot: str, *, quickest: bool, roomy: bool, gap: bool
+    verdict: Verdict,
+    active: Identity,
+    beyond: int,
+    cannot: str,
+    link: Callable[[], float],
+    *,
+    quickest: bool,
+    roomy: bool,
+    gap: bool,
 ) -> tuple[InPlace | None, str]:
     """None: by a copy that takes its place, and why. ``beyond``: bytes of log here from the fork on. ``cannot``: see
-    ``why_not_rewind``. ``roomy``: the disk holds both databases, and a copy brings the whole. ``gap``: of what is here the log
-    doesn't hold everything, so it is not written over.
+    ``why_not_rewind``. ``link``: MiB a second from the active, measured if that decides; 0: not known. ``roomy``: the
+    disk holds both databases, and a copy brings the whole. ``gap``: of what is here the log doesn't hold everything, so it is
+    not written over.
 
     pg_rewind fetches all of the active's log, and every page that the log here names; a comparison reads both databases, and on
     a fast link a copy of a small one is sooner done than either.
@@ -179,9 +190,10 @@ def in_place(
     if not quickest:
         return (None, cannot) if cannot else (InPlace.REWIND, "")
     log = active.wal + beyond
-    if roomy and 0 < active.size <= _REWOUND * log:
-        return None, "that is done sooner than a rewind would be"
-    if cannot or 0 < active.size <= _COMPARED * log:
+    small, medium = (0 < active.size <= times * log for times in (_REWOUND, _COMPARED))
+    if roomy and (small or (medium and link() >= _FAST)):
+        return None, "that is done sooner than making it follow in place"
+    if cannot or medium:
         return InPlace.COMPARE, ""
     return InPlace.REWIND, ""
 

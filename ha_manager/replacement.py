@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ha_manager import (
+    basebackup,
     comparing,
     controldata,
     divergence,
@@ -159,10 +160,12 @@ def acknowledged(task: Replacement) -> str:
 def _in_place(task: Replacement, control: Control, keeping: Keeping) -> bool:
     """Made to follow in place, its log having been kept; False: a fresh copy is needed, and it was said why."""
     config, verdict, active = task.config, task.verdict, task.active
+    roomy = config.copy == "whole" and space.fits(config, active, keeping.room)
+    gap = bool(keepsake.gap(config.data_dir, control, verdict))
     way, because = rejoin.in_place(
         verdict, active, keepsake.beyond(config.data_dir, control, max(0, verdict.fork)),
-        rejoin.why_not_rewind(control, verdict, active), gap=bool(keepsake.gap(config.data_dir, control, verdict)),
-        quickest=config.rejoin == "quickest", roomy=config.copy == "whole" and space.fits(config, active, keeping.room),
+        rejoin.why_not_rewind(control, verdict, active), lambda: basebackup.link(config, task.node, task.follow),
+        gap=gap, quickest=config.rejoin == "quickest", roomy=roomy,
     )  # fmt: skip
     if way is not None:
         keeping.finish(task.progress)

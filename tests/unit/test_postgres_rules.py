@@ -432,9 +432,13 @@ FORKED = Verdict(Way.DIVERGED, "", 1000, 1)
 PLACES: list[tuple[str, tuple[int, int, int], dict[str, object], str]] = [
     ("much log", (1500, 400, 100), {}, "copied"),
     ("much log, and the disk doesn't hold both", (1500, 400, 100), {"roomy": False}, "compare"),
-    ("little log", (1501, 400, 100), {}, "compare"),
+    ("little log, over a slow link", (1501, 400, 100), {"link": lambda: 399.0}, "compare"),
+    ("little log, over a link that can't be measured", (1501, 400, 100), {"link": lambda: 0.0}, "compare"),
+    ("little log, over a fast link", (4000, 400, 100), {"link": lambda: 400.0}, "copied"),
     ("little log still", (4000, 400, 100), {"roomy": False}, "compare"),
     ("very little log", (4001, 400, 100), {}, "rewind"),
+    ("very little log, over a fast link", (4001, 400, 100), {"link": lambda: 9999.0}, "rewind"),
+    ("pg_rewind can't, over a fast link", (4000, 400, 100), {"cannot": "twins", "link": lambda: 9999.0}, "copied"),
     ("its size is not known", (0, 400, 100), {}, "rewind"),
     ("pg_rewind can't", (10**6, 400, 100), {"cannot": "twins"}, "compare"),
     ("as few bytes as possible", (1500, 400, 100), {"quickest": False}, "rewind"),
@@ -446,11 +450,15 @@ PLACES: list[tuple[str, tuple[int, int, int], dict[str, object], str]] = [
 ]
 
 
+def _unasked() -> float:
+    raise AssertionError("the link is measured, and doesn't decide")
+
+
 @pytest.mark.parametrize("sizes, other, expected", [case[1:] for case in PLACES], ids=[case[0] for case in PLACES])
 def test_how_a_diverged_database_comes_back(sizes: tuple[int, int, int], other: dict[str, Any], expected: str) -> None:
     size, wal, beyond = sizes
-    asked: dict[str, Any] = {"verdict": FORKED, "cannot": "", "quickest": True, "roomy": True, "gap": False} | other
-    way, because = in_place(active=replace(ACTIVE, size=size, wal=wal), beyond=beyond, **asked)
+    usual: dict[str, Any] = {"verdict": FORKED, "cannot": "", "link": _unasked, "quickest": True, "roomy": True, "gap": False}
+    way, because = in_place(active=replace(ACTIVE, size=size, wal=wal), beyond=beyond, **usual | other)
     assert (way or "copied") == expected
     assert (way is None) == bool(because)
 
