@@ -189,7 +189,7 @@ def test_the_checkpoint_that_ends_crash_recovery_leaves_the_log_that_a_rewind_re
     one.database.make_stopped(immediate=False)
     two.database.settle_primary(4)
     follow(one, two, 4)
-    assert any("sooner than a rewind" in note for note in one.notes), one.notes
+    assert any("sooner than making it follow in place" in note for note in one.notes), one.notes
     assert len(list(one.root.glob("data.diverged-4-*"))) == 1
 
 

@@ -134,7 +134,7 @@ def test_a_copy_takes_no_place_before_the_log_of_what_is_there_is_kept(clusters:
         with pytest.raises(ReplicationError, match="the log of the database here can't be kept"):
             follow(one, two, 2)
     no_leftovers(one)
-    assert any("sooner than a rewind" in note for note in one.notes), one.notes
+    assert any("sooner than making it follow in place" in note for note in one.notes), one.notes
     keep, seen = keepsake.keep_log, list[bool]()
 
     def slow(*what: Any) -> Kept:
