@@ -76,7 +76,7 @@ class ProxyCluster:
         self._version = _version()
         self._hearing = Hearing()
         self._strangers = Strangers()
-        self._unfit = False
+        self._unfit = self._doubt = False
         self._group: Group | None = None
         self._failed: list[str] = []
         #: by which the others know this process; its MAC at the start, whatever becomes of the interface
@@ -244,13 +244,18 @@ class ProxyCluster:
         self._give(Report(self._me()))
 
     def _listen_for_anybody(self) -> None:
-        group, interface = self._the_group(), self._config.vrrp.interface
-        alone = group.is_director and len(group.known) > 1 and len(group.alive()) == 1
+        interface, alone = self._config.vrrp.interface, self._is_alone()
         before = self._hearing.deaf
         if self._hearing.look(alone, self._interfaces.frames(interface) if alone else 0) != before:
             self._tell_fit()
             said = f"nothing reaches this node on {interface}, a one-way cable perhaps: any other director is to take over"
             self._hooks.alarm("deaf", said if self._hearing.deaf else "")
+        if self._hearing.doubts(alone) != self._doubt:
+            self._load_plane()
+
+    def _is_alone(self) -> bool:
+        group = self._the_group()
+        return group.is_director and len(group.known) > 1 and len(group.alive()) == 1
 
     def _tell_fit(self) -> None:
         unfit = self._hearing.deaf or bool(self._plane_problem)
@@ -279,7 +284,9 @@ class ProxyCluster:
         known = {mac: {vip: Place(*place) for vip, place in each.member.places.items()} for mac, each in group.known.items()}
         known[group.me.mac] = {vip: Place(*place) for vip, place in places(self._config, self._own).items()}
         serving = {key: frozenset(group.serving(key)) for key in group.keys}
-        return Content(group.me.mac, known, group.tables.current, group.tables.pending, serving, group.askable())
+        self._doubt = self._hearing.doubts(self._is_alone())
+        tables = group.tables
+        return Content(group.me.mac, known, tables.current, tables.pending, serving, group.askable(), self._doubt)
 
     def _load_plane(self) -> None:
         if not self._config.redirects:

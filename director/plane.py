@@ -14,7 +14,7 @@ What happens to a packet for VIP:port of a redirect:
                       director remembers it (a packet tells no flow's beginning, so nobody can be asked about earlier ones)
     ip/ip6, node      a connection of this node, or a new one: to the proxy's port (redirect)
                       neither (ct invalid): to whoever had the bucket before ("second chance"); nobody had: TCP reset, once
-                      it is known who has which bucket
+                      it is known who has which bucket, and who lives
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ class Content:
     serving: Mapping[str, frozenset[str]] = field(default_factory=dict)
     #: who can be asked about connections
     alive: frozenset[str] = frozenset()
+    #: others may live that are taken for dead: what this node knows nothing of is dropped, and comes again, instead of reset
+    doubt: bool = False
 
     def place(self, member: str, segment: Segment, family: int) -> Place | None:
         known = self.places.get(member, {})
@@ -339,7 +341,8 @@ def elements(layout: Layout, content: Content) -> Elements:
             found[NETDEV, f"owner_{name}"] = {str(bucket): _number(owner) for bucket, owner in owned.items()}
             found[NETDEV, f"members_{name}"] = {_number(member): mac for member, mac in macs.items()}
         for family, name in ((4, IP), (6, IP6)):
-            found[name, _KNOWN] = {str(each.index): "" for each in layout.services if each.key in content.tables}
+            sure = () if content.doubt else layout.services
+            found[name, _KNOWN] = {str(each.index): "" for each in sure if each.key in content.tables}
             for service in layout.services if family in segment.vips else ():
                 if service.redirect.transport == "tcp":
                     before = _before(content, segment, family, _asked(content, service.key))
