@@ -432,9 +432,9 @@ FORKED = Verdict(Way.DIVERGED, "", 1000, 1)
 PLACES: list[tuple[str, tuple[int, int, int], dict[str, object], str]] = [
     ("much log", (1500, 400, 100), {}, "copied"),
     ("much log, and the disk doesn't hold both", (1500, 400, 100), {"roomy": False}, "compare"),
-    ("little log, over a slow link", (1501, 400, 100), {"link": lambda: 399.0}, "compare"),
+    ("little log, over a slow link", (1501, 400, 100), {"link": lambda: 49.0}, "compare"),
     ("little log, over a link that can't be measured", (1501, 400, 100), {"link": lambda: 0.0}, "compare"),
-    ("little log, over a fast link", (4000, 400, 100), {"link": lambda: 400.0}, "copied"),
+    ("little log, over a fast link", (4000, 400, 100), {"link": lambda: 50.0}, "copied"),
     ("little log still", (4000, 400, 100), {"roomy": False}, "compare"),
     ("very little log", (4001, 400, 100), {}, "rewind"),
     ("very little log, over a fast link", (4001, 400, 100), {"link": lambda: 9999.0}, "rewind"),
