@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.proxy_clients import Clients, Download
+from bench.proxy_clients import Clients, Download, broken
 from bench.proxy_group import CLIENTS, CLIENTS6, COUNT, LBID, VIP, VIP6, Group, clients
 from director.buckets import Table
 from director.hashing import bucket
@@ -60,10 +60,6 @@ def go_on(downloads: list[Download], lines: int = 25) -> None:
     """Each receives so many more lines."""
     had = [len(each.chunks) for each in downloads]
     until(lambda: all(len(d.chunks) >= n + lines or d.broken for d, n in zip(downloads, had, strict=True)), "downloads hang")
-
-
-def broken(downloads: list[Download]) -> list[str]:
-    return [f"{each.source} on {each.node}: {each.broken}" for each in downloads if each.broken]
 
 
 def test_the_kernel_finds_the_bucket_that_we_compute_and_keeps_the_clients_address(even: Group, those: Clients) -> None:
