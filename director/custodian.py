@@ -16,12 +16,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 from director import lease
-from director.generation import need_nftables
-from director.plane import IP, removal
+from director.dataplane import DataPlane
+from director.plane import removal
 from director.sysctls import KEPT, Sysctls, restore
 from runtime.control import Client
 from runtime.errors import HaError
-from runtime.nft import Nftables, NftError
+from runtime.nft import Nftables
 from runtime.priority import relax
 from runtime.reset import clients_of
 
@@ -75,14 +75,11 @@ def leftovers() -> None:
 
 
 def _rules_are_loaded() -> bool:
-    with contextlib.suppress(NftError):
-        need_nftables()
-        nft = Nftables()
-        try:
-            return bool(nft.rules(IP))
-        finally:
-            nft.close()
-    return False
+    plane = DataPlane()
+    try:
+        return plane.is_left_behind()
+    finally:
+        plane.close()
 
 
 if __name__ == "__main__":
