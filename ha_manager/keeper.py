@@ -1,10 +1,10 @@
 """The keeper: Postgres's parent. It starts, stops and ends Postgres; it holds no opinion about roles.
 
 Promise: Postgres runs only below a keeper, only while ha_manager's lease is valid, and never twice. When the lease lapses it is
-stopped immediately; when the keeper dies, the kernel kills the postmaster (PR_SET_PDEATHSIG with SIGKILL, because a stopped
-postmaster doesn't react to anything else), its backends see that and end. "Stopped" means: a look at /proc found no process.
-One thread, few imports, a session of its own: a restart of ha_manager doesn't touch it. Source: design §4 rule 5;
-docs/protocols.md, "keeper". Time: CLOCK_BOOTTIME.
+stopped immediately, and who waits for an answer through the virtual address is told; when the keeper dies, the kernel kills the
+postmaster (PR_SET_PDEATHSIG with SIGKILL, because a stopped postmaster doesn't react to anything else), its backends see that
+and end. "Stopped" means: a look at /proc found no process. One thread, few imports, a session of its own: a restart of
+ha_manager doesn't touch it. Source: design §4 rule 5; docs/protocols.md, "keeper". Time: CLOCK_BOOTTIME.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from runtime.errors import HaError
 from runtime.pidfile import PidFile
 from runtime.priority import REPORTER, hurry
 from runtime.proctree import alive, start_time
+from runtime.stranded import reset_stranded
 
 log = logging.getLogger("keeper")
 
@@ -171,7 +172,18 @@ class Keeper:
         self._stop = mode
         self._stricter = now + limit if limit is not None else float("inf")
         self._enter("stopping", because)
+        if mode == "immediate":
+            self._tell_clients()
         self._signal()
+
+    def _tell_clients(self) -> None:
+        """Who ends now can't tell its clients any more if the virtual address has lost its lease, or is gone."""
+        file = postmaster.read_pid_file(self.launch.data_dir)
+        try:
+            if file is not None and file.port and (told := reset_stranded(file.port)):
+                log.info("%d connections through the virtual address are reset", told)
+        except (OSError, HaError) as wrong:
+            log.warning("connections through the virtual address can't be reset: %s", wrong)
 
     def _signal(self) -> None:
         """Send what the present strictness means. A stopped process is woken, after its signal, never before."""

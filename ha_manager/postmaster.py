@@ -23,10 +23,11 @@ _POLL = 0.002
 
 @dataclass(frozen=True)
 class PidFile:
-    """What Postgres wrote into postmaster.pid. ``status``: starting | stopping | ready | standby | ""."""
+    """What Postgres wrote into postmaster.pid. ``status``: starting | stopping | ready | standby | "". ``port``: 0, not yet."""
 
     pid: int
     status: str
+    port: int = 0
 
 
 def read_pid_file(data_dir: Path) -> PidFile | None:
@@ -34,7 +35,8 @@ def read_pid_file(data_dir: Path) -> PidFile | None:
     try:
         with open(os.path.join(data_dir, "postmaster.pid"), "rb", buffering=0) as file:
             lines = file.read(4096).decode(errors="replace").splitlines()
-        return PidFile(abs(int(lines[0])), lines[7].strip() if len(lines) > 7 else "")
+        port = lines[3].strip() if len(lines) > 3 else ""
+        return PidFile(abs(int(lines[0])), lines[7].strip() if len(lines) > 7 else "", int(port) if port.isdigit() else 0)
     except (OSError, ValueError, IndexError):
         return None
 

@@ -10,7 +10,6 @@ rules 2 and 5; facts/linux-ha-heartbeat.md ("stale ARP after failover or heal, G
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Protocol
 
 from runtime.address import Assigned
 from runtime.errors import HaError
+from runtime.stranded import lent
 
 log = logging.getLogger(__name__)
 
@@ -242,21 +242,13 @@ class ServiceAddress:
         self._try(f"vip-{vip.address}", lambda: self._addresses.remove(vip.address))
 
     def _close(self) -> None:
-        """Resets can leave only while this server has the address; after a pause it is gone with its lifetime. On lo, and
-        without a lease, it answers nobody.
-        """
+        """After a pause the address is gone with its lifetime, and with it the way for its resets."""
         there = {each.address for each in self._addresses.addresses()}
         missing = [vip.address for vip in self.vips if vip.address not in there]
         if missing:
             self._lease.expire()
-        for address in missing:
-            with contextlib.suppress(HaError):  # one that the kernel refuses has no connections either
-                self._addresses.add(address, "lo", lifetime=1)
-        try:
+        with lent(self._addresses, missing):
             self._lease.gate(False)
-        finally:
-            for address in missing:
-                self._addresses.remove(address, "lo")
 
     def _refuse(self, seconds: float) -> None:
         now = self._clock()

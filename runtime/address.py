@@ -47,6 +47,11 @@ class Assigned:
     def __str__(self) -> str:
         return f"{self.interface} {self.address}/{self.prefix}"
 
+    @property
+    def is_host(self) -> bool:
+        """It stands for one host, not for a network: so are virtual addresses."""
+        return self.prefix == (128 if ":" in self.address else 32)
+
 
 def ipv4(text: str, what: str = "address") -> str:
     """``text`` if it is an IPv4 address; ConfigError naming ``what`` otherwise."""

@@ -46,11 +46,18 @@ def clients_of(ports: Iterable[int]) -> Counter[str]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as diag:
         for family in (socket.AF_INET, socket.AF_INET6):
             for port in wanted:
-                found.update(_peer(identity[20:36], family) for identity in _connections(diag, family, port))
+                found.update(_written(identity[20:36], family) for identity in _connections(diag, family, port))
     return found
 
 
-def _peer(raw: bytes, family: int) -> str:
+def own_ends(port: int) -> set[str]:
+    """The addresses of this server that connections to this port have as their own end."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as diag:
+        families = (socket.AF_INET, socket.AF_INET6)
+        return {_written(identity[4:20], family) for family in families for identity in _connections(diag, family, port)}
+
+
+def _written(raw: bytes, family: int) -> str:
     if family == socket.AF_INET:
         return socket.inet_ntoa(raw[:4])
     mapped = raw[:12] == bytes(10) + b"\xff\xff"

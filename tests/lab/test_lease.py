@@ -24,6 +24,7 @@ from runtime.clock import boottime
 from runtime.lease import VipLease
 from runtime.nft import Nftables
 from runtime.rtnetlink import AddressSocket
+from runtime.stranded import reset_stranded
 
 pytestmark = pytest.mark.lab
 VIP, PORT = "10.0.0.9", 5432
@@ -249,6 +250,38 @@ def test_who_waits_is_reset_even_when_the_address_is_gone(pair: Pair) -> None:
         waiting.recv(10)
     waiting.close()
     at_server.close()
+
+
+@pytest.mark.parametrize("address", ["gone", "without its lease"])
+def test_who_waits_is_told_before_its_server_process_is_ended(pair: Pair, address: str) -> None:
+    """Ended first, by whoever runs first after a pause, it takes the connection along, and nobody could tell the client."""
+    pair.lease.refresh(1000)
+    pair.lease.gate(True)
+    with pair.a, contextlib.closing(AddressSocket()) as addresses:
+        addresses.remove(VIP)
+        addresses.add(VIP, "lan0", lifetime=60)
+        with pair.b:
+            waiting = socket.create_connection((VIP, PORT))
+            elsewhere = socket.create_connection(("10.0.0.1", PORT))
+        at_server = [pair.listener.accept()[0] for _ in range(2)]
+        waiting.send(b"insert")
+        pair.lease.expire()
+        if address == "gone":
+            addresses.remove(VIP)  # and what is unread when the process ends is answered by a reset, which has no way out
+        else:
+            assert at_server[0].recv(10)  # its end is told by a FIN, which doesn't pass
+        assert reset_stranded(PORT) == 1
+        assert (VIP in [each.address for each in addresses.addresses()]) == (address != "gone")
+        at_server[0].close()
+        addresses.remove(VIP)
+    waiting.settimeout(1)
+    with pytest.raises(ConnectionResetError):
+        waiting.recv(10)
+    elsewhere.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        elsewhere.recv(1)
+    for s in (waiting, elsewhere, at_server[1]):
+        s.close()
 
 
 def test_an_established_connection_gets_nothing_through_a_closed_gate(pair: Pair) -> None:

@@ -14,6 +14,7 @@ from runtime.arp import advertisement, announcements, gratuitous
 from runtime.errors import ConfigError
 from runtime.lease import _expiry
 from runtime.linkwatch import LinkState, parse
+from runtime.stranded import stranded
 
 THERE = [
     Assigned("lo", "127.0.0.1", 8),
@@ -45,6 +46,15 @@ THERE = [
 )
 def test_the_narrowest_network_is_chosen(address: str, interface: str) -> None:
     assert choose(address, THERE) == interface
+
+
+def test_clients_of_addresses_that_are_gone_or_go_by_themselves_are_stranded() -> None:
+    there = [
+        *THERE, Assigned("eth0", "192.168.120.187", 32, lifetime=1), Assigned("eth0", "fd00:120::187", 128, lifetime=1),
+        Assigned("eth6", "198.51.100.7", 24, lifetime=3000),  # from DHCP
+    ]  # fmt: skip
+    ends = ["192.168.120.187", "fd00:120::187", "192.168.120.188", "192.168.120.166", "10.1.2.3", "fe80::a", "198.51.100.7"]
+    assert stranded(ends, there) == ["192.168.120.187", "192.168.120.188", "fd00:120::187"]
 
 
 @pytest.mark.parametrize(
