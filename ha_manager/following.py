@@ -55,7 +55,7 @@ class Following(Primary):
     def reseed(self, because: str) -> None:
         """Copy the followed active's database afresh, whatever is here, once."""
         with self._condition:
-            self._reseed, self._again, self._retry_at = because, True, inf
+            self._reseed, self._again, self._retry_at, self._excused_at = because, True, inf, -inf
             self._condition.notify()
         self._publish(trouble="", copying=self._awaited_copy())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
@@ -111,6 +112,8 @@ class Peer:
         self._wake = threading.Event()
         self._ended = False
         self._asked_at = -inf
+        #: who wants to know the peer's state now
+        self._askers: deque[Callable[[], None]] = deque()
         self._copies_until = -inf
         self._ask_down = ""
         #: what the peer said last against standing down: logged once
@@ -144,6 +147,11 @@ class Peer:
         if because and not self._ask_down:
             self._wake.set()
         self._ask_down = because
+
+    def ask(self, then: Callable[[], None]) -> None:
+        """Ask for the peer's state now; ``then`` runs, in this object's thread, when it has answered or can't be asked."""
+        self._askers.append(then)
+        self._wake.set()
 
     def wake(self) -> None:
         """It is time to ask for the peer's state, or to try again to connect."""
@@ -207,11 +215,14 @@ class Peer:
         """Keep a session open; ask what is to be asked."""
         wait = RETRY_FIRST
         while not self._ended:
+            askers = [self._askers.popleft() for _ in range(len(self._askers))]
             if not self.connected:
                 wait = RETRY_FIRST if self.try_to_connect() or self._eager else min(RETRY_MOST, wait * 2)
             if self.connected:
-                self._converse()
+                self._converse(at_once=bool(askers))
                 wait = self._pause()
+            for then in askers:
+                then()
             self._wake.wait(wait)
             self._wake.clear()
 
@@ -248,13 +259,13 @@ class Peer:
         epoch = self._home.own().epoch
         return (epoch.number, epoch.node)
 
-    def _converse(self) -> None:
+    def _converse(self, at_once: bool) -> None:
         now, session = self._clock(), self._session
         assert session is not None
         urgent, interval = self._silent or self._ask_down, self._config().site.passive_status_interval
         copying = bool(self.state.get("copying")) or now < self._copies_until
         usual = min(COPYING_PERIOD, interval) if copying else interval
-        if now - self._asked_at < (ASK_PERIOD * 0.9 if urgent else usual):
+        if not at_once and now - self._asked_at < (ASK_PERIOD * 0.9 if urgent else usual):
             return
         self._asked_at = now
         try:

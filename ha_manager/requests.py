@@ -76,15 +76,30 @@ class Requests:
         if not self._daemon.link.request(do, {"by": "ha"} | fields, then):
             raise Refused(f"heartbeat can't be asked: {self._daemon.link.why}; `ha start` starts it")
 
-    def _reseed(self, request: Request) -> Mapping[str, Any]:
+    def _reseed(self, request: Request) -> None:
+        """What the active said last may be of its last epoch: a copy that has just been made gave it a new one."""
+        daemon = self._daemon
+
+        def decide() -> None:
+            try:
+                request.answer(self._reseed_now(request.fields))
+            except Refused as why:
+                request.refuse(str(why))
+
+        if daemon.peer.connected:
+            daemon.peer.ask(lambda: daemon.mail.post(decide))
+        else:
+            decide()
+
+    def _reseed_now(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """``force`` false: only whether it may be done, and what it means."""
         daemon, active = self._daemon, self._daemon.config.peer
         want, carried = daemon.link.want, daemon.worker.carried
         why = why_not_reseed(want, carried.copying, daemon.peer.state if daemon.peer.connected else {}, active)
         if why:
             raise Refused(why)
-        if request.fields.get("force") is True:
-            by = str(request.fields.get("by", "an operator"))[:100]
+        if fields.get("force") is True:
+            by = str(fields.get("by", "an operator"))[:100]
             daemon.worker.reseed(f"asked for by {by}")
             return {"text": f"the database of {active} is copied; the one here is kept aside if there is room"}
         return {

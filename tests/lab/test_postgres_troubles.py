@@ -329,6 +329,8 @@ def test_a_passive_is_copied_afresh_on_purpose(duo: Duo) -> None:
     alone = [change["because"] for change in duo.pair.history(active) if "released by the passive" in change["because"]]
     assert "says that it is no longer in sync" in alone[-1], "commits did not have to wait first"
     until_logged(duo, passive.name, "the replaced database is kept in", since)
+    again = duo.pair.ha(passive.name, "reseed", "--force")
+    assert f"this server follows {active} again" in again.stdout, "at once: the active's new epoch is asked for"
     assert duo.settle() == active
     duo.pair.ha(passive.name, "diverged", "remove", "--all", "--force")
 

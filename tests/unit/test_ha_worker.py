@@ -609,6 +609,15 @@ def test_the_active_goes_on_alone_before_its_standby_is_stopped_for_a_copy(bench
     assert bench.db.calls == [] and bench.worker.carried.data == "copying", "which is what heartbeat is told"
     bench.worker.step(alone)
     assert bench.db.calls == ["stop fast", "judge", "copy copy", "standby vs-28"] and not heard.is_alive()
+    # asked for again: again it goes on alone first, also within the seconds in which one copy asks once
+    bench.do(alone, replace(streaming, receiver=Receiver("streaming", f"ha_vs-166_{THEIRS.number + 1}", "x", 7, 0.0)))
+    bench.worker.reseed("asked for")
+    bench.db.calls.clear()
+    heard = threading.Timer(0.05, bench.worker.want, [want(Postgres.STANDBY, 2, follow=Epoch(THEIRS.number + 2, THEIRS.node))])
+    heard.start()
+    bench.worker.step(alone)
+    assert bench.db.calls == [] and bench.worker.carried.data == "copying"
+    heard.join()
 
 
 def test_an_operators_copy_waits_for_what_is_under_way_and_ends_with_the_role(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import signal
 import socket
@@ -178,6 +179,28 @@ def test_a_peer_that_heartbeat_hears_again_is_tried_often_and_shortly(
     finally:
         peer.end()
         thread.join(20)
+
+
+def test_a_peer_is_asked_at_once_for_who_wants_to_know_now(pair: tuple[Keys, Keys], limits: Limits) -> None:
+    """What it said last may be ten seconds old, and of another epoch."""
+    said: Queue[int] = Queue()
+    answers = {"hello": lambda *_: {}, "state": lambda *_: {"epoch": [next(numbers), "vs-28"]}}
+    numbers = itertools.count(7)
+    with contextlib.closing(serve(pair[0], answers, ["127.0.0.1"], port=0, limits=limits)) as there:
+        site = Site(True, Server("127.0.0.1"), Server("127.0.0.1"), port=there.port)
+        config = Config(site, Host(), False, "vs-28", "vs-166")
+        peer = Peer(lambda: config, pair[1], Nobody(), lambda: 100.0)
+        thread = threading.Thread(target=peer.run, daemon=True)
+        thread.start()
+        try:
+            told = []
+            for _ in range(3):
+                peer.ask(lambda: said.put(peer.state["epoch"][0]))
+                told.append(said.get(timeout=20))
+            assert told == [told[0], told[0] + 1, told[0] + 2], "though no time has passed"
+        finally:
+            peer.end()
+            thread.join(20)
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------------
