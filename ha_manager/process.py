@@ -14,9 +14,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,29 +33,31 @@ from ha_manager.host import CONF
 from ha_manager.journal import JournalFile
 from ha_manager.link import HeartbeatLink
 from ha_manager.linuxha import LinuxHaLink, peer_word
-from ha_manager.local import addresses, role_line
+from ha_manager.local import addresses
 from ha_manager.mailbox import Mailbox
 from ha_manager.managerwatch import ManagerWatch
 from ha_manager.monitor import CALM, Lease, Monitor
 from ha_manager.observation import Identity
-from ha_manager.orders import ROLE_OF, Epoch, Facts, Names, Phase, Postgres, Role, Stop, Want
+from ha_manager.orders import ROLE_OF, Epoch, Facts, Phase, Postgres, Role, Stop, Want
 from ha_manager.outlook import MIB, Look, Outlook, is_calm, observed_state
 from ha_manager.peer import Own, Peer
-from ha_manager.plan import Observed
 from ha_manager.planner import Planner
 from ha_manager.punctual import Punctual
 from ha_manager.reign import PeerWord
 from ha_manager.requests import Requests
+from ha_manager.rolechange import RoleChange
+from ha_manager.rolelease import RoleLease
 from ha_manager.schedule import Schedule
 from ha_manager.site import MODULE_XML
 from ha_manager.statusfile import Messages, StatusFile
 from ha_manager.steps import Steps
 from ha_manager.stock import Stock
+from ha_manager.threads import Threads
 from ha_manager.trail import Trail
 from ha_manager.turning import unapplied
 from ha_manager.wiring import cluster_of, database_of, replication_password
 from ha_manager.worker import Worker
-from runtime import memory, service
+from runtime import service
 from runtime.clock import boottime
 from runtime.control import ControlServer
 from runtime.errors import ConfigError, HaError
@@ -69,19 +69,11 @@ log = logging.getLogger("ha_manager")
 TICK = 0.15
 #: heartbeat's status, for operators, is asked for so often while nothing changes (seconds)
 STATUS_PERIOD = 1.0
-#: the steps of a role change begin so long after it at the latest (seconds)
-POSTGRES_FIRST = 1.0
 STOP_LIMIT = 20.0
 #: the sizes of all files of a large database are asked for (seconds); the peer waits for 3
 IDENTITY_LIMIT = 2.5
-#: pause of a thread that an internal error ended (seconds)
-AGAIN = 1.0
 #: what the peer is told of extensions and collations is no older (seconds)
 FRESH = 2.0
-#: threads whose silence costs a role, or Postgres its lease
-ON_TIME = frozenset({"monitor", "lease"})
-#: a thread that computes lets another one go on after so long (seconds); the main loop needs a few turns to report
-SWITCH = 0.001
 
 
 class Daemon:
@@ -95,6 +87,7 @@ class Daemon:
         self.database = database
         self.loop = Loop()
         self.punctual = Punctual(boottime)
+        self.threads = Threads(self.punctual)
         self.mail = Mailbox(self.loop.selector)
         self.messages = Messages()
         paths = config.host.paths
@@ -110,30 +103,8 @@ class Daemon:
         self._findings = Findings({})
         #: of a look that told nothing new
         self._unseen: Findings | None = None
-        self._planned: tuple[Role, Epoch] | None = None
-        #: the newest change of role whose plan has not begun
-        self._unplanned: Want | None = None
         self._primary: bool | None = None
-        self._observed: Observed | None = None
         self._fenced = False
-        self.copier = Copier(lambda: self.config, self.messages.alarm)
-        self.peer = Peer(lambda: self.config, keys, self, boottime, {SUBSYSTEM: self.copier.forward})
-        self.worker = Worker(database, self.peer, self, boottime)
-        self.monitor = Monitor(database, lambda: self.worker.carried, self.seen, self.calm, boottime)
-        self.lease = Lease(
-            database,
-            loop_alive=lambda: self.alive_at,
-            role_until=self.role_until,
-            allowance=lambda: self.config.site.timing.allowance,
-            primary=lambda: self._primary,
-            alone=self.alone,
-            report=lambda text: self.mail.post(lambda: self.messages.alarm("fence", text)),
-            clock=boottime,
-        )
-        self.planner = Planner(
-            JournalFile(paths.state / "journal"), Steps(lambda: self.config, self.copier.place), self, boottime
-        )
-        self.manager_watch = ManagerWatch(lambda: self.config.host, self._alarm_soon("manager"), boottime)
         self.link: HeartbeatLink | LinuxHaLink = (
             LinuxHaLink(lambda: self.config, self.mail, self, self.facts, self.peer_word, self.messages.alarm)
             if config.host.linux_ha.cl_status
@@ -141,6 +112,26 @@ class Daemon:
                 paths.heartbeat_run / "control", self.loop, self, self.facts, lambda: self.config.site.timing.report_period
             )
         )
+        self.role_lease = RoleLease(self.link, lambda: self.config)
+        self.copier = Copier(lambda: self.config, self.messages.alarm)
+        self.peer = Peer(lambda: self.config, keys, self, boottime, {SUBSYSTEM: self.copier.forward})
+        self.worker = Worker(database, self.peer, self, boottime)
+        self.monitor = Monitor(database, lambda: self.worker.carried, self.seen, self.calm, boottime)
+        self.lease = Lease(
+            database,
+            loop_alive=lambda: self.alive_at,
+            role_until=self.role_lease.until,
+            allowance=self.role_lease.allowance,
+            primary=lambda: self._primary,
+            alone=self.role_lease.alone,
+            report=lambda text: self.mail.post(lambda: self.messages.alarm("fence", text)),
+            clock=boottime,
+        )
+        self.planner = Planner(
+            JournalFile(paths.state / "journal"), Steps(lambda: self.config, self.copier.place), self, boottime
+        )
+        self.role_change = RoleChange(self.planner, self.loop.call_after)
+        self.manager_watch = ManagerWatch(lambda: self.config.host, self._alarm_soon("manager"), boottime)
         self.stock = Stock(
             lambda: self.database.inventory(),
             self.peer.inventory,
@@ -158,7 +149,7 @@ class Daemon:
 
     def run(self, own: service.Service) -> int:
         own.register(self.loop.selector, self.on_signal)
-        self._be_on_time()
+        self.threads.be_on_time()
         self.database.attach()
         self.lease.turn()
         self.database.reports.told = lambda text: self.replication("kept", text)
@@ -171,7 +162,7 @@ class Daemon:
             ("planner", self.planner.run),
             ("manager watch", self.manager_watch.run),
         ):
-            self._thread(name, body)
+            self.threads.start(name, body)
         self._ticking = self.loop.call_after(0.0, self.turned)
         gc.freeze()  # what has been loaded stays: it is not looked through again and again
         self.link.start()
@@ -183,13 +174,6 @@ class Daemon:
         self._end()
         return 0
 
-    def _be_on_time(self) -> None:
-        sys.setswitchinterval(SWITCH)
-        self.punctual.join("of the main loop")
-        for refused in (memory.lock("ha_manager", touched=True), self.punctual.refused):
-            if refused:
-                log.warning("%s", refused)
-
     def _obey(self) -> None:
         """What of module.xml `ha start` alone does is told. ``<ha enabled="0"/>``: `ha stop`, in a process of its own, ends
         this one, too."""
@@ -197,26 +181,12 @@ class Daemon:
         if turningoff.obey(self.config):
             log.warning("module.xml says that HA is off for this pair: it is turned off on this server")
 
-    def _thread(self, name: str, body: Callable[[], None]) -> None:
-        threading.Thread(target=self._work, args=(name, body), name=name, daemon=True).start()
-
-    def _work(self, name: str, body: Callable[[], None]) -> None:
-        """A thread that ended because of a bug would be missed only when it is needed: it is told, and goes on."""
-        if name in ON_TIME:
-            self.punctual.join(name)
-        while True:
-            try:
-                return body()
-            except Exception:
-                log.exception("the thread %s ended because of an internal error; it begins again", name)
-                time.sleep(AGAIN)
-
     def _start_peer(self) -> None:
-        self._thread("peer", self.peer.run)
-        self._thread("peer server", self.peer.listen)
-        self._thread("stock", self.stock.run)
-        self._thread("files", self.copier.run)
-        self._thread("schedule", self._start_schedule)
+        self.threads.start("peer", self.peer.run)
+        self.threads.start("peer server", self.peer.listen)
+        self.threads.start("stock", self.stock.run)
+        self.threads.start("files", self.copier.run)
+        self.threads.start("schedule", self._start_schedule)
         self.loop.call_after(2.0, gc.freeze)
 
     def _start_schedule(self) -> None:
@@ -261,10 +231,8 @@ class Daemon:
         self._ticking = self.loop.call_after(TICK, self.turned)
         self.alive_at = now = boottime()
         want = self.link.want
-        if want is not None and want.postgres is Postgres.PRIMARY and not self._fenced:
-            late = now - self.role_until() - self.config.site.timing.allowance
-            if late > 0:
-                self._fence(want, late)
+        if want is not None and not self._fenced and (late := self.role_lease.late(now)) > 0:
+            self._fence(want, late)
         self.peer.silent(self.link.silent)
         if self.link.silent and not self._was_silent:
             self.monitor.nudge()  # what replication still delivers is a sign of service, or none
@@ -294,23 +262,6 @@ class Daemon:
         self.messages.alarm("heartbeat", f"{because}: Postgres is stopped")
         self.worker.want(Want(0, Phase.WAITING, want.epoch, Postgres.STOPPED, stop=Stop.IMMEDIATE, because=because))
         self.link.want = None
-
-    def role_until(self) -> float:
-        """When heartbeat's role lease ends (CLOCK_BOOTTIME): its last word, or its file after a restart of ours. Any thread."""
-        if self.link.role_until > boottime():
-            return self.link.role_until
-        line = role_line(self.config.host.paths.heartbeat_run)
-        return max(self.link.role_until, line.expires if line else 0.0)
-
-    def alone(self) -> bool:
-        """The disk says "solo", and the names that would end that (design §4 rule 7) are not even wanted: nobody else can
-        become active while this process does nothing. Where commits don't wait, that takes no names. Any thread.
-        """
-        want, line = self.link.want, role_line(self.config.host.paths.heartbeat_run)
-        if want is None or line is None or not isinstance(self.link, HeartbeatLink) or not self.config.site.synchronous:
-            return False
-        solo = line.solo and line.role == Role.ACTIVE.value and line.epoch == want.epoch
-        return solo and want.phase is Phase.ACTIVE and want.names is Names.RELAXED
 
     def on_signal(self, number: signal.Signals) -> None:
         match number:
@@ -345,7 +296,7 @@ class Daemon:
         self.stock.nudge()
         self.copier.reload()
         if old.site != new.site:
-            self._thread("schedule", self._start_schedule)
+            self.threads.start("schedule", self._start_schedule)
         self._obey()
         later = [NEEDS_THE_PEER] if old.fence != new.fence else []
         if old.of_heartbeat != new.of_heartbeat:
@@ -361,7 +312,7 @@ class Daemon:
         self._greeting.end()
         self.worker.new_link()
         self.messages.alarm("heartbeat", "")
-        self._planned = None
+        self.role_change.forget()
 
     def unlinked(self, because: str) -> None:
         log.warning("no link to heartbeat: %s", because)
@@ -377,22 +328,11 @@ class Daemon:
         self.lease.nudge()
         self.peer.ask_stand_down(want.ask_stand_down)
         role = ROLE_OF[want.phase]
-        if role is not None and self._planned != (role, want.epoch):
-            self._planned = (role, want.epoch)
-            self._unplanned = want
-            self.loop.call_after(POSTGRES_FIRST, lambda: self._plan(want))
+        if role is not None and self.role_change.wanted(want):
             if role is not self.role:
                 self.messages.role(role.value, want.because)
             self.role = role
         self.write_status()
-
-    def _plan(self, want: Want) -> None:
-        """Begin what the role needs besides Postgres: when that is where it belongs, or after a moment. Files, commands and the
-        journal want the same disk and processors as a failover, during which clients wait.
-        """
-        if self._unplanned is want:
-            self._unplanned = None
-            self.planner.role(ROLE_OF[want.phase] or Role.PASSIVE, want.epoch, want.because)
 
     def facts(self) -> Facts:
         return self.outlook.facts(
@@ -449,26 +389,17 @@ class Daemon:
             self.write_status()
 
     def _note_look(self, findings: Findings) -> None:
-        seen, carried = self.look.observation, self.worker.carried
+        seen = self.look.observation
         self._alarms(findings.alarms)
         if seen.answers and not seen.in_recovery:
             self.trail.note(seen.at, seen.lsn, seen.beyond)
         else:
             self.trail.forget()
-        observed = Observed(observed_state(seen, carried), checkpointed=self._promoted_and_checkpointed())
-        if self._unplanned is not None and self.look.link == carried.link and self.look.serial >= self._unplanned.serial:
-            self._plan(self._unplanned)
-        if observed != self._observed:
-            self._observed = observed
-            self.planner.observed(observed)
+        self.role_change.looked(self.look, self.worker.carried, self.link.want)
 
     def _alarms(self, alarms: dict[str, str]) -> None:
         for name, text in alarms.items():
             self.messages.alarm(name, text)
-
-    def _promoted_and_checkpointed(self) -> bool:
-        want = self.link.want
-        return want is not None and self.worker.carried.checkpointed >= want.epoch.number > 0
 
     def proved(self, look: Look) -> None:
         """worker.Events."""
@@ -514,7 +445,7 @@ class Daemon:
     def own(self) -> Own:
         want = self.link.want
         epoch, phase = (want.epoch, want.phase) if want else (Epoch(), Phase.WAITING)
-        alive = self.link.connected and boottime() < self.role_until()
+        alive = self.link.connected and boottime() < self.role_lease.until()
         postgres = observed_state(self.look.observation, self.worker.carried).value
         own = Own(
             self.config.node, epoch, phase, alive, postgres, __version__, copying=self.worker.carried.copying,
@@ -556,7 +487,7 @@ class Daemon:
     # --- datafence.Home ------------------------------------------------------------------------------------------------------
 
     def beside(self, name: str, body: Callable[[], None]) -> None:
-        self._thread(name, body)
+        self.threads.start(name, body)
 
     def soon(self, call: Callable[[], None]) -> None:
         self.mail.post(call)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: the keeper stops Postgres when ha_manager has not renewed its lease for so long (seconds)
 KEEPER_LEASE = 1.0
-#: likewise where nobody else can become active meanwhile (ha_manager.process.Daemon.alone)
+#: likewise where nobody else can become active meanwhile (ha_manager.rolelease.RoleLease.alone)
 ALONE_LEASE = 30.0
 #: a process that answers no ping for so long is killed by the Manager
 HANG_LIMIT = 1.0
