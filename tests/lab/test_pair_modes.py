@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.pair import MODULE_XML, SERVERS, Pair, module_xml, other
-from bench.record import Kind
-from bench.writers import PLAIN, TABLES
+from bench.pair import ACTIVE, MODULE_XML, PASSIVE, SERVERS, Pair, module_xml, other
+from bench.record import Kind, acknowledgements
+from bench.writers import PLAIN, QUICK, TABLES, local_name
+from runtime.clock import boottime
 from tests.lab.test_pair_scenarios import eventually
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lab
 pytest_plugins = ["tests.lab.pairing"]
 OFF = 'synchronous="off" maximum_lag_on_failover="8MB"'
+RELEASE = 'solo="release"'
 
 
 def configure(pair: Pair, node: str, replication: str = "") -> None:
@@ -86,7 +88,7 @@ def test_switched_by_sighup_while_clients_write(duo: Duo) -> None:
     now = duo.settle()
     became(pair, now, "asynchronous")
     for node in SERVERS:
-        configure(pair, node, 'solo="release"')
+        configure(pair, node, RELEASE)
     became(pair, now, "synchronous")
     assert "every commit waits for the passive" in pair.ha(now, "history").stdout
     configure(pair, now)
@@ -94,6 +96,41 @@ def test_switched_by_sighup_while_clients_write(duo: Duo) -> None:
     configure(pair, other(now))
     eventually(lambda: "the stricter counts" not in alarms(pair, now), "silence on both")
     assert duo.processes(passive)["heartbeat"] == beats, "nothing was restarted for it"
+
+
+def acknowledged(duo: Duo, client: str, since: float) -> list[float]:
+    return acknowledgements(duo.writers.entries(client), since)
+
+
+def test_by_release_only_one_server_acknowledges_whatever_is_cut_or_dead(duo: Duo) -> None:
+    pair, active = duo.pair, duo.settle()
+    heir = other(active)
+    for node in SERVERS:
+        configure(pair, node, RELEASE)
+    eventually(lambda: all(pair.status(node)["replication"]["release_only"] for node in SERVERS), "release on both")
+    # nothing passes between the two, and both see the ping node: the case that silence has to guess
+    pair.lab.cut(f"{ACTIVE}/{PASSIVE}")
+    pair.until(lambda seen: heir in seen.active, 20.0, f"{heir} to take over")
+    taken = boottime()
+    duo.writers.wait(local_name(heir), lambda entries: len(acknowledgements(entries, taken)) > 20, 20.0)
+    eventually(lambda: f"commits wait for {heir}" in alarms(pair, active), "the old active says that it acknowledges nothing")
+    assert not acknowledged(duo, local_name(active), taken) and pair.status(active)["phase"] == "active"
+    pair.lab.heal()
+    pair.settle(60.0, heir)
+    duo.keep_writing()
+    # the passive dies: the active waits for it, and does not go on alone
+    pair.lab.power_off(active)
+    eventually(lambda: f"commits wait for {active}" in alarms(pair, heir), "the active says what it waits for")
+    waiting = boottime()
+    assert not pair.status(heir).get("solo")
+    pair.lab.power_on(active, wait=False)
+    pair.settle(60.0, heir)
+    duo.keep_writing()
+    for client in (QUICK, PLAIN):
+        duo.writers.acknowledged_since(waiting, client, 20.0)
+    for node in SERVERS:
+        configure(pair, node)
+    eventually(lambda: not any(pair.status(node)["replication"]["release_only"] for node in SERVERS), "silence on both")
 
 
 def test_ha_show_tells_the_state_also_when_module_xml_is_wrong(duo: Duo) -> None:
@@ -147,6 +184,32 @@ def lose(duo: Duo) -> None:
     kept = json.loads(pair.ha(active, "diverged", "--json").stdout)[-1]
     assert kept["acknowledged"] == "yes" and kept["transactions"] >= sum(map(len, lost.values())), kept
     assert "transactions, acknowledged to clients, beyond the fork" in pair.ha(active, "show").stdout
+    part(duo, heir)
+
+
+def part(duo: Duo, active: str) -> None:
+    """Nothing passes between the two: both serve their own clients, and what the one that yields had acknowledged is kept."""
+    pair = duo.pair
+    duo.keep_writing()
+    became(pair, active, "asynchronous")
+    before = {node: len(json.loads(pair.ha(node, "diverged", "--json").stdout)) for node in SERVERS}
+    pair.lab.cut(f"{ACTIVE}/{PASSIVE}")
+    pair.until(lambda seen: set(SERVERS) == set(seen.active), 20.0, "both to be active")
+    parted = boottime()
+    for node in SERVERS:
+        duo.writers.wait(local_name(node), lambda entries: len(acknowledgements(entries, parted)) > 10, 20.0)
+    pair.lab.heal()
+    pair.settle(60.0)
+    stays = pair.active()
+    yielded = other(stays)
+    kept = json.loads(pair.ha(yielded, "diverged", "--json").stdout)
+    assert len(kept) > before[yielded], "of the one that yielded"
+    duo.writers.start_client(PLAIN)
+    duo.keep_writing()
+    verdicts = {verdict.client: verdict for verdict in duo.writers.verdicts()}
+    gone = {entry.id for entry in duo.writers.entries(local_name(yielded)) if entry.kind is Kind.ACK and entry.at > parted}
+    lost = gone & set(verdicts[local_name(yielded)].lost)
+    assert lost and kept[-1]["acknowledged"] == "yes" and kept[-1]["transactions"] >= len(lost), (kept[-1], len(lost))
 
 
 def forget(duo: Duo) -> None:
