@@ -5,13 +5,14 @@
 Promise: copies take turns with bare ones of the same options, on the same pair in the same run, each of them first in every
 other round; what was removed before is off the disk when one begins. Ours is counted from the moment ha_manager says "copying"
 until the copy streams in the active's pg_stat_replication; the bare one is the program's own time, and what it made is not even
-started. A rejoin is counted from the mending of the cables until the loser streams. Nothing is left out. Source: issue
-"Postgres: no acknowledged write lost …" ("Held to").
+started. A rejoin is counted from the mending of the cables until the loser streams. Nothing is left out; which way each came
+and what of it took how long stands beside it (``phases``). Source: issue "Postgres: no acknowledged write lost …" ("Held to").
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ import click
 import psycopg
 
 from bench.pair import ACTIVE, PASSIVE, SERVERS, Pair, other
+from bench.phases import WAY, phases, words
 from bench.screen import Screen, shown
 from bench.stage import need_root
 from lab.api import Lab
@@ -37,6 +39,7 @@ _LIMIT = 300.0
 #: passive, and for --no-sync: ha_manager syncs by itself what this one syncs
 _BARE = "-c fast -X stream -P -w --no-manifest"
 _DATABASE = "logs"
+_COPYING = re.compile(r"copying with pg_basebackup (?:(--compress=[\w-]+)|without compression)")
 
 
 @dataclass
@@ -44,9 +47,15 @@ class Figures:
     ours: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
     rejoin: list[float] = field(default_factory=list)
+    #: of each, its way and its phases in seconds
+    ours_phases: list[dict[str, str | float]] = field(default_factory=list)
+    rejoin_phases: list[dict[str, str | float]] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, list[float]]:
+    def seconds(self) -> dict[str, list[float]]:
         return {"ours_s": self.ours, "pg_basebackup_s": self.bare, "rejoin_s": self.rejoin}
+
+    def as_json(self) -> dict[str, object]:
+        return {**self.seconds(), "ours_phases": self.ours_phases, "rejoin_phases": self.rejoin_phases}
 
 
 class Seeding:
@@ -81,9 +90,8 @@ class Seeding:
 
     def _options(self, passive: str) -> str:
         """Compression as ha_manager chose it for its own latest copy there."""
-        words = [line.partition("--compress=")[2].split()[0] for line in self._pair.node(passive).log().splitlines()
-                 if "--compress=" in line]  # fmt: skip
-        return f"--compress={words[-1].rstrip(',;:)')}" if words else ""
+        notes = _COPYING.findall(self._pair.node(passive).log())
+        return str(notes[-1]) if notes else ""
 
     def _bare(self, passive: str, active: str) -> None:
         node, options = self._pair.node(passive), self._options(passive)
@@ -104,15 +112,19 @@ class Seeding:
         self._pair.ha(passive, "stop", timeout=120.0)
         self._postgres(passive, 'rm -rf "$(ls -d /var/lib/postgresql/*/main)"/*')
         self._pair.node(passive).sh("sync")
+        before = len(self._pair.node(passive).log())
         starting = subprocess.Popen(self._pair.node(passive).argv(["ha", "start"]), stdout=subprocess.DEVNULL)
         try:
             self._await(lambda: self._replication(passive) == "copying", "the copy to begin")
-            began = boottime()
+            began, since = boottime(), time.time()
             self._await(lambda: self._streams(active), "the copy to stream")
             self.figures.ours.append(round(boottime() - began, 2))
+            ended = time.time()
         finally:
             starting.wait(_LIMIT)
-        self._screen.say(f"seeding by ha_manager, until it streams: {self.figures.ours[-1]:.2f} s")
+        found = phases(self._pair.node(passive).log()[before:], since, ended)
+        self.figures.ours_phases.append(found)
+        self._screen.say(f"seeding by ha_manager, until it streams: {self.figures.ours[-1]:.2f} s ({words(found)})")
 
     # --- rejoin -------------------------------------------------------------------------------------------------------------
 
@@ -128,13 +140,17 @@ class Seeding:
                 time.sleep(seconds)
         self._screen.say(f"both served for {seconds:g} s under pgbench -c 4; the cables are mended")
         before = {name: len(self._pair.node(name).log()) for name in SERVERS}
-        began = boottime()
+        began, since = boottime(), time.time()
         self._pair.lab.heal()
         self._await(lambda: self._one_streams(), "the loser to stream")
         self.figures.rejoin.append(round(boottime() - began, 2))
-        self._screen.say(f"rejoined and streaming after {self.figures.rejoin[-1]:.2f} s")
-        for name in SERVERS if self._verbose else ():
-            self._screen.plain(self._pair.node(name).log()[before[name] :])
+        ended = time.time()
+        logs = [self._pair.node(name).log()[before[name] :] for name in SERVERS]
+        found = max((phases(log, since, ended) for log in logs), key=lambda each: bool(each[WAY]))
+        self.figures.rejoin_phases.append(found)
+        self._screen.say(f"rejoined and streaming after {self.figures.rejoin[-1]:.2f} s ({words(found)})")
+        for log in logs if self._verbose else ():
+            self._screen.plain(log)
         self._pair.settle(_LIMIT)
         for name in SERVERS:
             self._pair.ha(name, "diverged", "remove", "--all", "--force", check=False)
@@ -247,7 +263,7 @@ def main(
 
 
 def _summary(screen: Screen, figures: Figures) -> None:
-    for name, values in figures.as_json().items():
+    for name, values in figures.seconds().items():
         if values:
             screen.plain(f"{name}: median {median(values):.2f}, {min(values):.2f} to {max(values):.2f} ({len(values)} times)")
     if figures.ours and figures.bare:
