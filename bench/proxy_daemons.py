@@ -123,6 +123,14 @@ class Machine:
         )
         self.wire.up()
 
+    def deafen(self, on: bool) -> None:
+        """Nothing reaches it, and everybody hears it."""
+        table = f"bridge deaf-{self.name}"
+        chain = f'type filter hook postrouting priority 0; oifname "p{MEMBERS.index(self.name) + 1}" drop;'
+        self.group.wires.switch.run(
+            ["nft", f"add table {table} {{ chain out {{ {chain} }}; }}" if on else f"delete table {table}"]
+        )
+
     def power_off(self) -> None:
         """Its cable goes first."""
         self.group.wires.switch.ip(f"link set p{MEMBERS.index(self.name) + 1} down")

@@ -23,6 +23,7 @@ _AT_ONCE = 64
 class Beacon:
     def __init__(self, management_ip: str, interface: str) -> None:
         """OSError if this node can't."""
+        self.interface = interface
         self._own = socket.inet_aton(management_ip)
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_INET, kind, PROTOCOL)

@@ -21,10 +21,27 @@ from director import custodian, plane, report
 from director.beacon import Beacon
 from director.dataplane import DataPlane, Inspection
 from director.discovery import Counters, Dropped, Freshness, Message, decode, encode
+from director.ears import Ears
 from director.group import Group
-from director.groupmodel import Apply, Drain, Effect, Event, Heard, Leave, Report, Role, Say, Send, Successor, Tick, Wish
+from director.groupmodel import (
+    Apply,
+    Deaf,
+    Drain,
+    Effect,
+    Event,
+    Heard,
+    Leave,
+    Listen,
+    Report,
+    Role,
+    Say,
+    Send,
+    Successor,
+    Tick,
+    Wire,
+    Wish,
+)
 from director.health import STACK, PortCheck
-from director.hearing import Hearing
 from director.interfaces import Interfaces, places
 from director.load import LoadMeter
 from director.members import Member
@@ -74,9 +91,10 @@ class ProxyCluster:
         self._counters = Counters()
         self._timers: dict[str, Timer] = {}
         self._version = _version()
-        self._hearing = Hearing()
+        self._ears = Ears()
+        self._deaf = False
         self._strangers = Strangers()
-        self._unfit = self._doubt = False
+        self._unfit = False
         self._group: Group | None = None
         self._failed: list[str] = []
         #: by which the others know this process; its MAC at the start, whatever becomes of the interface
@@ -132,6 +150,7 @@ class ProxyCluster:
             timer.cancel()
         for check in self._checks:
             check.close()
+        self._ears.close()
         self._silence()
         if self._load is not None:
             self._load.close()
@@ -172,7 +191,7 @@ class ProxyCluster:
             connections=load.connections if load else 0,
             ports=ports,
             draining=self._drained.exists(),
-            plane=self._plane_problem or ("nothing reaches it" if self._hearing.deaf else ""),
+            plane=self._plane_problem,
             whole_node=config.balance.mode == "whole_node",
         )
 
@@ -236,29 +255,30 @@ class ProxyCluster:
             self._inspecting = True
             inspection = self._plane.inspection()
             self._worker.do(inspection.run, lambda raised: self._inspected(inspection, raised))
-        self._listen_for_anybody()
         self._hooks.alarm("lbid", self._strangers.text(self._config.balance.lbid, boottime()))
         if boottime() >= self._settings_due:
             self._settings_due = boottime() + _SETTINGS_EVERY
             self._hooks.alarm("settings", "; ".join(self._plane.settings()))
         self._give(Report(self._me()))
 
-    def _listen_for_anybody(self) -> None:
-        interface, alone = self._config.vrrp.interface, self._is_alone()
-        before = self._hearing.deaf
-        if self._hearing.look(alone, self._interfaces.frames(interface) if alone else 0) != before:
-            self._tell_fit()
-            said = f"nothing reaches this node on {interface}, a one-way cable perhaps: any other director is to take over"
-            self._hooks.alarm("deaf", said if self._hearing.deaf else "")
-        if self._hearing.doubts(alone) != self._doubt:
-            self._load_plane()
+    def _listen(self, on: bool) -> None:
+        if not on or self._beacon is None:
+            self._ears.close()
+            return
+        interface = self._beacon.interface
+        came = self._ears.anything(interface)
+        self._ears.ask(interface, [each.member.ip for each in self._the_group().known.values()])
+        self._give(Wire(came))
 
-    def _is_alone(self) -> bool:
-        group = self._the_group()
-        return group.is_director and len(group.known) > 1 and len(group.alive()) == 1
+    def _be_deaf(self, on: bool) -> None:
+        self._deaf = on
+        where = self._beacon.interface if self._beacon is not None else self._config.vrrp.interface
+        said = f"nothing reaches this node on {where}, a one-way cable perhaps: any other director is to take over"
+        self._hooks.alarm("deaf", said if on else "")
+        self._tell_fit()
 
     def _tell_fit(self) -> None:
-        unfit = self._hearing.deaf or bool(self._plane_problem)
+        unfit = self._deaf or bool(self._plane_problem)
         if unfit != self._unfit:
             self._unfit = unfit
             self._hooks.unfit(unfit)
@@ -284,9 +304,8 @@ class ProxyCluster:
         known = {mac: {vip: Place(*place) for vip, place in each.member.places.items()} for mac, each in group.known.items()}
         known[group.me.mac] = {vip: Place(*place) for vip, place in places(self._config, self._own).items()}
         serving = {key: frozenset(group.serving(key)) for key in group.keys}
-        self._doubt = self._hearing.doubts(self._is_alone())
         tables = group.tables
-        return Content(group.me.mac, known, tables.current, tables.pending, serving, group.askable(), self._doubt)
+        return Content(group.me.mac, known, tables.current, tables.pending, serving, group.roster.askable())
 
     def _load_plane(self) -> None:
         if not self._config.redirects:
@@ -400,6 +419,10 @@ class ProxyCluster:
                 self._hooks.successor(designated)
             case Drain(on):
                 self._drain(on)
+            case Listen(on):
+                self._listen(on)
+            case Deaf(on):
+                self._be_deaf(on)
 
     def _send(self, send: Send) -> None:
         if self._beacon is None:

@@ -4,7 +4,8 @@ Promise: ``handle(event, now)`` returns what to do, in order. There is one direc
 office is believed, and a term begins with the VIPs. It shares the buckets of each redirect among the members that answer and
 whose port answers; buckets of a member that can't serve move at once, all others a few at a time and in three steps (those who
 take know; the director switches; all know), so that no connection meets a node that doesn't know whom to ask. A member that
-was just started learns what is in force before it decides anything. Source: design §8; facts/vrrp-and-data-plane.md.
+was just started learns what is in force before it decides anything; one that hears nothing at all moves nothing. Source:
+design §8; facts/vrrp-and-data-plane.md.
 
     member     hears the director → answers, loads what it says        silent for 4 heartbeats → no director
     director   every heartbeat: a broadcast with all members           a member silent for 4 heartbeats → failed
@@ -35,20 +36,16 @@ from director.groupmodel import (
     Send,
     Successor,
     Tick,
+    Wire,
     Wish,
 )
 from director.members import Member, Serial, from_json, mac, serial, text, whole
+from director.roster import MISSED, Roster, changed, deafened
 from director.sharing import Sharing
 from director.tables import NONE, Tables
 
-#: heartbeats that may be missed; heartbeats of waiting for somebody who has buckets
-MISSED, LEARNING = 4, 2
-#: heartbeats that members have besides, after a director was just started: it takes two messages until the third is believed
-ACQUAINTED = 2
-#: seconds after which a failed member is not shown any more
-FORGOTTEN = 3600.0
-#: seconds in which one that was stopped is still asked about connections
-LEFT = 600.0
+#: heartbeats of waiting for somebody who has buckets
+LEARNING = 2
 #: heartbeats between two broadcasts that list all members; of the wish to drain
 _ROSTER, _WISHING = 4, 20
 #: a term of office is a number that grows, times this, and the mark of the process that began it
@@ -62,8 +59,9 @@ class Group:
         self, me: Member, keys: Sequence[str], buckets: int, heartbeat: float, now: float, mark: int | None = None
     ) -> None:
         """``mark``: what tells this process's terms of office from all others'; drawn anew for each, or else of the MAC."""
-        self.me, self.keys, self.buckets, self.heartbeat = me, list(keys), buckets, heartbeat
-        self.known: dict[str, Known] = {me.mac: Known(me, now, since=now)}
+        self.keys, self.buckets, self.heartbeat = list(keys), buckets, heartbeat
+        self._out: list[Effect] = []
+        self.roster = Roster(me, heartbeat, now, self.emit)
         self.tables = Tables()
         self.term = 0
         self._mark = (crc32(me.mac.encode()) if mark is None else mark) % _MARKS
@@ -75,7 +73,6 @@ class Group:
         self._sent_at = -1e9
         self._ticks = 0
         self._counted = 1  # what is in force when a term begins has number 1
-        self._roster_due = True
         self._learn_until = 0.0
         self._asked = ""
         self._last = ""  # director, also after it fell silent
@@ -83,20 +80,23 @@ class Group:
         self._granted: set[int] = set()
         self._said: dict[str, tuple[object, Member]] = {}
         self._nonsense: dict[str, str] = {}
-        self._out: list[Effect] = []
         self.sharing = Sharing(self)
 
     # --- what others ask
 
-    def alive(self) -> dict[str, Member]:
-        return {each: known.member for each, known in self.known.items() if not known.failed}
+    @property
+    def me(self) -> Member:
+        return self.roster.me
 
-    def askable(self) -> frozenset[str]:
-        """Who can be asked about connections; others would swallow the question."""
-        return frozenset(each for each, member in self.alive().items() if not member.plane)
+    @property
+    def known(self) -> dict[str, Known]:
+        return self.roster.known
+
+    def alive(self) -> dict[str, Member]:
+        return self.roster.alive()
 
     def serving(self, key: str) -> dict[str, Member]:
-        return {each: member for each, member in self.alive().items() if member.serves(key)}
+        return self.roster.serving(key)
 
     def deadline(self) -> float:
         learnt = [self._learn_until] if self._learn_until else []
@@ -111,6 +111,7 @@ class Group:
         """
         new = set(keys) - set(self.keys)
         self.keys, self.buckets, self.heartbeat = list(keys), buckets, heartbeat
+        self.roster.heartbeat = heartbeat
         heirs = self.tables.keep(self.keys, buckets)
         self.sharing.begin()
         if not self.is_director or self._learn_until:
@@ -123,7 +124,8 @@ class Group:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at ``now`` (boottime); what to do about it, in order."""
-        self._pause(now - self.now - self.heartbeat)
+        if now - self.now > 2 * self.heartbeat:
+            self.roster.paused(now - self.now - self.heartbeat)
         self.now = now
         match event:
             case Heard(message, source, fresh):
@@ -140,10 +142,11 @@ class Group:
                 self._grant([event])
                 self._sent_at = -1e9
             case Leave(rules):
-                self.me = replace(self.me, leaving=True, plane="" if rules else "is being stopped")
-                self.known[self.me.mac].member = self.me
+                self.roster.report(replace(self.me, leaving=True, plane="" if rules else "is being stopped"))
                 if self.director and not self.is_director:
                     self._answer(self.known[self.director].member.ip, self.director)
+            case Wire(frames):
+                self.roster.wire(frames, now)
             case Tick():
                 pass
         self._tick()
@@ -156,12 +159,6 @@ class Group:
             self._nonsense[source] = why
             self._out.append(Say(f"{source} says what can't be read: {why}"))
 
-    def _pause(self, seconds: float) -> None:
-        """This process did not run for so long, and heard nobody: that is no silence of the others."""
-        if seconds > self.heartbeat:
-            for known in self.known.values():
-                known.heard += seconds
-
     # --- roles
 
     def _role(self, director: bool) -> None:
@@ -169,13 +166,12 @@ class Group:
             return
         self.is_director = director
         self.sharing.begin()
-        self._sent_at, self._roster_due = -1e9, True
+        self._sent_at = -1e9
         if not director:
             self.director = ""
+            self.roster.step_down()
             return
-        previous = self.known.get(self._last)
-        for known in self.known.values():  # from now on they are to answer here; the last director has had its time to speak
-            known.heard = known.heard if known is previous else self.now + ACQUAINTED * self.heartbeat
+        self.roster.take_over(self._last, self.now)
         self._next_term(self.term)
         self.director = self._last = self.me.mac
         self._name_successor(False)
@@ -200,12 +196,11 @@ class Group:
 
     def _report(self, me: Member) -> None:
         before = self.me
-        self.me = me
-        self.known[me.mac].member = me
+        self.roster.report(me)
         if (me.ports, me.draining, me.plane) != (before.ports, before.draining, before.plane):
             self._sent_at = min(self._sent_at, self.now - self.heartbeat)  # the others are to know at once
-            self._roster_due = True
-        if me.places != before.places or _state(me) != _state(before):
+            self.roster.due = True
+        if changed(before, me):
             self._out.append(Apply())
 
     # --- what is heard
@@ -222,7 +217,7 @@ class Group:
         member = self._read(message.mac, message.body.get("me"))
         if member.mac != message.mac or member.ip != source:
             raise ValueError(f"it says that it is {member.ip}")
-        self._note(member)
+        self.roster.note(member, self.now)
         if message.kind is Kind.DIRECTOR:
             self._heard_director(message, source)
         elif self.is_director:
@@ -247,25 +242,6 @@ class Group:
             self.broadcast()
         else:
             self._answer(source, message.mac)
-
-    def _note(self, member: Member) -> None:
-        known = self.known.get(member.mac)
-        if known is None:
-            self._out.append(Say(f"TX Scanning partner {member.name} {member.ip} has joined"))
-            self.known[member.mac] = Known(member, self.now, since=self.now)
-            self._roster_due = True
-            self._out.append(Apply())
-            return
-        if known.failed:
-            self._out.append(Say(f"TX Scanning partner {member.name} {member.ip} is back"))
-        if known.failed or known.member.places != member.places or _state(known.member) != _state(member):
-            self._roster_due = True
-            self._out.append(Apply())
-        if known.failed:
-            known.failed, known.since = False, self.now
-        if member.leaving and not known.member.leaving:
-            self._out.append(Say(f"TX Scanning partner {member.name} {member.ip} is being stopped"))
-        known.member, known.heard = member, self.now
 
     def _heard_member(self, message: Message) -> None:
         member = self.known[message.mac].member
@@ -304,7 +280,8 @@ class Group:
         if self.director != message.mac:
             self.director = self._last = message.mac
             self._out.append(Say(f"the director is {self.known[message.mac].member.name} {source}"))
-        self._read_roster(message.body.get("members"))
+        if (listed := message.body.get("members")) is not None:
+            self.roster.read(listed, self.director, self.now)
         self._name_successor(message.body.get("successor") == self.me.mac)
         self._grant(self._read_wishes(message))
         self._follow(message.body.get("tables"))
@@ -345,26 +322,6 @@ class Group:
         self._begin_term()
         self._out.append(Apply())
 
-    def _read_roster(self, listed: object) -> None:
-        if listed is None:
-            return
-        if not isinstance(listed, list):
-            raise ValueError("no members")
-        for each in listed:
-            member = from_json(each.get("me") if isinstance(each, dict) else None)
-            failed = bool(each.get("failed"))
-            if member.mac == self.me.mac:
-                continue
-            known = self.known.setdefault(member.mac, Known(member, self.now, failed, self.now))
-            changed = known.member.places != member.places or _state(known.member) != _state(member)
-            if changed or known.failed != failed:
-                self._out.append(Apply())
-            known.since = known.since if known.failed == failed else self.now
-            known.member, known.failed, known.heard = member, failed, self.now
-        listed_macs = {mac(each["me"]["mac"]) for each in listed}
-        for gone in self.known.keys() - listed_macs - {self.me.mac, self.director}:
-            del self.known[gone]
-
     def _name_successor(self, designated: bool) -> None:
         if designated != self.designated:
             self.designated = designated
@@ -398,13 +355,15 @@ class Group:
     # --- time
 
     def _tick(self) -> None:
-        self._look_at_silence()
         if self.is_director:
+            self.roster.look(self.now)
             if self._learn_until and self.now >= self._learn_until:
                 self._learned("nobody has buckets: shared out anew")
             self.sharing.look_at_switches()
-            if not self._learn_until:
+            if not self._learn_until and not self.roster.deaf:
                 self.sharing.step(self.keys)
+        else:
+            self._look_for_director()
         if self.now - self._sent_at >= self.heartbeat:
             self._ticks += 1
             self._wishes = {each: wish for each, wish in self._wishes.items() if wish[1] > self.now}
@@ -416,23 +375,12 @@ class Group:
             else:
                 self._sent_at = self.now
 
-    def _look_at_silence(self) -> None:
-        limit = self.now - MISSED * self.heartbeat
-        for each, known in list(self.known.items()):
-            if known.failed and self.now - known.since > FORGOTTEN and self.is_director:
-                del self.known[each]
-            if each == self.me.mac or known.failed or known.heard > limit:
-                continue
-            if known.member.leaving and not known.member.plane and known.heard > self.now - LEFT and self.is_director:
-                continue  # it was stopped, and goes on with the connections that it has
-            if self.is_director:
-                known.failed, known.since = True, self.now
-                self._roster_due = True
-                self._out += [Say(f"TX Scanning partner has failed {known.member.ip}"), Apply()]
-            elif each == self.director != self.me.mac:
-                self.director = ""
-                self._name_successor(False)
-                self._out.append(Say(f"the director {known.member.name} {known.member.ip} is silent"))
+    def _look_for_director(self) -> None:
+        known = self.known.get(self.director)
+        if known is not None and known.counts_from <= self.now - MISSED * self.heartbeat:
+            self.director = ""
+            self._name_successor(False)
+            self._out.append(Say(f"the director {known.member.name} {known.member.ip} is silent"))
 
     def next_serial(self) -> Serial:
         self._counted += 1
@@ -445,7 +393,8 @@ class Group:
         self._out += effects
 
     def _body(self) -> dict[str, Any]:
-        body: dict[str, Any] = {"me": replace(self.me, loaded=self.tables.loaded()).as_json()}
+        me = deafened(self.me) if self.roster.deaf else self.me
+        body: dict[str, Any] = {"me": replace(me, loaded=self.tables.loaded()).as_json()}
         if self._wishes:
             body["wishes"] = [[wish.mac, wish.drain, wish.number] for wish, _ in self._wishes.values()]
         return body
@@ -462,13 +411,9 @@ class Group:
         }
         if self._asked and self._learn_until:
             body["want"] = self._asked
-        if self._roster_due or self._ticks % _ROSTER == 0:
-            self._roster_due = False
-            body["members"] = [
-                {"me": known.member.as_json(), "failed": known.failed}
-                for each, known in self.known.items()
-                if each != self.me.mac
-            ]
+        if self.roster.due or self._ticks % _ROSTER == 0:
+            self.roster.due = False
+            body["members"] = self.roster.as_json()
         self._out.append(Send(Kind.DIRECTOR, body))
         self._sent_at = self.now
 
@@ -482,7 +427,3 @@ class Group:
         if not to and key in self.tables.pending:
             return Send(Kind.TABLE, codec.as_json(key, self.tables.pending[key], self.tables.loaded()[key], False))
         return Send(Kind.TABLE, codec.as_json(key, self.tables.current[key], self.tables.in_force(key), True), to)
-
-
-def _state(member: Member) -> tuple[object, ...]:
-    return member.ports, member.draining, member.leaving, member.plane

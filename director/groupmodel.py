@@ -53,10 +53,17 @@ class Leave:
 
 
 @dataclass(frozen=True)
+class Wire:
+    """What ``Listen`` found: any frame came in since the one before, of whomever, or may have."""
+
+    frames: bool
+
+
+@dataclass(frozen=True)
 class Tick: ...
 
 
-Event = Heard | Report | Role | Wish | Leave | Tick
+Event = Heard | Report | Role | Wish | Leave | Wire | Tick
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,23 @@ class Drain:
     on: bool
 
 
-Effect = Send | Apply | Say | Successor | Drain
+@dataclass(frozen=True)
+class Listen:
+    """All others are silent: does anything come in at all? Ask the neighbours for a sign, and answer with ``Wire`` at once.
+    ``on`` False: no more.
+    """
+
+    on: bool
+
+
+@dataclass(frozen=True)
+class Deaf:
+    """Nothing reaches this node, which directs, or something does again."""
+
+    on: bool
+
+
+Effect = Send | Apply | Say | Successor | Drain | Listen | Deaf
 
 
 @dataclass
@@ -101,6 +124,9 @@ class Known:
     """A member as this node knows it."""
 
     member: Member
+    #: when this node itself heard it; -inf: never
     heard: float
+    #: its silence counts from here
+    counts_from: float
     failed: bool = False
     since: float = 0.0

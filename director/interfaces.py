@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface
-from pathlib import Path
 
 from director.plane import Own
 from director.settings import Config
@@ -38,14 +37,6 @@ class Interfaces:
             if each.address == config.management_ip:
                 return each.interface
         raise NetworkError(f"no interface has the management IP {config.management_ip}")
-
-    @staticmethod
-    def frames(interface: str) -> int:
-        """Received so far; -1 if it isn't there."""
-        try:
-            return int(Path(f"/sys/class/net/{interface}/statistics/rx_packets").read_text())
-        except (OSError, ValueError):
-            return -1
 
     def networks(self, interface: str) -> list[Assigned]:
         return self._kernel.addresses(interface)

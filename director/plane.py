@@ -112,8 +112,6 @@ class Content:
     serving: Mapping[str, frozenset[str]] = field(default_factory=dict)
     #: who can be asked about connections
     alive: frozenset[str] = frozenset()
-    #: others may live that are taken for dead: what this node knows nothing of is dropped, and comes again, instead of reset
-    doubt: bool = False
 
     def place(self, member: str, segment: Segment, family: int) -> Place | None:
         known = self.places.get(member, {})
@@ -341,8 +339,7 @@ def elements(layout: Layout, content: Content) -> Elements:
             found[NETDEV, f"owner_{name}"] = {str(bucket): _number(owner) for bucket, owner in owned.items()}
             found[NETDEV, f"members_{name}"] = {_number(member): mac for member, mac in macs.items()}
         for family, name in ((4, IP), (6, IP6)):
-            sure = () if content.doubt else layout.services
-            found[name, _KNOWN] = {str(each.index): "" for each in sure if each.key in content.tables}
+            found[name, _KNOWN] = {str(each.index): "" for each in layout.services if each.key in content.tables}
             for service in layout.services if family in segment.vips else ():
                 if service.redirect.transport == "tcp":
                     before = _before(content, segment, family, _asked(content, service.key))

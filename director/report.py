@@ -61,12 +61,17 @@ def _member(config: Config, group: Group, known: Known, counts: Mapping[str, Any
         "share": round(sum(shares) / len(shares), 4) if shares else 0.0,
         "cpu": round(member.cpu, 3),
         "connections": member.connections,
-        "age": round(0.0 if member.mac == group.me.mac else max(0.0, now - known.heard), 3),
+        "age": round(0.0 if member.mac == group.me.mac else max(0.0, now - _told(group, known)), 3),
         "since": round(now - known.since, 1),
         "ports": dict(member.ports),
         "problem": member.plane,
         "buckets": {key: count[member.mac] for key, count in counts.items()},
     }
+
+
+def _told(group: Group, known: Known) -> float:
+    """When this node last knew of it: a director by its own ears, others by the director's word."""
+    return known.heard if group.is_director and known.heard > 0 else known.counts_from
 
 
 def role(group: Group, member: Member) -> str:

@@ -36,14 +36,16 @@ class _Pending:
 class View(Protocol):
     """Of ``group.Group``."""
 
-    me: Member
     is_director: bool
     buckets: int
     heartbeat: float
     now: float
     tables: Tables
-    known: dict[str, Known]
 
+    @property
+    def me(self) -> Member: ...
+    @property
+    def known(self) -> dict[str, Known]: ...
     def alive(self) -> dict[str, Member]: ...
     def serving(self, key: str) -> dict[str, Member]: ...
     def next_serial(self) -> Serial: ...

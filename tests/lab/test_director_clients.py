@@ -193,6 +193,29 @@ def test_an_interface_that_disappears_and_returns(group: Daemons) -> None:
     group.until(lambda: group.alarms("jupiter") == [], "all alarms are over")
 
 
+def test_a_deaf_director_that_nobody_can_replace_keeps_everybodys_connections(group: Daemons) -> None:
+    """Nothing reaches it for longer than a silent member is waited for; its backup may not take over."""
+    nibiru, jupiter = group.node("nibiru"), group.node("jupiter")
+    nibiru.configure(priority=0)
+    nibiru.run("cli", "reload")
+    downloads = group.downloads()
+    idle = {source: group.clients.idle(source) for source in SOURCES}
+    served = {source: each.says()[0] for source, each in idle.items()}
+    before, since = group.buckets("jupiter"), len(jupiter.log())
+    for _ in range(2):
+        jupiter.deafen(True)
+        group.until(lambda: any("nothing reaches this node" in each for each in group.alarms("jupiter")), "it is told")
+        assert group.buckets("jupiter") == before == group.buckets("mars")
+        assert group.member("mars", "jupiter")["problem"] == "nothing reaches it"
+        jupiter.deafen(False)
+        assert {source: each.says()[0] for source, each in idle.items()} == served
+        group.go_on(downloads)
+        group.until(lambda: group.alarms("jupiter") == [], "it is over")
+    assert "has failed" not in jupiter.log()[since:]
+    nibiru.configure(priority=89)
+    nibiru.run("cli", "reload")
+
+
 def test_another_key_is_told_and_power_loss_leaves_the_others_connections(group: Daemons) -> None:
     """The last of this module: mars stays off."""
     downloads = group.downloads()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from director.buckets import Table
 from director.discovery import Counters, Dropped, Freshness, Kind, Message, decode, encode
 from director.group import Group
-from director.groupmodel import Drain, Effect, Event, Heard, Report, Role, Say, Send, Successor, Tick
+from director.groupmodel import Deaf, Drain, Effect, Event, Heard, Listen, Report, Role, Say, Send, Successor, Tick, Wire
 from director.members import Member
 
 KEY, LBID, BUCKETS, HEARTBEAT = b"k" * 32, 51, 1024, 0.25
@@ -27,6 +27,9 @@ class Host:
     said: list[str] = field(default_factory=list)
     drains: list[bool] = field(default_factory=list)
     up: bool = True
+    #: nothing reaches it, but what the switch says now and then
+    deaf: bool = False
+    listening: bool = False
     applied: int = 0
     #: kernel: who goes on with what it serves, as last applied
     serving: frozenset[str] = frozenset()
@@ -77,7 +80,11 @@ class Host:
             case Drain(on):
                 self.drains.append(on)
                 self.report(draining=on)
-            case Successor():
+            case Listen(on):
+                first, self.listening = on and not self.listening, on
+                if on:
+                    self.give(Wire(first or self.world.frames(self)))
+            case Successor() | Deaf():
                 pass
             case _:
                 self.applied += 1
@@ -106,6 +113,10 @@ class World:
         self.now = 1000.0
         self.loss = loss
         self.wire: list[tuple[Host, str, bytes]] = []
+        #: whether there is anybody besides the members: clients, a gateway
+        self.others = True
+        #: a switch with frames of its own, so many seconds apart
+        self.switch = 0.0
         self.recorded: list[tuple[str, bytes]] = []
         self.cut: set[frozenset[int]] = set()
         self.hosts: list[Host] = []
@@ -120,10 +131,15 @@ class World:
             sender, to, data = self.wire.pop(0)
             for host in self.hosts:
                 apart = frozenset((host.number, sender.number)) in self.cut
-                if host is sender or not host.up or not sender.up or apart or to not in ("", host.ip):
+                if host is sender or not host.up or host.deaf or not sender.up or apart or to not in ("", host.ip):
                     continue
                 if self.random.random() >= self.loss:
                     host.receive(data, sender.ip)
+
+    def frames(self, host: Host) -> bool:
+        """Whether any came to it within the last heartbeat: each neighbour was asked."""
+        own = self.switch > 0 and self.now % self.switch < HEARTBEAT
+        return own or (self.others and not host.deaf)
 
     def run(self, seconds: float, step: float = 0.05) -> None:
         end = self.now + seconds

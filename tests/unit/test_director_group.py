@@ -70,8 +70,8 @@ def asked(world: World) -> set[str]:
     return {table.next_of(owner, bucket, group.alive()) for bucket, owner in enumerate(table.owners)}
 
 
-def test_a_director_that_heard_nobody_for_a_while_still_knows_who_has_connections() -> None:
-    """All buckets were its own meanwhile."""
+def test_a_director_whose_members_were_cut_off_for_a_while_still_knows_who_has_connections() -> None:
+    """Others were heard, so all buckets were its own meanwhile."""
     world = group_of(4)
     before = world.hosts[0].table()
     for other in world.hosts[1:]:
@@ -114,7 +114,7 @@ def test_a_director_just_started_gives_members_time_to_get_acquainted() -> None:
     director.said.clear()
     world.cut |= {frozenset((1, each.number)) for each in world.hosts[1:]}
     others = {mac: replace(known) for mac, known in world.hosts[1].group.known.items() if mac != director.mac}
-    director.group.known |= others  # as its predecessor told them
+    director.group.known.update(others)  # as its predecessor told them
     world.directs(director)
     world.run(1.2)
     assert not any("has failed" in said for said in director.said)

@@ -92,13 +92,6 @@ def test_a_difference_names_only_what_differs() -> None:
     assert plane.difference(new, new) == ""
 
 
-def test_whoever_doubts_its_hearing_resets_nobody_and_asks_as_before() -> None:
-    layout, sure = plane.layout(CONFIG, OWN), content({HTTP: table("m1", "m2")})
-    found, doubted = (plane.elements(layout, each) for each in (sure, dataclasses.replace(sure, doubt=True)))
-    differ = {name for name in found if found[name] != doubted[name]}
-    assert differ == {("ip director", "known"), ("ip6 director", "known")} and not any(doubted[name] for name in differ)
-
-
 def test_only_a_taker_asks_the_new_way_before_the_switch() -> None:
     layout = plane.layout(CONFIG, OWN)
     now, then = Table(("m2",) * 64, (("m3",),) * 64), Table(("m3",) * 64, (("m2",),) * 64)
