@@ -49,8 +49,8 @@ class Member:
     loaded: Mapping[str, Serial] = field(default_factory=dict)
 
     def serves(self, key: str) -> bool:
-        """Whether clients of this redirect may be sent there."""
-        if self.plane or self.leaving or key not in self.ports:
+        """Whether packets of this redirect may be sent there: also if it drains, or is being stopped and its rules stay."""
+        if self.plane or key not in self.ports:
             return False
         return all(self.ports.values()) if self.whole_node else self.ports[key]
 

@@ -71,9 +71,9 @@ class Sharing:
     def weights(self, key: str) -> dict[str, float]:
         """Who is to own buckets of this redirect, and how much; by capacity, load, the director's own share.
 
-        A drained member, or a director that takes no share, serves if nobody else does.
+        A drained member, or a director that takes no share, serves if nobody else does; one that is being stopped does not.
         """
-        serving = self._group.serving(key)
+        serving = {each: member for each, member in self._group.serving(key).items() if not member.leaving}
         found = {each: self._weight(member) for each, member in serving.items() if not member.draining}
         wanted = {each: weight for each, weight in found.items() if weight > 0}
         return wanted or {each: serving[each].capacity for each in found or serving}
