@@ -7,6 +7,7 @@ Source: proc(5), sock_diag(7).
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ class LoadMeter:
 
     def _measure(self) -> None:
         busy, whole = _processors()
+        if self._before is None:  # of the last minute; with 0, others would be taken for busier than this node
+            self.cpu = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
         if self._before is not None and whole > self._before[1]:
             now = (busy - self._before[0]) / (whole - self._before[1])
             smoothed = now if self._first else self.cpu + _NEW * (now - self.cpu)
