@@ -13,7 +13,6 @@ import secrets
 import selectors
 import stat
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ from runtime.loop import Loop, Timer
 from runtime.nft import NftError
 from runtime.priority import relax
 from runtime.rtnetlink import AddressSocket
+from runtime.version import package
 from runtime.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class ProxyCluster:
         self._counter = 0
         self._counters = Counters()
         self._timers: dict[str, Timer] = {}
-        self._version = _version()
+        self._version = package()
         self._ears = Ears()
         self._deaf = False
         self._strangers = Strangers()
@@ -249,6 +249,7 @@ class ProxyCluster:
         self._hooks.alarm("interface", f"interface {', '.join(sorted(set(away)))} is away" if away else "")
         if self._beacon is None:
             self._tune_in()
+        self._plane.rest()
         if (self._plane_problem or not self._plane.loaded) and self._config.redirects:
             self._load_plane()
         elif self._plane.disturbed() and not self._inspecting and self._worker is not None:
@@ -499,10 +500,3 @@ def _mac_of(interfaces: Interfaces, config: Config) -> str:
         return mac(interfaces.management(config)).hex(":")
     except NetworkError:
         return (b"\x02" + secrets.token_bytes(5)).hex(":")
-
-
-def _version() -> str:
-    try:
-        return metadata.version("ha_manager")
-    except metadata.PackageNotFoundError:
-        return ""

