@@ -125,10 +125,10 @@ class Freshness:
         echoes = message.body.get("echo")
         heard = isinstance(echoes, dict) and self.session in _numbers(echoes.get("sessions"))
         if message.session == sender.session:
-            if not heard:
-                return False
             if message.counter <= sender.counter:
                 raise Dropped("replayed")
+            if not heard:
+                return False
             sender.counter = message.counter
             return True
         if not heard:

@@ -63,3 +63,40 @@ def test_a_flood_of_forged_and_replayed_packets_changes_nothing(tier: Tier) -> N
     assert settled() and tier.holders() == ["jupiter"]
     log = tier.node("nibiru").log()
     assert log.count("dropped a message") <= 6, log  # each kind is told once
+
+
+def test_what_was_said_before_a_restart_counts_for_nothing_after_it(tier: Tier, tmp_path: Path) -> None:
+    """Of the receiver, of the sender, of both."""
+    for name, priority in (("jupiter", 100), ("nibiru", 90)):
+        tier.start(name, priority, 'version="3" advert="100ms"', REDIRECT)
+    file = str(tmp_path / "overheard")
+
+    def even(on: str) -> bool:
+        services = tier.status(on)["cluster"]["services"]
+        return dict(services[0]["buckets"]) == {"jupiter": 512, "nibiru": 512}
+
+    def both() -> None:
+        tier.until(lambda: even("jupiter") and even("nibiru"), "two share evenly")
+
+    def replayed() -> int:
+        return int(tier.status("nibiru")["cluster"]["discovery"]["dropped"].get("replayed", 0))
+
+    def again(counted: bool) -> None:
+        both()
+        before = replayed()
+        done = tier.client.run(sys.executable, "-m", "tests.lab.director_replay", "eth0", file, ADDRESSES["jupiter"])
+        assert done.returncode == 0, done.stderr
+        if counted:
+            tier.until(lambda: replayed() == before + 40, "each is dropped and counted")
+        assert even("nibiru") and tier.status("nibiru")["cluster"]["director"]["name"] == "jupiter"
+
+    both()
+    assert tier.client.run(sys.executable, "-m", "tests.lab.director_replay", "eth0", file).returncode == 0
+    again(counted=True)
+    tier.start("nibiru", 90, 'version="3" advert="100ms"', REDIRECT)
+    again(counted=True)
+    tier.start("jupiter", 100, 'version="3" advert="100ms"', REDIRECT)
+    again(counted=True)
+    tier.start("nibiru", 90, 'version="3" advert="100ms"', REDIRECT)
+    again(counted=False)  # by whom, nibiru can't know: answered, and not believed
+    assert "has failed" not in tier.node("nibiru").log()

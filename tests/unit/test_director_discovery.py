@@ -88,6 +88,9 @@ def test_an_earlier_life_of_the_sender_or_of_ours_is_void() -> None:
         mine.accept(dataclasses.replace(first, counter=51))
     again = Freshness(100)
     assert not again.accept(second), "it echoes the number of another life"
+    assert again.accept(echoing(again, 8, 5))
+    with pytest.raises(Dropped, match="replayed"):
+        again.accept(second)  # by now it is known to be old, and counted
 
 
 def test_replays_of_strangers_do_not_push_out_a_member() -> None:
