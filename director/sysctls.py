@@ -23,6 +23,7 @@ class Sysctls:
         self._kept = kept
         self._root = root
         self._found = _read(kept) if kept is not None else {}
+        self._unkept = False
 
     def ensure(self, wanted: dict[str, str]) -> list[str]:
         """Set what isn't so; what can't be set, or kept, in words."""
@@ -35,11 +36,12 @@ class Sysctls:
                     continue
                 if name not in self._found:
                     self._found[name] = found
+                    self._unkept = True
                     problems += self._keep()
                 file.write_text(value)
             except OSError as error:
                 problems.append(f"{file} can't be set to {value}: {error.strerror}")
-        return problems
+        return problems or self._keep()
 
     @property
     def found(self) -> dict[str, str]:
@@ -51,12 +53,13 @@ class Sysctls:
         self._found = {}
 
     def _keep(self) -> list[str]:
-        if self._kept is None:
+        if self._kept is None or not self._unkept:
             return []
         new = self._kept.with_name(f".{self._kept.name}.new")
         try:
             new.write_text(json.dumps(self._found))
             os.replace(new, self._kept)
+            self._unkept = False
         except OSError as error:
             with contextlib.suppress(OSError):
                 new.unlink()

@@ -52,9 +52,14 @@ class PidFile:
             else:
                 time.sleep(0.001)
             os.close(fd)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        return cls(path, fd)
+        held = cls(path, fd)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as full:
+            held.release()
+            raise HaError(f"{path} can't be written: {full.strerror}") from full
+        return held
 
     def release(self) -> None:
         """Remove the file (clean stop). Nothing happens if it is somebody else's by now."""
