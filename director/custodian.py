@@ -17,13 +17,19 @@ from collections.abc import Mapping, Sequence
 
 from director import lease
 from director.dataplane import DataPlane
+from director.generation import need_nftables
 from director.plane import removal
+from director.settings import Config
 from director.sysctls import KEPT, Sysctls, restore
+from director.vips import VirtualAddresses
+from director.virtualmac import VirtualMac
+from runtime.arp import Announcer
 from runtime.control import Client
 from runtime.errors import HaError
 from runtime.nft import Nftables
 from runtime.priority import relax
 from runtime.reset import clients_of
+from runtime.rtnetlink import AddressSocket
 
 #: seconds
 LONGEST, _PERIOD = 3600.0, 1.0
@@ -65,13 +71,26 @@ def leftovers() -> None:
     """What a daemon that was killed has left behind, and no other is to take over: as after a clean stop."""
     from director.config import load
 
-    settings = Sysctls(KEPT).found
-    if not settings and not _rules_are_loaded():
-        return
-    ports: list[int] = []
+    config = None
     with contextlib.suppress(HaError, OSError):
-        ports = [each.to for each in load().redirects]
-    start(ports, settings)
+        config = load()
+        _let_go(config)
+    settings = Sysctls(KEPT).found
+    if settings or _rules_are_loaded():
+        start([each.to for each in config.redirects] if config is not None else [], settings)
+
+
+def _let_go(config: Config) -> None:
+    """The virtual addresses, their lease and their own MAC."""
+    kernel = AddressSocket()
+    VirtualAddresses(config.vips, 0.0, kernel, Announcer, lambda name, text: None).clear()
+    kernel.close()
+    for family in config.families if config.vrrp.virtual_mac else ():
+        VirtualMac((vip.interface for vip in config.of_router(family)), config.vrrp.vrid, family).remove()
+    need_nftables()
+    nft = Nftables()
+    nft.run(lease.removal())
+    nft.close()
 
 
 def _rules_are_loaded() -> bool:

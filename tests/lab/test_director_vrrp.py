@@ -301,3 +301,65 @@ def test_tcpdump_and_tshark_have_no_complaint(tier: Tier) -> None:
         fields = "-e vrrp.checksum.status -e _ws.expert.message -e _ws.malformed"
         fields = tier.client.sh(f"tshark -o vrrp.v3_checksum_as_in_v2:FALSE -r /tmp/adverts -T fields {fields} 2>/dev/null")
         assert [line.split() for line in fields.splitlines()] == [["1"]] * 3 or fields.split() == ["Good"] * 3, fields
+
+
+def test_a_full_run_folder_is_told_and_ends_nobody(tier: Tier) -> None:
+    """Without room it doesn't start, and says why; one that runs goes on, is reloaded and stopped, and leaves nothing."""
+    jupiter, run = tier.node("jupiter"), "/run/director"
+    redirect = '<port_redirect protocol="http" ports="80" to="9090"><check kind="none"/></port_redirect>'
+    kept, loose = f"{run}/settings", "/proc/sys/net/netfilter/nf_conntrack_tcp_loose"
+    tier.start("jupiter", 100, FAST, redirect)
+    tier.stop("jupiter")
+    before = jupiter.sh(f"cat {loose}")
+
+    def refused(options: str, fill: str = "true") -> None:
+        jupiter.sh(f"mount -t tmpfs -o mode=755,{options} none {run}; {fill}")
+        jupiter.start()
+        assert jupiter.director is not None and jupiter.director.wait(20) == 1
+        jupiter.director = None
+        assert "director.pid" in jupiter.log() and "No space left on device" in jupiter.log(), jupiter.log()
+        assert jupiter.sh(f"umount {run}; ls {run}") == ""
+
+    refused("nr_inodes=1")  # the folder itself
+    refused("size=4k", f"head -c 4096 /dev/zero >{run}/full")
+
+    jupiter.sh(f"mount -t tmpfs -o mode=755,nr_inodes=3 none {run}")  # pid file, socket, and nothing else
+    tier.start("jupiter", 100, FAST, redirect)
+    tier.await_holder("jupiter")
+    said = f"{kept} can't be written, so a killed director's settings stay: No space left on device"
+    tier.until(lambda: any(said in each for each in tier.alarms("jupiter")), "it is told")
+    time.sleep(6.0)  # longer than until the next look
+    assert any(said in each for each in tier.alarms("jupiter"))
+    tier.write("jupiter", 101, FAST, redirect)
+    assert jupiter.director_command("reload").stdout == "changed: priority\n"
+    assert tier.holders() == ["jupiter"]
+    jupiter.sh(f"mount -o remount,nr_inodes=9 {run}")
+    tier.until(lambda: tier.alarms("jupiter") == [], "there is room again")
+    assert "nf_conntrack_tcp_loose" in jupiter.sh(f"cat {kept}")
+    jupiter.sh(f"head -c 100000000 /dev/zero >{run}/full || true; mount -o remount,nr_inodes=5,size=4k {run} || true")
+    tier.stop("jupiter")
+    assert jupiter.sh(f"rm {run}/full; ls -A {run}; nft list tables; ip -o addr show | grep {VIP} || true") == ""
+    assert jupiter.sh(f"cat {loose}") == before
+    jupiter.sh(f"umount {run}")
+
+
+def test_a_killed_director_s_leftovers_go_when_the_init_script_is_to_stop_it(tier: Tier) -> None:
+    """The virtual MAC, the addresses, their lease and the rules; the kernel's settings are as they were."""
+    jupiter, vips = tier.node("jupiter"), (f"{VIP}/24", f"{VIP6}/64")
+    redirect = '<port_redirect protocol="http" ports="80" to="9090"><check kind="none"/></port_redirect>'
+    shown = "sysctl -a 2>/dev/null | grep -E 'nf_conntrack_(tcp_|checksum)|conf.(all|eth0).(arp_|rp_|.*redirects)'"
+    cases: list[tuple[str, tuple[str, ...]]] = [(f'{FAST} mac="virtual"', (redirect,)), (FAST, (redirect,)), (FAST, ())]
+    for vrrp, elements in cases:
+        tier.start("scan1", 100, vrrp, *elements)  # the kernel's modules are loaded
+        tier.stop("scan1")
+        before = jupiter.sh(shown)
+        tier.start("jupiter", 100, vrrp, *elements, vips=vips)
+        tier.await_holder("jupiter", VIP6)
+        jupiter.kill()
+        assert "director" in jupiter.sh("nft list tables")
+        done = jupiter.run(sys.executable, "-m", "director.custodian", "--leftovers")  # what the init script calls
+        assert done.returncode == 0, done.stderr
+        assert VIP not in jupiter.sh("ip -o addr show") and "vrrp" not in jupiter.sh("ip link show")
+        tier.until(lambda: jupiter.sh("nft list tables") == "", "no rules are left")
+        tier.until(lambda before=before: jupiter.sh(shown) == before, "the settings are as they were")  # type: ignore[misc]
+        assert jupiter.sh("ls /run/director").split() in ([], ["control", "director.pid"])
