@@ -151,3 +151,58 @@ def test_a_keepalived_that_is_killed_lowered_or_learns(tier: Tier) -> None:
     tier.node("mars").sh(f"ip addr del {VIP}/24 dev eth0")
     tier.await_holder("jupiter")
     tier.until(lambda: tier.alarms("jupiter") == [], "all is well")
+
+
+@pytest.mark.parametrize(("version", "advert"), [(3, "2.55"), (3, "40.95"), (2, "255")])
+def test_adverts_that_are_rare(tier: Tier, version: int, advert: str) -> None:
+    """Up to what an advertisement can say. The owner doesn't wait, and one that stops says so."""
+    ours = f'version="{version}" advert="{advert}"'
+    tier.start("jupiter", 255, ours)
+    tier.await_holder("jupiter")
+    tier.keepalived("mars", 254, version=version, advert=advert)
+    tier.until(lambda: "Entering BACKUP STATE" in tier.node("mars").log("keepalived"), "keepalived is the backup")
+    tier.stop("jupiter")
+    tier.await_holder("mars")
+    tier.start("jupiter", 255, ours)
+    tier.await_holder("jupiter")
+    tier.until(lambda: tier.alarms("jupiter") == [], "nothing is wrong")
+    router = tier.router("jupiter")
+    assert router["advert"] == float(advert) and router["counters"]["dropped"] == {}
+    tier.stop_keepalived("mars")
+    assert tier.holders() == ["jupiter"]
+
+
+def test_a_keepalived_on_another_multicast_group_is_an_alarm(tier: Tier) -> None:
+    """The two can't hear each other; that both hold the address shows in ARP."""
+    tier.start("jupiter", 100, FAST)
+    tier.await_holder("jupiter")
+    tier.keepalived("mars", 110, version=3, advert="0.1", general="vrrp_mcast_group4 224.0.0.99")
+    tier.until(lambda: tier.holds("mars"), "keepalived is master, too")
+    tier.until(lambda: any("claims the virtual address" in each for each in tier.alarms("jupiter")), "it is told")
+    tier.stop_keepalived("mars")
+    tier.until(lambda: tier.alarms("jupiter") == [], "it is over")
+    tier.await_holder("jupiter")
+
+
+def test_a_keepalived_between_two_directors_that_stands_still_and_goes_on(tier: Tier) -> None:
+    tier.start("jupiter", 100, FAST)
+    tier.start("nibiru", 90, FAST)
+    tier.await_holder("jupiter")
+    tier.keepalived("mars", 95, version=3, advert="0.1")
+    tier.until(lambda: "Entering BACKUP STATE" in tier.node("mars").log("keepalived"), "keepalived is the backup")
+    tier.stop("jupiter")  # nibiru is its designated successor, and gives way
+    tier.await_holder("mars")
+    tier.until(lambda: tier.router("nibiru")["master_priority"] == 95, "nibiru hears its master")
+    pids = "$(cat /run/keepalived.pid) $(pgrep -P $(cat /run/keepalived.pid))"
+    tier.node("mars").sh(f"kill -STOP {pids}")
+    tier.until(lambda: tier.holds("nibiru"), "nibiru takes over from the one that stands still")
+    tier.until(lambda: any("claims the virtual address" in each for each in tier.alarms("nibiru")), "which still answers")
+    tier.node("mars").sh(f"kill -CONT {pids}")
+    tier.await_holder("mars")
+    tier.start("jupiter", 100, FAST)
+    tier.await_holder("jupiter")
+    tier.node("jupiter").kill()
+    tier.await_holder("mars")
+    tier.stop_keepalived("mars")
+    tier.await_holder("nibiru")
+    tier.until(lambda: tier.alarms("nibiru") == [], "all is well")
