@@ -10,16 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import selectors
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from director import custodian, plane, report
-from director.beacon import Beacon
 from director.dataplane import DataPlane, Inspection
-from director.discovery import Counters, Dropped, Freshness, Message, decode, encode
+from director.discovery import Message
 from director.ears import Ears
 from director.group import Group
 from director.groupmodel import (
@@ -45,9 +42,9 @@ from director.interfaces import Interfaces, places
 from director.load import LoadMeter
 from director.members import Member
 from director.plane import Content, Own, Place
+from director.post import Post
 from director.seam import Hooks
 from director.settings import Config
-from director.strangers import Strangers
 from director.sysctls import KEPT, Sysctls
 from runtime.address import NetworkError, mac
 from runtime.clock import boottime
@@ -66,7 +63,6 @@ log = logging.getLogger(__name__)
 DRAINED = Path("/var/lib/director/drained")
 #: seconds between two looks at interfaces, rules and kernel settings
 _LOOK = 1.0
-_SHORTEST_KEY = 16
 #: seconds between two looks at the kernel's settings
 _SETTINGS_EVERY = 5.0
 #: seconds for which a predecessor's rules may go on
@@ -84,16 +80,11 @@ class ProxyCluster:
         self._load: LoadMeter | None = None
         self._worker: Worker | None = None
         self._inspecting = False
-        self._beacon: Beacon | None = None
-        self._key = b""
-        self._freshness = Freshness(secrets.randbits(63) + 1)
-        self._counter = 0
-        self._counters = Counters()
+        self._post = Post(loop, self._deliver, hooks.alarm)
         self._timers: dict[str, Timer] = {}
         self._version = package()
         self._ears = Ears()
         self._deaf = False
-        self._strangers = Strangers()
         self._unfit = False
         self._group: Group | None = None
         self._failed: list[str] = []
@@ -138,7 +129,7 @@ class ProxyCluster:
 
     def status(self) -> dict[str, Any]:
         group = self._the_group()
-        return report.status(self._config, group, self._counters.as_json(), self._plane_status(), boottime())
+        return report.status(self._config, group, self._post.counters.as_json(), self._plane_status(), boottime())
 
     def handlers(self) -> Mapping[str, Handler]:
         return {"drain": self._asked_drain, "explain": self._asked_explain, "check": self._asked_check}
@@ -151,7 +142,7 @@ class ProxyCluster:
         for check in self._checks:
             check.close()
         self._ears.close()
-        self._silence()
+        self._post.close()
         if self._load is not None:
             self._load.close()
         if self._worker is not None:
@@ -234,7 +225,7 @@ class ProxyCluster:
     # --- time
 
     def _tick(self) -> None:
-        self._hear()  # before a silence is judged
+        self._post.hear()  # before a silence is judged
         self._give(Tick())
         self._timers["tick"] = self._loop.call_at(max(self._the_group().deadline(), boottime() + 0.005), self._tick)
 
@@ -247,7 +238,7 @@ class ProxyCluster:
             self._load_plane()
         away = [vip.interface for vip in self._config.vips if vip.interface not in own]
         self._hooks.alarm("interface", f"interface {', '.join(sorted(set(away)))} is away" if away else "")
-        if self._beacon is None:
+        if not self._post.interface:
             self._tune_in()
         self._plane.rest()
         if (self._plane_problem or not self._plane.loaded) and self._config.redirects:
@@ -256,24 +247,24 @@ class ProxyCluster:
             self._inspecting = True
             inspection = self._plane.inspection()
             self._worker.do(inspection.run, lambda raised: self._inspected(inspection, raised))
-        self._hooks.alarm("lbid", self._strangers.text(self._config.balance.lbid, boottime()))
+        self._hooks.alarm("lbid", self._post.strangers.text(self._config.balance.lbid, boottime()))
         if boottime() >= self._settings_due:
             self._settings_due = boottime() + _SETTINGS_EVERY
             self._hooks.alarm("settings", "; ".join(self._plane.settings()))
         self._give(Report(self._me()))
 
     def _listen(self, on: bool) -> None:
-        if not on or self._beacon is None:
+        interface = self._post.interface
+        if not on or not interface:
             self._ears.close()
             return
-        interface = self._beacon.interface
         came = self._ears.anything(interface)
         self._ears.ask(interface, [each.member.ip for each in self._the_group().known.values()])
         self._give(Wire(came))
 
     def _be_deaf(self, on: bool) -> None:
         self._deaf = on
-        where = self._beacon.interface if self._beacon is not None else self._config.vrrp.interface
+        where = self._post.interface or self._config.vrrp.interface
         said = f"nothing reaches this node on {where}, a one-way cable perhaps: any other director is to take over"
         self._hooks.alarm("deaf", said if on else "")
         self._tell_fit()
@@ -358,49 +349,13 @@ class ProxyCluster:
     # --- messages
 
     def _tune_in(self) -> None:
-        self._silence()
-        try:
-            self._key = read_key(self._config.balance.key_file)
-            self._beacon = Beacon(self._config.management_ip, self._interfaces.management(self._config))
-        except (HaError, OSError) as error:
-            self._hooks.alarm("discovery", f"this node hears no other: {error}")
-            return
-        self._loop.selector.register(self._beacon, selectors.EVENT_READ, self._arrived)
-        self._hooks.alarm("discovery", "")
+        balance, address = self._config.balance, self._config.management_ip
+        self._post.open(
+            self._identity, balance.lbid, balance.key_file, address, lambda: self._interfaces.management(self._config)
+        )
 
-    def _silence(self) -> None:
-        if self._beacon is not None:
-            self._loop.selector.unregister(self._beacon)
-            self._beacon.close()
-            self._beacon = None
-
-    def _arrived(self, mask: int) -> None:
-        self._hear()
-
-    def _hear(self) -> None:
-        if self._beacon is None:
-            return
-        for data, source in self._beacon.heard():
-            self._counters.received += 1
-            try:
-                message = decode(data, self._key, self._config.balance.lbid)
-                if message.mac == self._identity:
-                    raise Dropped("own", "it was sent by this node, or another one has its MAC")
-                fresh = self._freshness.accept(message)
-            except Dropped as dropped:
-                self._drop(dropped, source)
-                continue
-            if self._freshness.exhausted:
-                self._freshness.renew(secrets.randbits(63) + 1)
-            self._give(Heard(message, source, fresh))
-
-    def _drop(self, dropped: Dropped, source: str) -> None:
-        first = dropped.because not in self._counters.dropped
-        self._counters.dropped[dropped.because] += 1
-        if first:
-            log.warning("protocol 253: dropped a message of %s: %s (counted from now on)", source, dropped)
-        if dropped.because == "authentication":
-            self._strangers.heard(source, boottime())
+    def _deliver(self, message: Message, source: str, fresh: bool) -> None:
+        self._give(Heard(message, source, fresh))
 
     def _give(self, event: Event) -> None:
         if self._group is None:
@@ -411,7 +366,7 @@ class ProxyCluster:
     def _do(self, effect: Effect) -> None:
         match effect:
             case Send():
-                self._send(effect)
+                self._post.send(effect)
             case Apply():
                 self._update_plane()
             case Say(text):
@@ -424,23 +379,6 @@ class ProxyCluster:
                 self._listen(on)
             case Deaf(on):
                 self._be_deaf(on)
-
-    def _send(self, send: Send) -> None:
-        if self._beacon is None:
-            return
-        self._counter += 1
-        echo = self._freshness.echo(*([send.echo] if send.echo else []))
-        body = {**send.body, "echo": echo}
-        lbid, mac = self._config.balance.lbid, self._the_group().me.mac
-        message = Message(send.kind, lbid, self._freshness.session, self._counter, mac, body)
-        try:
-            self._beacon.send(encode(message, self._key), send.to)
-            self._counters.sent += 1
-        except BlockingIOError:
-            pass  # the next heartbeat says it again
-        except OSError as error:
-            self._hooks.alarm("discovery", f"this node can't be heard: {error.strerror}")
-            self._silence()
 
     def _drain(self, on: bool) -> None:
         log.info("this node %s", "drains: it gets no new clients" if on else "takes clients again")
@@ -473,22 +411,7 @@ class ProxyCluster:
     def _asked_check(self, request: Request) -> dict[str, Any]:
         clients = self._load.clients if self._load is not None else {}
         networks = {vip.interface: self._interfaces.networks(vip.interface) for vip in self._config.vips}
-        return {"findings": report.check(self._config, self._the_group(), clients, networks, self._counters.dropped)}
-
-
-def read_key(file: str) -> bytes:
-    """The group's key. HaError says what to do."""
-    make = f"make one with: director key > {file}, mode 0600, the same on every member"
-    try:
-        mode = os.stat(file).st_mode
-        key = Path(file).read_bytes().strip()
-    except OSError as error:
-        raise HaError(f"the group's key {file}: {error.strerror}; {make}") from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise HaError(f"others than root can read the group's key: chmod 600 {file}")
-    if len(key) < _SHORTEST_KEY:
-        raise HaError(f"the group's key {file} is shorter than {_SHORTEST_KEY} characters; {make}")
-    return key
+        return {"findings": report.check(self._config, self._the_group(), clients, networks, self._post.counters.dropped)}
 
 
 def _wire(config: Config) -> tuple[int, str]:

@@ -8,9 +8,10 @@ import pytest
 
 from director import plane
 from director.buckets import Buckets, Table
-from director.cluster import ProxyCluster, read_key
+from director.cluster import ProxyCluster
 from director.dataplane import DataPlane
 from director.plane import Content, Own, Place
+from director.post import read_key
 from director.seam import VrrpView
 from director.settings import Balance, Config, Redirect, VirtualIp, Vrrp
 from runtime.errors import HaError
