@@ -161,7 +161,10 @@ def _troubles(found: dict[str, Any]) -> list[str]:
     ]
     wrong = [f"the configuration can't be used: {found['configuration']}"] if found.get("configuration") else []
     # What a server can't serve for is heartbeat's alarm and ha_manager's.
-    return [*wrong, *found["errors"].values(), *dict.fromkeys(told)]
+    silent = dict(found["errors"])
+    if {"ha_manager", "manager"} <= silent.keys() and not found.get("only_root"):  # each starts the other one again, not itself
+        silent["manager"] += "; `ha start` starts both, unless systemd has done so"
+    return [*wrong, *silent.values(), *dict.fromkeys(told)]
 
 
 _REPLICATION = {

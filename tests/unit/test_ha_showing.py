@@ -93,6 +93,11 @@ def test_what_does_not_answer_is_an_alarm_unless_ha_is_off(capsys: pytest.Captur
     errors = {"heartbeat": "heartbeat is not running"}
     print_all(found(errors=errors))
     assert "! heartbeat is not running" in (page := capsys.readouterr().out) and "not known whether it is held" in page
+    alone = {name: f"{name} is not running" for name in ("ha_manager", "manager")}
+    print_all(found(errors=alone))
+    assert "`ha start` starts both" in " ".join(capsys.readouterr().out.split()), "nobody else starts either"
+    print_all(found(errors={"ha_manager": alone["ha_manager"]}))
+    assert "starts both" not in " ".join(capsys.readouterr().out.split()), "the Manager does"
     print_all(found(errors=errors, manager=RESTING))
     assert "!" not in (page := capsys.readouterr().out) and "heartbeat stopped (as it should be)" in page
     assert "not held here: HA is off" in page and "not known" not in page
