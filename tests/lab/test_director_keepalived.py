@@ -39,6 +39,8 @@ class Beside:
     #: of the client's network
     asked: tuple[str, ...] = (VIP,)
     family: int = 4
+    #: whoever is master, until it ends
+    stays: bool = False
 
 
 MANY = tuple(f"10.10.74.{number}/24" for number in range(150, 190))
@@ -77,6 +79,9 @@ CASES = {
     "IPv6, link-local first, many, virtual MAC, strict": Beside(
         vips=(f"{LOCAL}/64", *MANY6), asked=(LOCAL, "fd00:74::1:19"), family=6, theirs="use_vmac", general="vrrp_strict"
     ),
+    "IPv6, link-local first, who came first stays": Beside(
+        f'{FAST} preempt="0"', vips=(f"{LOCAL}/64", f"{VIP6}/64"), asked=(LOCAL, VIP6), family=6, stays=True, theirs="nopreempt"
+    ),
     "virtual MACs, sync group, announcements": Beside(
         'version="3" advert="0.05" mac="virtual"', advert="0.05", before=SYNC,
         theirs="use_vmac\n no_accept\n garp_master_refresh 1\n garp_master_refresh_repeat 2\n garp_lower_prio_repeat 3",
@@ -114,8 +119,18 @@ def test_beside_keepalived(tier: Tier, case: Beside) -> None:
     tier.stop("jupiter")
     alone("mars")
     start()
+    if case.stays:
+        tier.until(lambda: tier.router("jupiter", case.family)["master_priority"] == case.low, "the master is heard")
+        alone("mars")
+        tier.stop_keepalived("mars")
     alone("jupiter")
-    keepalived(case.high, reload=True)
+    keepalived(case.high, reload=not case.stays)
+    if case.stays:
+        tier.until(lambda: "Entering BACKUP STATE" in tier.node("mars").log("keepalived"), "keepalived is the backup")
+        alone("jupiter")
+        tier.stop("jupiter")
+        alone("mars")
+        start()
     alone("mars")
     tier.until(lambda: tier.router("jupiter", case.family)["master_priority"] == case.high, "it is known as the master")
     assert tier.alarms("jupiter") == []
