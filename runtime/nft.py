@@ -31,6 +31,7 @@ class Nftables:
         self._output = _function(library, "nft_ctx_get_output_buffer", ctypes.c_char_p)
         self._error = _function(library, "nft_ctx_get_error_buffer", ctypes.c_char_p)
         self._flags = _function(library, "nft_ctx_output_set_flags", None, ctypes.c_uint)
+        self._dry = _function(library, "nft_ctx_set_dry_run", None, ctypes.c_bool)
         self._free = _function(library, "nft_ctx_free", None)
         library.nft_ctx_new.restype = ctypes.c_void_p
         library.nft_ctx_new.argtypes = [ctypes.c_uint32]
@@ -53,6 +54,12 @@ class Nftables:
             return self.run(f"list table {table}")
         finally:
             self._flags(self._context, 0)
+
+    def forget(self) -> None:
+        """Give up what is remembered of the ruleset (some MB of a large one), as libnftables does after each trial."""
+        self._dry(self._context, True)
+        self._run(self._context, b"")
+        self._dry(self._context, False)
 
     def close(self) -> None:
         if self._context:
