@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,31 @@ def test_a_scanning_node_runs_the_manager_and_what_listens_to_notifiers_and_reme
     server.sh("for n in $(seq 100); do manager-ctl status | grep -q 'none was received yet' && exit; sleep 0.1; done; exit 1")
     assert "manager-ctl keys make" in install(server), "without the word, too"
     assert 'name="HA"' not in server.read("/etc/Manager/manager.conf.xml")
+
+
+def test_a_scanning_node_that_never_was_anything_else_directs(server: Node) -> None:
+    """What install.sh --scanner leaves, the director's file filled in as docs/director.md says, and nothing more."""
+    server.sh("rm -r /opt/ha-manager/share /etc/Manager /etc/heartbeat /etc/ha_manager /var/wasp /etc/init.d/director")
+    server.sh("rm -rf /etc/director /usr/bin/director /usr/bin/swg-mon /etc/init.d/heartbeat")
+    install(server, "--scanner")
+    assert not server.path("/etc/init.d/heartbeat").exists() and not server.path("/var/wasp/conf/ha").exists()
+    refused = server.run(["/etc/init.d/director", "start"], check=False)
+    assert refused.code == 1 and "the director is turned off" in refused.stderr
+    own = server.sh("ip -o -4 addr show dev eth0 scope global").split()[3]
+    network = ip_interface(own).network
+    vip = f"{network[-6]}/{network.prefixlen}"
+    file = "/var/wasp/conf/director/current/module.xml"
+    told = f'enabled="1" priority="99" management_ip="{own.partition("/")[0]}"'
+    text = server.read(file).replace('enabled="0" priority="99" management_ip="10.1.1.1"', told).replace("10.1.1.250/24", vip)
+    server.write(file, text)
+    server.sh("umask 077; director key >/etc/director/lb.key")
+    server.sh('sed -i \'/ProxyHA/s/enabled="0"/enabled="1"/\' /var/wasp/conf/Commander/current/module.xml')
+    server.run(["/etc/init.d/manager", "start"])
+    server.sh(f"for n in $(seq 200); do ip addr | grep -q ' {vip} ' && exit; sleep 0.1; done; director status; exit 1")
+    assert "master, priority 99" in server.run(["director", "status"]).stdout
+    server.run(["/etc/init.d/manager", "stop"])
+    server.run(["/etc/init.d/director", "stop"])
+    assert f" {vip} " not in server.sh("ip addr") and "director" not in server.sh("nft list tables")
 
 
 def test_uninstalling_leaves_configuration_and_data_only(server: Node) -> None:
