@@ -1,33 +1,29 @@
 """pg_basebackup: how it is called, and whether what it sends is compressed.
 
 Promise: the log needed meanwhile is kept (the passive's slot on the active is there before the copy, which uses it);
-compression is what was set, else chosen by a measurement of the link, and is left out where one of the two Postgres can't.
-Source: manual, pg_basebackup; facts/postgres.md, "Floors"; the figures in docs/lab.md.
+compression is what was set, else chosen by the speed of the link (``linkspeed``), and is left out where one of the two Postgres
+can't. Source: manual, pg_basebackup; facts/postgres.md, "Floors"; the figures in docs/lab.md.
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from ha_manager import tablespaces, transfer
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.copying import Copy
-from ha_manager.observation import COPIES, Identity, Upstream, slot_name
-from ha_manager.replication import Clock, upstream_conninfo
-from ha_manager.sql import Session
+from ha_manager.observation import COPIES, Identity, slot_name
+from ha_manager.replication import upstream_conninfo
 from ha_manager.transfer import Watch
-from runtime.errors import CommandFailed, ReplicationError
+from runtime.errors import CommandFailed
 
 #: The active compresses from this version on.
 _SINCE = 15
 _AUTO = "auto"
 METHODS = (_AUTO, "none", "lz4", "zstd", "gzip")
-#: MiB a second: a faster link gains nothing by lz4; on a slower one zstd's better ratio wins. Measured: docs/lab.md.
-_FAST, _SLOW = 1500.0, 4.0
-#: Sizes sent to measure a link, until one takes _ENOUGH seconds, or shows that the link is far from _FAST.
-_SIZES = (1 << 20, 8 << 20, 32 << 20)
-_ENOUGH = 0.05
+#: MiB a second: on a faster link a copy is sooner done without lz4, which pg_basebackup unpacks into writes of 4 KiB; on a
+#: slower one zstd's better ratio wins. Measured: docs/lab.md.
+_FAST, _SLOW = 400.0, 4.0
 _UNSUPPORTED = ("not supported by this build", "unrecognized compression algorithm")
 
 
@@ -42,48 +38,11 @@ def choose(setting: str, version: int, rate: float) -> str:
     return "zstd" if 0 < rate < _SLOW else "lz4"
 
 
-def is_known(rate: float, seconds: float) -> bool:
-    """Is a link known well enough by an answer that came at this rate, and took so long?"""
-    return seconds > _ENOUGH or rate < _FAST / 8
-
-
-def measure(info: str, limit: float = 3.0) -> float:
-    """MiB a second that the active's server sends over the link; 0 if it can't be asked."""
-    clock, rate = Clock(limit), 0.0
-    try:
-        session = Session(f"{info} dbname=postgres", clock.left)
-    except ReplicationError:
-        return 0.0
-    try:
-        for size in _SIZES:
-            began = time.monotonic()
-            session.rows(f"SELECT repeat('x', {size})", clock.left)
-            seconds = time.monotonic() - began
-            rate = size / seconds / (1 << 20)
-            if is_known(rate, seconds):
-                break
-    except ReplicationError:
-        # So slow that not even that arrived.
-        rate = rate or _SIZES[0] / limit / (1 << 20)
-    finally:
-        session.close()
-    return rate
-
-
-def link(config: PostgresConfig, node: str, upstream: Upstream) -> float:
-    """MiB a second that come from the active; 0: it can't be asked."""
-    return measure(_info(config, node, upstream))
-
-
-def _info(config: PostgresConfig, node: str, upstream: Upstream) -> str:
-    return upstream_conninfo(upstream, f"{COPIES}{node}", Paths(config.state_dir).passfile)
-
-
 def run(copy: Copy, target: Path) -> None:
     """Into ``target``, which is not there yet; tablespaces and log folder into the sides of its label. Not synced."""
     config = copy.config
-    info = _info(config, copy.node, copy.upstream)
-    rate = measure(info) if config.compression == _AUTO and config.version >= _SINCE else 0.0
+    info = upstream_conninfo(copy.upstream, f"{COPIES}{copy.node}", Paths(config.state_dir).passfile)
+    rate = copy.link() if config.compression == _AUTO and config.version >= _SINCE else 0.0
     method = choose(config.compression, config.version, rate)
     sides = side_folders(config, copy.active, copy.label)
     for each in sides:

@@ -17,6 +17,7 @@ from ha_manager.transfer import OnProgress
 class Copy:
     """Of ``active``, reached as ``upstream``, for this server (``node``); ``label``: of what lies outside the data directory.
     ``progress`` ends it by False, ``limit`` (seconds) and a failure by an exception; ``note`` gets sentences for the log.
+    ``link``: MiB a second from the active, measured when asked for; 0: not known.
     """
 
     config: PostgresConfig
@@ -27,3 +28,4 @@ class Copy:
     progress: OnProgress
     limit: float
     note: Callable[[str], None]
+    link: Callable[[], float]

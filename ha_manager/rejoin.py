@@ -19,7 +19,7 @@ from ha_manager.observation import Identity, lsn, lsn_text
 
 #: a byte of log takes a rewind so many times as long as a byte of the database takes a copy, and a comparison (docs/lab.md)
 _REWOUND, _COMPARED = 3, 8
-#: MiB a second as basebackup.measure finds them on a busy server with 1 Gbit/s: over such a link, a compressed copy of a whole
+#: MiB a second as linkspeed.measure finds them on a busy server with 1 Gbit/s: over such a link, a compressed copy of a whole
 #: takes no longer than a comparison, which reads it twice (docs/lab.md)
 _FAST = 50.0
 

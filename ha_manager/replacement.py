@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ha_manager import (
-    basebackup,
     comparing,
     controldata,
     divergence,
@@ -119,6 +118,8 @@ class Replacement:
     limit: float
     note: Callable[[str], None]
     count: Callable[[], None]
+    #: MiB a second from the active, measured when asked for; 0: not known
+    link: Callable[[], float]
     #: did its last commits as a primary wait for the peer: "yes", "no", "": nobody noted it
     waited: str = ""
 
@@ -164,7 +165,7 @@ def _in_place(task: Replacement, control: Control, keeping: Keeping) -> bool:
     gap = bool(keepsake.gap(config.data_dir, control, verdict))
     way, because = rejoin.in_place(
         verdict, active, keepsake.beyond(config.data_dir, control, max(0, verdict.fork)),
-        rejoin.why_not_rewind(control, verdict, active), lambda: basebackup.link(config, task.node, task.follow),
+        rejoin.why_not_rewind(control, verdict, active), task.link,
         gap=gap, quickest=config.rejoin == "quickest", roomy=roomy,
     )  # fmt: skip
     if way is not None:
@@ -198,7 +199,7 @@ def _copied(task: Replacement, name: str, keeping: Keeping | None = None) -> str
         keeping.begin()
         progress = keeping.beside(progress)
     _make_room(task, name, keeping)
-    seeding.copy(Copy(config, task.node, task.follow, task.active, name, progress, task.limit, task.note))
+    seeding.copy(Copy(config, task.node, task.follow, task.active, name, progress, task.limit, task.note, task.link))
     if keeping is not None:
         keeping.finish(task.progress)
     return _switched_in(task, name)

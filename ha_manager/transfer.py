@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -105,9 +106,20 @@ def _attend(
         if seconds > limit:
             raise CommandFailed(argv, None, said.complaint(), because=f"did not end within {limit:g} s")
         life.look(done)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_LOOK)
+        if _ended(child, _LOOK):
             return
+
+
+def _ended(child: subprocess.Popen[bytes], within: float) -> bool:
+    """Has it ended? Told at once; Popen.wait looks every 50 ms."""
+    descriptor = os.pidfd_open(child.pid)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll(within * 1000)
+    finally:
+        os.close(descriptor)
+    return child.poll() is not None
 
 
 def sync(places: Sequence[Path], progress: OnProgress, limit: float) -> None:

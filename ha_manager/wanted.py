@@ -27,6 +27,7 @@ from ha_manager import (
     tablespaces,
 )
 from ha_manager.care import Remedy
+from ha_manager.linkspeed import LinkSpeed
 from ha_manager.looking import Looking
 from ha_manager.observation import Identity, Progress, Upstream, is_plain, standby_name
 from ha_manager.rejoin import Verdict, Way
@@ -262,6 +263,7 @@ class Wanted(Looking):
                             limit,
                             self._note,
                             self.count_reports,
+                            LinkSpeed(self.config, self._node, follow),
                             self._note_end_of_reign(),
                         )
                     )

@@ -12,17 +12,31 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
 
-from ha_manager import basebackup, differences, divergence, keepsake, replacement, seeding, space, tablespaces, transfer
+from ha_manager import (
+    basebackup,
+    differences,
+    divergence,
+    keepsake,
+    linkspeed,
+    replacement,
+    seeding,
+    space,
+    tablespaces,
+    transfer,
+)
 from ha_manager.cluster import PostgresConfig
 from ha_manager.divergence import Kept
 from ha_manager.keeping import Keeping
 from ha_manager.observation import Identity, Progress, lsn_text
 from ha_manager.progress import Pace, Speed, words
 from ha_manager.rejoin import Control, Verdict, Way
+from ha_manager.replication import Clock
+from ha_manager.sql import Late
 from ha_manager.transfer import Cancelled, Watch
 from runtime.errors import CommandFailed, ReplicationError
 
@@ -81,6 +95,8 @@ def test_a_log_is_not_flooded() -> None:
     "setting, version, rate, method",
     [
         ("auto", 15, 110.0, "lz4"),
+        ("auto", 15, 280.0, "lz4"),
+        ("auto", 15, 560.0, "none"),
         ("auto", 15, 5000.0, "none"),
         ("auto", 15, 1.2, "zstd"),
         ("auto", 15, 0.0, "lz4"),
@@ -94,12 +110,41 @@ def test_compression_is_chosen_by_the_link(setting: str, version: int, rate: flo
     assert basebackup.choose(setting, version, rate) == method
 
 
+class Link:
+    """Each answer comes in two pieces, the second one after so many seconds; None: never."""
+
+    def __init__(self, *seconds: float | None) -> None:
+        self._seconds = list(seconds)
+        self.asked = 0
+        self._pieces: list[float | None] = []
+
+    def send(self, sql: str) -> None:
+        self.asked += 1
+        self._pieces = [0.0, self._seconds.pop(0), 0.0]
+
+    def fetch(self, limit: float) -> None:
+        pass
+
+    def copy_data(self, limit: float) -> bytes:
+        pause = self._pieces.pop(0)
+        if pause is None:
+            raise Late("too slow")
+        time.sleep(pause)
+        return b"x" * (1 << 20) if self._pieces else b""
+
+
 @pytest.mark.parametrize(
-    "mebibytes, seconds, known",
-    [(1, 0.004, False), (1, 0.008, True), (8, 0.02, False), (8, 0.051, True), (32, 0.02, False), (1, 3.0, True)],
+    "link, asked, least, most",
+    [
+        (Link(0.0, 0.0, 0.0), 3, 100, inf),
+        (Link(0.0, 0.11, 0.0), 2, 1, 9.1),
+        (Link(0.11), 1, 1, 9.1),
+        (Link(None), 1, 0.01, inf),  # a server is there
+    ],
 )
-def test_a_link_is_measured_for_no_longer_than_the_choice_needs(mebibytes: int, seconds: float, known: bool) -> None:
-    assert basebackup.is_known(mebibytes / seconds, seconds) is known
+def test_a_link_is_measured_for_no_longer_than_the_choice_needs(link: Link, asked: int, least: float, most: float) -> None:
+    assert least < linkspeed.rate(link, Clock(1.0)) < most
+    assert link.asked == asked
 
 
 # --- room ---------------------------------------------------------------------------------------------------------------------
