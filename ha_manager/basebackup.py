@@ -48,7 +48,7 @@ def run(copy: Copy, target: Path) -> None:
     for each in sides:
         tablespaces.make_side(config, each)
     argv = [*command(config, info, copy.node, target), *mapping(config, copy.active, copy.label)]
-    watch = Watch(disks=[target.parent, *sides])
+    watch = Watch(disks=[target.parent, *sides], written=[target, *sides])
     flag = [] if method == "none" else [f"--compress=server-{method}"]
     measured = f"; the link was measured at {rate:.0f} MiB/s" if rate else ""
     copy.note(f"copying with pg_basebackup {' '.join(flag) or 'without compression'}{measured}")

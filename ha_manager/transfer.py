@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ha_manager.observation import Progress
 from ha_manager.progress import Speed
+from ha_manager.writeback import Writeback
 from runtime import commands
 from runtime.clock import boottime
 from runtime.errors import CommandFailed, ReplicationError, without_secrets
@@ -48,9 +49,12 @@ def as_user(user: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Watch:
-    """What to look at meanwhile: disks that it writes to, and how long it may do nothing."""
+    """What to look at meanwhile: disks that it writes to, folders whose files go to the disk while it writes them, and how
+    long it may do nothing.
+    """
 
     disks: Sequence[Path] = ()
+    written: Sequence[Path] = ()
     before: float = BEFORE
     later: float = LATER
     doing: str = "waiting for the active's checkpoint"
@@ -76,7 +80,8 @@ def run(
     os.set_blocking(child.stdout.fileno(), False)
     said = _Said(child.stdout.fileno())
     try:
-        _attend(child, said, argv, progress, limit, watch, read or _kilobytes)
+        with Writeback(child.pid, watch.written) as writeback:
+            _attend(child, said, argv, _beside(writeback, progress), limit, watch, read or _kilobytes)
     finally:
         if child.poll() != 0:
             _end(child.pid)
@@ -85,6 +90,14 @@ def run(
         child.stdout.close()
     if child.returncode != 0:
         raise CommandFailed(argv, child.returncode, said.complaint())
+
+
+def _beside(writeback: Writeback, progress: OnProgress) -> OnProgress:
+    def looking(done: Progress) -> bool:
+        writeback.check()
+        return progress(done)
+
+    return looking
 
 
 def _attend(

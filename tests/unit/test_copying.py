@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import pwd
 import signal
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -38,6 +40,7 @@ from ha_manager.rejoin import Control, Verdict, Way
 from ha_manager.replication import Clock
 from ha_manager.sql import Late
 from ha_manager.transfer import Cancelled, Watch
+from ha_manager.writeback import GROWN, Writeback
 from runtime.errors import CommandFailed, ReplicationError
 
 MIB = 1 << 20
@@ -145,6 +148,58 @@ class Link:
 def test_a_link_is_measured_for_no_longer_than_the_choice_needs(link: Link, asked: int, least: float, most: float) -> None:
     assert least < linkspeed.rate(link, Clock(1.0)) < most
     assert link.asked == asked
+
+
+# --- to the disk while it is copied -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def writing(folder: Path, then: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that has files open, does ``then`` at the next line that it gets, and ends at the one after it."""
+    (folder / "in").mkdir()
+    script = f"exec 3>in/large 4>in/small 5>outside; echo; read -r line; {then}\necho; read -r line"
+    child = subprocess.Popen(["bash", "-c", script], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None and child.stdout is not None
+    with child, child.stdin:
+        child.stdout.readline()
+        yield child
+
+
+def test_what_grows_goes_to_the_disk_while_it_is_written(tmp_path: Path) -> None:
+    synced: list[tuple[str, int]] = []
+
+    def sync(descriptor: int) -> None:
+        synced.append((os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")), os.fstat(descriptor).st_size))
+
+    with writing(tmp_path, "exec 3>&-") as child:
+        assert child.stdin is not None and child.stdout is not None
+        (tmp_path / "link").symlink_to("in")
+        writeback = Writeback(child.pid, [tmp_path / "link"], sync)
+        for name, size in (("in/large", GROWN), ("in/small", GROWN - 1), ("outside", GROWN)):
+            os.truncate(tmp_path / name, size)
+        writeback.look()
+        writeback.look()  # nothing has grown since
+        os.truncate(tmp_path / "in/large", 3 * GROWN)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        writeback.look()  # it is closed, and has grown until then
+        assert (synced, writeback.held) == ([("large", GROWN), ("large", 3 * GROWN)], 1)
+    writeback.look()
+    assert (len(synced), writeback.held) == (2, 0)
+
+
+def test_a_disk_that_refuses_ends_the_copy(tmp_path: Path) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with writing(tmp_path, "") as child, Writeback(child.pid, [tmp_path / "in"], refuse) as writeback:
+        os.truncate(tmp_path / "in/large", GROWN)
+        end = time.monotonic() + 10.0
+        with pytest.raises(ReplicationError, match="Input/output error"):
+            while time.monotonic() < end:
+                writeback.check()
+                time.sleep(0.01)
 
 
 # --- room ---------------------------------------------------------------------------------------------------------------------
