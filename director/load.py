@@ -1,23 +1,28 @@
 """What this node carries: its processors, and the connections to its proxy.
 
-Promise: measured every four seconds in a thread that may take its time (the kernel walks all its sockets for it, a millisecond
-or more); the latest figures are always at hand.
+Promise: measured every four seconds in a thread that may take its time; the latest figures are always at hand. The kernel walks
+all its sockets for it, a millisecond or two, and many on a node with very many connections: then less often, so that it stays a
+thousandth of a processor, but not less often than loads are judged (``balance.PERIOD``).
 Source: proc(5), sock_diag(7).
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from director import balance
 from runtime.errors import HaError
 from runtime.loop import Loop, Timer
 from runtime.reset import clients_of
 from runtime.worker import Worker
 
 PERIOD = 4.0
+#: of a processor's time
+_SHARE = 0.001
 #: of the processors, averaged over some periods
 _NEW = 0.28
 _IDLE, _WAITING = 3, 4  # columns of /proc/stat
@@ -32,6 +37,7 @@ class LoadMeter:
         self._worker = worker
         self._before: tuple[int, int] | None = None
         self._first = True
+        self._cost = 0.0
         self._timer: Timer | None = None
 
     @property
@@ -39,8 +45,10 @@ class LoadMeter:
         return self.clients.total()
 
     def start(self) -> None:
-        self._worker.do(self._measure, lambda _: None)
-        self._timer = self._loop.call_after(PERIOD, self.start)
+        self._worker.do(self._measure, self._again)
+
+    def _again(self, _: Exception | None) -> None:
+        self._timer = self._loop.call_after(pause(self._cost), self.start)
 
     def serves(self) -> bool:
         """Whether there are connections right now."""
@@ -62,10 +70,17 @@ class LoadMeter:
             smoothed = now if self._first else self.cpu + _NEW * (now - self.cpu)
             self.cpu, self._first = min(1.0, max(0.0, smoothed)), False
         self._before = busy, whole
+        began = time.thread_time()
         try:
             self.clients = clients_of(set(self.ports))
         except (HaError, OSError):
             self.clients = Counter()
+        self._cost = time.thread_time() - began
+
+
+def pause(cost: float) -> float:
+    """Until the connections are counted again, when that took so many seconds of a processor."""
+    return min(balance.PERIOD, max(PERIOD, cost / _SHARE))
 
 
 def _processors() -> tuple[int, int]:

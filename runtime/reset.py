@@ -12,7 +12,7 @@ import errno
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from runtime.errors import HaError
 
@@ -22,6 +22,8 @@ _REQUEST, _ACK, _DUMP = 0x001, 0x004, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TIME_WAIT, _CLOSE, _LISTEN = 6, 7, 10
 _STATES = 0xFFF & ~(1 << _TIME_WAIT | 1 << _CLOSE | 1 << _LISTEN)
+#: of the programs that choose sockets (linux/inet_diag.h): the attribute, and two instructions
+_BYTECODE, _JUMP, _EQUAL = 1, 1, 11
 _ID = slice(4, 52)  # struct inet_diag_sockid within inet_diag_msg: ports, addresses, interface, cookie
 
 
@@ -40,13 +42,19 @@ def reset_connections(address: str, port: int) -> int:
 
 
 def clients_of(ports: Iterable[int]) -> Counter[str]:
-    """How many connections each client has to these ports of this server, whichever of its addresses they are to."""
+    """How many connections each client has to these ports of this server, whichever of its addresses they are to.
+
+    The kernel walks all sockets of the machine for it, once for each family, those of other network namespaces too.
+    """
+    wanted = sorted(set(ports))
+    if not wanted:
+        return Counter()
     found: Counter[str] = Counter()
-    wanted = list(ports)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as diag:
         for family in (socket.AF_INET, socket.AF_INET6):
-            for port in wanted:
-                found.update(_written(identity[20:36], family) for identity in _connections(diag, family, port))
+            ends = Counter(identity[20:36] for identity in _connections(diag, family, 0, _one_of(wanted)))
+            for raw, count in ends.items():
+                found[_written(raw, family)] += count
     return found
 
 
@@ -55,6 +63,20 @@ def own_ends(port: int) -> set[str]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as diag:
         families = (socket.AF_INET, socket.AF_INET6)
         return {_written(identity[4:20], family) for family in families for identity in _connections(diag, family, port)}
+
+
+def _one_of(ports: Sequence[int]) -> bytes:
+    """The attribute that has the kernel choose sockets with one of these ports: a program as ``ss`` makes it of ``or``.
+
+    A port that is equal goes on to the next instruction, a jump to the end: chosen. Another one jumps over that, to the next
+    port, or beyond the end.
+    """
+    program = b""
+    for left in range(len(ports) - 1, -1, -1):
+        program += struct.pack("=BBHBBH", _EQUAL, 8, 12, 0, 0, ports[left])
+        if left:
+            program += struct.pack("=BBH", _JUMP, 4, 12 * left)
+    return struct.pack("=HH", 4 + len(program), _BYTECODE) + program
 
 
 def _written(raw: bytes, family: int) -> str:
@@ -73,14 +95,15 @@ def _ends(address: str) -> list[tuple[int, bytes]]:
     return [(socket.AF_INET, own.ljust(16, b"\0")), (socket.AF_INET6, bytes(10) + b"\xff\xff" + own)]
 
 
-def _request(family: int, states: int, identity: bytes, kind: int, flags: int) -> bytes:
-    body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, states) + identity
+def _request(family: int, states: int, identity: bytes, kind: int, flags: int, attributes: bytes = b"") -> bytes:
+    body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, states) + identity + attributes
     return struct.pack("=IHHII", 16 + len(body), kind, _REQUEST | flags, 1, 0) + body
 
 
-def _connections(diag: socket.socket, family: int, port: int) -> Iterator[bytes]:
+def _connections(diag: socket.socket, family: int, port: int, attributes: bytes = b"") -> Iterator[bytes]:
+    """``port`` 0: any."""
     identity = struct.pack("!H", port).ljust(48, b"\0")
-    diag.send(_request(family, _STATES, identity, _SOCK_DIAG_BY_FAMILY, _DUMP))
+    diag.send(_request(family, _STATES, identity, _SOCK_DIAG_BY_FAMILY, _DUMP, attributes))
     while True:
         for kind, body in _messages(diag.recv(65536)):
             if kind == _NLMSG_DONE:
