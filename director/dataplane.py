@@ -249,5 +249,5 @@ def _elements(listed: str) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Buckets and members' numbers are listed as marks, in hexadecimal."""
+    """Numbers are listed in hexadecimal, most of them."""
     return str(int(text, 0)) if text.startswith("0x") else text

@@ -8,8 +8,8 @@ worked", pitfalls 1 to 6).
 What happens to a packet for VIP:port of a redirect:
 
     netdev, ingress   from another member's MAC: balanced already, passes
-                      else bucket = jhash(client) → its owner's MAC; another's: out again on the same interface, the client's
-                      address untouched; the answer goes from the owner straight to the client
+                      else bucket = jhash(client) → who owns it; another: out again on the same interface, to that one's MAC, the
+                      client's address untouched; the answer goes from the owner straight to the client. This node: passes
                       UDP: a flow stays with its member while it lasts and that member serves, wherever its bucket moves: the
                       director remembers it (a packet tells no flow's beginning, so nobody can be asked about earlier ones)
     ip/ip6, node      a connection of this node, or a new one: to the proxy's port (redirect)
@@ -32,6 +32,12 @@ GUARD = "inet director_guard"
 #: UDP: flows that the director remembers of a redirect; seconds of silence after which it forgets one, as conntrack does
 FLOWS, FLOW_ENDS = 65536, 120
 _FLOW_HASHES = 2**32 - 1
+#: MACs of other members on one interface, at most; the kernel finds one faster in a set that says so
+_PEERS = 1024
+#: Both MACs of a frame, to and from, written in one go; and the one it came from. Any number of 32 bits is of a bucket's type.
+_WAY, _FROM, _NUMBER = "@ll,0,96", "@ll,48,48", "meta length"
+#: of nearly all packets the first thing that is asked, and the last
+_KNOWN_CONNECTION = "ct state != invalid accept"
 #: the set of redirects whose buckets are known here
 _KNOWN = "known"
 SETS = ("peers_", _KNOWN)
@@ -178,33 +184,43 @@ def _netdev(layout: Layout) -> Iterator[str]:
         if segment.interface not in layout.own:
             continue  # the interface is away; loaded again when it is back
         i, own, services = segment.index, layout.own[segment.interface].mac, layout.services
-        yield f" set peers_{i} {{ type ether_addr; }}"
+        yield f" set peers_{i} {{ typeof {_FROM}; size {_PEERS}; }}"
         for service in services:
             yield from _maps(layout, segment, service)
-        yield f" chain out_{i} {{"
-        yield f"  ether daddr {own} meta pkttype set host meta mark set 0 accept"
-        yield f'  ether saddr set {own} meta mark set 0 fwd to "{segment.interface}"'
-        yield " }"
+        if any(service.redirect.transport == "udp" for service in services):
+            yield f" chain out_{i} {{"
+            yield f"  ether daddr {own} meta pkttype set host meta mark set 0 accept"
+            yield f'  ether saddr set {own} meta mark set 0 fwd to "{segment.interface}"'
+            yield " }"
         for service in services:
             for family in segment.vips:
                 yield from _spread(layout, segment, service, family)
         for family in segment.vips if services else ():
-            yield from _quoting(layout, segment, family)
+            yield from _balanced(layout, segment, family)
         yield f" chain ingress_{i} {{"
         yield f'  type filter hook ingress device "{segment.interface}" priority -10; policy accept;'
-        for service in services:
-            for family in segment.vips:
-                yield f"  {_to(segment, service, family)} goto spread{family}_{i}_{service.index}"
         for family in segment.vips if services else ():
-            what = "icmp type destination-unreachable" if family == 4 else "icmpv6 type packet-too-big"
-            yield f"  {_daddr(segment, family)} {what} goto quoted{family}_{i}"
+            yield f"  {_daddr(segment, family)} goto vip{family}_{i}"
         yield " }"
+
+
+def _balanced(layout: Layout, segment: Segment, family: int) -> Iterator[str]:
+    """What is for the VIPs of one family."""
+    i = segment.index
+    yield from _quoting(layout, segment, family)
+    yield f" chain vip{family}_{i} {{"
+    yield f"  {_FROM} @peers_{i} accept"
+    for service in layout.services:
+        yield f"  {service.redirect.transport} dport {service.ports} goto spread{family}_{i}_{service.index}"
+    what = "icmp type destination-unreachable" if family == 4 else "icmpv6 type packet-too-big"
+    yield f"  {what} goto quoted{family}_{i}"
+    yield " }"
 
 
 def _maps(layout: Layout, segment: Segment, service: Service) -> Iterator[str]:
     name = f"{segment.index}_{service.index}"
     if service.redirect.transport == "tcp":
-        yield f" map owner_{name} {{ type mark : ether_addr; size {layout.buckets}; }}"
+        yield f" map owner_{name} {{ typeof {_NUMBER} : {_WAY}; size {layout.buckets}; }}"
         return
     yield f" map owner_{name} {{ type mark : mark; size {layout.buckets}; }}"
     yield f" map members_{name} {{ type mark : ether_addr; }}"
@@ -213,42 +229,47 @@ def _maps(layout: Layout, segment: Segment, service: Service) -> Iterator[str]:
 
 def _spread(layout: Layout, segment: Segment, service: Service, family: int) -> Iterator[str]:
     i, name = segment.index, f"{segment.index}_{service.index}"
-    flow, then = "", f"goto out_{i}"
-    if service.redirect.transport == "udp":
-        # two flows with one hash share a member, no more
-        flow = f"jhash {'ip' if family == 4 else 'ip6'} saddr . udp sport mod {_FLOW_HASHES} seed {layout.lbid:#x}"
-        then = f"goto keep{family}_{name}"
-        yield f" chain keep{family}_{name} {{"
-        yield f"  update @flows_{name} {{ {flow} : meta mark }}"  # if there are too many, it isn't remembered
-        yield f"  goto out_{i}"
+    if service.redirect.transport == "tcp":
+        yield f" chain spread{family}_{name} {{"
+        yield f"  {_to_other(segment, service, _bucket(layout, service, family))}"
         yield " }"
+        return
+    # two flows with one hash share a member, no more
+    flow = f"jhash {'ip' if family == 4 else 'ip6'} saddr . udp sport mod {_FLOW_HASHES} seed {layout.lbid:#x}"
+    yield f" chain keep{family}_{name} {{"
+    yield f"  update @flows_{name} {{ {flow} : meta mark }}"  # if there are too many, it isn't remembered
+    yield f"  goto out_{i}"
+    yield " }"
     yield f" chain spread{family}_{name} {{"
-    yield f"  ether saddr @peers_{i} accept"
-    if flow:
-        yield f"  meta mark set {flow}"
-        yield f"  meta mark set meta mark map @flows_{name} ether daddr set meta mark map @members_{name} {then}"
+    yield f"  meta mark set {flow}"
+    yield f"  meta mark set meta mark map @flows_{name} ether daddr set meta mark map @members_{name} goto keep{family}_{name}"
     yield f"  meta mark set {_bucket(layout, service, family)}"
-    yield f"  {_to_owner(segment, service)} {then}"
+    yield f"  {_to_member(segment, service)} goto keep{family}_{name}"
     yield "  meta mark set 0"
     yield " }"
 
 
-def _to_owner(segment: Segment, service: Service) -> str:
-    """Of the bucket in the mark."""
+def _to_other(segment: Segment, service: Service, bucket: str) -> str:
+    """A packet of a TCP redirect, to the owner of its bucket; this node's own pass as they came (they aren't in the map)."""
+    return f'{_WAY} set {bucket} map @owner_{segment.index}_{service.index} fwd to "{segment.interface}"'
+
+
+def _to_member(segment: Segment, service: Service) -> str:
+    """To the owner of the bucket in the mark, of a UDP redirect."""
     name = f"{segment.index}_{service.index}"
-    if service.redirect.transport == "tcp":
-        return f"ether daddr set meta mark map @owner_{name}"
     return f"meta mark set meta mark map @owner_{name} ether daddr set meta mark map @members_{name}"
 
 
 def _quoting(layout: Layout, segment: Segment, family: int) -> Iterator[str]:
     """ICMP errors (a path's MTU) concern the node whose answer they quote; by the client's address, of the first redirect."""
-    i = segment.index
-    yield f" chain quoted{family}_{i} {{"
-    yield f"  ether saddr @peers_{i} accept"
-    yield f"  meta mark set jhash {_QUOTED[family]} mod {layout.buckets} seed {layout.lbid:#x}"
-    yield f"  {_to_owner(segment, layout.services[0])} goto out_{i}"
-    yield "  meta mark set 0"
+    first, bucket = layout.services[0], f"jhash {_QUOTED[family]} mod {layout.buckets} seed {layout.lbid:#x}"
+    yield f" chain quoted{family}_{segment.index} {{"
+    if first.redirect.transport == "tcp":
+        yield f"  {_to_other(segment, first, bucket)}"
+    else:
+        yield f"  meta mark set {bucket}"
+        yield f"  {_to_member(segment, first)} goto out_{segment.index}"
+        yield "  meta mark set 0"
     yield " }"
 
 
@@ -269,15 +290,16 @@ def _node(layout: Layout, family: int) -> Iterator[str]:
         yield " }"
     yield " chain second {"
     yield "  type filter hook prerouting priority -150; policy accept;"
+    yield f"  {_KNOWN_CONNECTION}"
     for segment, service in tcp:
-        unknown = "ct state invalid tcp flags & syn == 0"
-        yield f"  {_to(segment, service, family)} {unknown} jump second_{segment.index}_{service.index}"
+        yield f"  {_to(segment, service, family)} tcp flags & syn == 0 jump second_{segment.index}_{service.index}"
     yield " }"
     yield f" set {_KNOWN} {{ type mark; }}"
     yield " chain orphan {"
     yield "  type filter hook prerouting priority -90; policy accept;"
+    yield f"  {_KNOWN_CONNECTION}"
     for segment, service in tcp:
-        unknown = f"{_to(segment, service, family)} ct state invalid tcp flags & (syn | rst) == 0"
+        unknown = f"{_to(segment, service, family)} tcp flags & (syn | rst) == 0"
         yield f"  {unknown} meta mark set {service.index} meta mark @{_KNOWN} reject with tcp reset"
         yield f"  {unknown} drop"  # this node was just started; it will be repeated
     yield " }"
@@ -334,7 +356,9 @@ def elements(layout: Layout, content: Content) -> Elements:
             name, macs = f"{segment.index}_{service.index}", _macs(layout, content, segment, service.key)
             owned = {bucket: owner for bucket, owner in enumerate(table.owners if table else ()) if owner in macs}
             if service.redirect.transport == "tcp":
-                found[NETDEV, f"owner_{name}"] = {str(bucket): macs[owner] for bucket, owner in owned.items()}
+                mine = layout.own[segment.interface].mac
+                ways = {owner: _octets(mac + mine) for owner, mac in macs.items() if owner != content.me}
+                found[NETDEV, f"owner_{name}"] = {str(bucket): ways[owner] for bucket, owner in owned.items() if owner in ways}
                 continue
             found[NETDEV, f"owner_{name}"] = {str(bucket): _number(owner) for bucket, owner in owned.items()}
             found[NETDEV, f"members_{name}"] = {_number(member): mac for member, mac in macs.items()}
@@ -365,7 +389,12 @@ def _elements(elements: Mapping[tuple[str, str], Mapping[str, str]], verb: str) 
 def _peers(content: Content, segment: Segment) -> dict[str, str]:
     others = [member for member in content.places if member != content.me]
     places = [content.place(member, segment, family) for member in others for family in segment.vips]
-    return {place.mac: "" for place in places if place is not None}
+    return {_octets(place.mac): "" for place in places if place is not None}
+
+
+def _octets(macs: str) -> str:
+    """As a number, which is how nftables lists what it knows no type of."""
+    return str(int(macs.replace(":", ""), 16))
 
 
 def _macs(layout: Layout, content: Content, segment: Segment, key: str) -> dict[str, str]:

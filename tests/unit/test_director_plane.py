@@ -58,6 +58,29 @@ def test_every_hash_has_the_groups_seed_and_only_own_tables_are_named() -> None:
     assert "tcp dport { 21, 50000-50999 }" in text
 
 
+def test_each_owner_but_this_node_is_written_with_both_macs_of_the_frame() -> None:
+    layout = plane.layout(CONFIG, OWN)
+    shared = table("m1", "m2", "m3")
+    ways = plane.elements(layout, content({HTTP: shared}))[plane.NETDEV, "owner_0_0"]
+    frames = {bucket: int(way).to_bytes(12, "big").hex(":") for bucket, way in ways.items()}
+    others = {str(bucket): owner for bucket, owner in enumerate(shared.owners) if owner != "m1"}
+    assert frames == {bucket: f"{PLACES[owner][VIP].mac}:02:00:00:00:00:01" for bucket, owner in others.items()}
+    peers = plane.elements(layout, content({}))[plane.NETDEV, "peers_0"]
+    assert {int(each).to_bytes(6, "big").hex(":") for each in peers} == {PLACES[other][VIP].mac for other in ("m2", "m3")}
+
+
+def test_what_most_packets_are_is_asked_first() -> None:
+    """Of what arrives: is it for a VIP, has a member passed it on already. Of what is delivered: is its connection known."""
+    text = plane.rules(plane.layout(CONFIG, OWN), content({}))
+    first = {part.split()[0]: part.splitlines() for part in text.split(" chain ")[1:]}
+    assert [line.strip() for line in first["ingress_0"][2:4]] == [
+        f"ip daddr {{ {VIP} }} goto vip4_0",
+        f"ip6 daddr {{ {VIP6} }} goto vip6_0",
+    ]
+    assert first["vip4_0"][1].strip() == first["vip6_0"][1].strip() == "@ll,48,48 @peers_0 accept"
+    assert first["second"][2].strip() == first["orphan"][2].strip() == "ct state != invalid accept"
+
+
 def test_data_ports_go_by_address_whatever_the_others_do() -> None:
     config = dataclasses.replace(CONFIG, balance=Balance(buckets=64, by="address_port"))
     text = plane.rules(plane.layout(config, OWN), content({}))
