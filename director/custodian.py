@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from director import lease
 from director.dataplane import DataPlane
 from director.generation import need_nftables
-from director.plane import removal
+from director.ruleset import removal
 from director.settings import Config
 from director.sysctls import KEPT, Sysctls, restore
 from director.vips import VirtualAddresses

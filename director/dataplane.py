@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from director import plane
+from director import plane, ruleset
 from director.generation import Generation
 from director.plane import TABLES, Content, Elements, Layout
 from director.sysctls import Sysctls
@@ -77,7 +77,7 @@ class DataPlane:
         """Everything anew; connections go on. NftError: as it was before."""
         wanted = plane.elements(layout, content)
         try:
-            self._kernel().run(plane.rules(layout, content))
+            self._kernel().run(ruleset.rules(layout, content))
         except NftError as refused:
             raise NftError(f"the kernel refuses the rules: {refused} (they need {NEEDS})") from refused
         self._layout, self._elements = layout, wanted
@@ -141,7 +141,7 @@ class DataPlane:
         Returns the settings to be restored then.
         """
         with contextlib.suppress(NftError):
-            self._kernel().run(plane.removal((plane.NETDEV,)))
+            self._kernel().run(ruleset.removal((plane.NETDEV,)))
         return self._settings.found
 
     def remove(self) -> None:
@@ -149,7 +149,7 @@ class DataPlane:
         self._settings.restore()
         self._layout, self._elements, self._expected, self._seen = None, {}, {}, None
         with contextlib.suppress(NftError):
-            self._kernel().run(plane.removal())
+            self._kernel().run(ruleset.removal())
         if self._guard is not None:
             self._guard.close()
             self._guard = None
@@ -187,7 +187,7 @@ class DataPlane:
         if self._guard is None:
             self._guard = self._make()
         try:
-            self._guard.run(plane.guard(layout))
+            self._guard.run(ruleset.guard(layout))
             self.guarded = True
         except NftError as refused:
             self.guarded = False

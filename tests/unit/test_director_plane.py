@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from director import plane
+from director import plane, ruleset
 from director.buckets import Buckets, Table
 from director.cluster import ProxyCluster
 from director.dataplane import DataPlane
@@ -48,7 +48,7 @@ def content(tables: dict[str, Table], pending: dict[str, Table] | None = None, m
 
 def test_every_hash_has_the_groups_seed_and_only_own_tables_are_named() -> None:
     layout = plane.layout(CONFIG, OWN)
-    text = plane.rules(layout, content({HTTP: table("m1", "m2")}))
+    text = ruleset.rules(layout, content({HTTP: table("m1", "m2")}))
     assert text.count("jhash") == text.count("mod 64 seed 0x33") > 4
     names = {
         " ".join(line.split()[1:3]) for line in text.splitlines() if line.startswith(("table", "add table", "delete table"))
@@ -71,7 +71,7 @@ def test_each_owner_but_this_node_is_written_with_both_macs_of_the_frame() -> No
 
 def test_what_most_packets_are_is_asked_first() -> None:
     """Of what arrives: is it for a VIP, has a member passed it on already. Of what is delivered: is its connection known."""
-    text = plane.rules(plane.layout(CONFIG, OWN), content({}))
+    text = ruleset.rules(plane.layout(CONFIG, OWN), content({}))
     first = {part.split()[0]: part.splitlines() for part in text.split(" chain ")[1:]}
     assert [line.strip() for line in first["ingress_0"][2:4]] == [
         f"ip daddr {{ {VIP} }} goto vip4_0",
@@ -83,7 +83,7 @@ def test_what_most_packets_are_is_asked_first() -> None:
 
 def test_data_ports_go_by_address_whatever_the_others_do() -> None:
     config = dataclasses.replace(CONFIG, balance=Balance(buckets=64, by="address_port"))
-    text = plane.rules(plane.layout(config, OWN), content({}))
+    text = ruleset.rules(plane.layout(config, OWN), content({}))
     spread = {line.split()[1]: text.split(line)[1].split("}")[0] for line in text.splitlines() if "chain spread4" in line}
     assert "ip saddr . tcp sport" in spread["spread4_0_0"] and "sport" not in spread["spread4_0_1"]
 
@@ -98,7 +98,7 @@ def test_udp_flows_may_go_on_with_whoever_serves_also_without_buckets() -> None:
     assert set(owners.values()) < set(members) and len(owners) == 64
     dead = dataclasses.replace(one, serving={"udp 1080": frozenset({"m1"})})
     assert len(plane.elements(layout, dead)[plane.NETDEV, "members_0_0"]) == 2, "whoever owns buckets can be sent packets"
-    assert "udp" not in plane.rules(plane.layout(CONFIG, OWN), content({}))
+    assert "udp" not in ruleset.rules(plane.layout(CONFIG, OWN), content({}))
 
 
 def test_a_difference_names_only_what_differs() -> None:
@@ -130,7 +130,7 @@ def test_only_a_taker_asks_the_new_way_before_the_switch() -> None:
 
 def test_an_interface_that_is_away_is_left_out() -> None:
     layout = plane.layout(CONFIG, {})
-    text = plane.rules(layout, content({HTTP: table("m1")}))
+    text = ruleset.rules(layout, content({HTTP: table("m1")}))
     assert "eth0" not in text and "9090" not in text and "chain second" in text
 
 
