@@ -2,6 +2,7 @@
 
     python -m bench.bulk serve PORT          gives or takes whatever a client asks for
     python -m bench.bulk down|up|connect ADDRESS PORT SOURCE SECONDS     prints bits or connections a second
+    python -m bench.bulk turns               the same for each line of standard input, with no time spent on starting
 
 Promise: no Python between the kernel's copies but one call for each mebibyte; ``connect`` is a connection, one octet each way,
 and its end.
@@ -75,11 +76,18 @@ def connect(address: str, port: int, source: str, seconds: float) -> float:
     return count / (time.monotonic() - began)
 
 
+def measure(asked: str, address: str, port: str, source: str, seconds: str) -> float:
+    if asked == "connect":
+        return connect(address, int(port), source, float(seconds))
+    return transfer(asked, address, int(port), source, float(seconds))
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve", port]:
             serve(int(port))
-        case ["connect", address, port, source, seconds]:
-            print(connect(address, int(port), source, float(seconds)))
-        case [asked, address, port, source, seconds]:
-            print(transfer(asked, address, int(port), source, float(seconds)))
+        case ["turns"]:
+            for line in sys.stdin:
+                print(measure(*line.split()), flush=True)
+        case words:
+            print(measure(*words))

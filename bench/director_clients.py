@@ -1,18 +1,21 @@
 """What clients of the director notice: downloads over a move and a drain, throughput and connections beside HAProxy.
 
 Promise: five members with real daemons and a proxy each, in namespaces of this machine. Throughput and connections go from one
-client to one scanning node that isn't the director, in turn directly, through the director, and through HAProxy (Debian's, tcp
-mode) on the director, so that whatever else this machine does meets all three. Source: issue "director" ("Held to").
+client to one scanning node that isn't the director, directly, through the director, and through HAProxy (Debian's, tcp mode) on
+the director, in many short turns, each way first in as many as the others, so that whatever else this machine does meets all
+three; medians count. Source: issue "director" ("Held to").
 """
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench import debian
@@ -23,7 +26,8 @@ from runtime.errors import HaError
 
 Say = Callable[[str], None]
 PARTS = ("downloads", "drain", "throughput", "moved_on_join")
-_SECONDS = 3.0
+#: of one turn, seconds; turns for each repeat
+_TURN, _TURNS = 0.5, 6
 _BULK, _HAPROXY = 9090, 8080
 _PACE = 5  # milliseconds between two lines of a download
 #: clients at once that keep both cores busy: how long a processor that has nothing to do takes to wake up is no figure of ours
@@ -108,17 +112,15 @@ def _throughput(repeats: int, say: Say) -> dict[str, Any]:
         ways = {"direct": (ADDRESSES[name], _BULK), "director": (VIP, 80), "haproxy": (ADDRESSES["jupiter"], _HAPROXY)}
         # Of one client's, the kernel would tell the connections of the three ways apart by looking for a port each time.
         others = dict(zip(("direct", "haproxy"), (each for each in SOURCES if each != source), strict=False))
+        crowd = _Crowd(group, ways, {way: source if way == "director" else others[way] for way in ways})
         try:
-            found: dict[str, dict[str, list[float]]] = {}
-            for _ in range(repeats):
-                for kind, crowd in (("down", 1), ("up", 1), ("connect", 1), ("connect", _CROWD)):
-                    for way, (address, port) in ways.items():
-                        own = source if way == "director" else others[way]
-                        value = _clients(group, [kind, address, str(port), own, str(_SECONDS)], crowd)
-                        what = kind if crowd == 1 else f"{kind}, {crowd} at once"
-                        found.setdefault(what, {}).setdefault(way, []).append(value)
-                        say(f"{what}, {way}: {value / (1 if kind == 'connect' else 1e9):.2f}")
+            found = {}
+            for kind, count in (("down", 1), ("up", 1), ("connect", 1), ("connect", _CROWD)):
+                what = kind if count == 1 else f"{kind}, {count} at once"
+                found[what] = crowd.in_turn(kind, count, _TURNS * repeats)
+                say(f"{what}: {_in_words(found[what], 1.0 if kind == 'connect' else 1e9)}")
         finally:
+            crowd.close()
             for each in (bulk, proxy):
                 each.kill()
                 each.wait()
@@ -132,16 +134,53 @@ def _throughput(repeats: int, say: Say) -> dict[str, Any]:
 
 
 def _median(values: list[float], unit: float) -> float:
-    return round(sorted(values)[len(values) // 2] / unit, 2)
+    return round(median(values) / unit, 2)
 
 
-def _clients(group: Daemons, words: list[str], count: int = 1) -> float:
-    """What as many clients at once reach together."""
-    clients = [_spawn(group.wires.client, [sys.executable, "-m", "bench.bulk", *words]) for _ in range(count)]
-    said = [each.communicate(timeout=60)[0] for each in clients]
-    if any(each.returncode for each in clients):
-        raise HaError(f"bench.bulk {' '.join(words)} failed")
-    return sum(map(float, said))
+def _in_words(found: dict[str, list[float]], unit: float) -> str:
+    direct = median(found["direct"])
+    return ", ".join(
+        f"{way} {_median(values, unit)} ({min(values) / unit:.2f} to {max(values) / unit:.2f}; {median(values) / direct:.0%})"
+        for way, values in found.items()
+    )
+
+
+class _Crowd:
+    """Clients that run already, and measure when they are told to. ``ways``: address and port; ``own``: a client's address."""
+
+    def __init__(self, group: Daemons, ways: dict[str, tuple[str, int]], own: dict[str, str]) -> None:
+        self._words = {way: f"{address} {port} {own[way]} {_TURN}" for way, (address, port) in ways.items()}
+        argv = [sys.executable, "-m", "bench.bulk", "turns"]
+        with group.wires.client:
+            self._clients = [
+                subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(_CROWD)
+            ]
+
+    def in_turn(self, kind: str, count: int, turns: int) -> dict[str, list[float]]:
+        """What so many clients at once reach together: of each way, as often as there are turns."""
+        ways = list(self._words)
+        found: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(turns):
+            first = turn % len(ways)
+            for way in ways[first:] + ways[:first]:
+                found[way].append(self._measure(f"{kind} {self._words[way]}", self._clients[:count]))
+        return found
+
+    @staticmethod
+    def _measure(line: str, clients: list[subprocess.Popen[str]]) -> float:
+        for each in clients:
+            assert each.stdin is not None
+            each.stdin.write(line + "\n")
+            each.stdin.flush()
+        said = [each.stdout.readline() for each in clients if each.stdout is not None]
+        if not all(said):
+            raise HaError(f"bench.bulk {line} failed")
+        return sum(map(float, said))
+
+    def close(self) -> None:
+        for each in self._clients:
+            each.kill()
+            each.communicate()
 
 
 def _spawn(space: Any, argv: list[str]) -> subprocess.Popen[str]:
@@ -165,8 +204,9 @@ def _haproxy(group: Daemons, layer: Path, target: str) -> subprocess.Popen[str]:
     while time.monotonic() < end:
         time.sleep(0.2)
         try:
-            _clients(group, ["connect", ADDRESSES["jupiter"], str(_HAPROXY), SOURCES[0], "0.01"])
+            with group.wires.client:
+                socket.create_connection((ADDRESSES["jupiter"], _HAPROXY), 5.0).close()
             return process
-        except HaError:
+        except OSError:
             continue
     raise HaError("HAProxy doesn't answer")
