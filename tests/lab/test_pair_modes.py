@@ -112,7 +112,8 @@ def test_by_release_only_one_server_acknowledges_whatever_is_cut_or_dead(duo: Du
     pair.lab.cut(f"{ACTIVE}/{PASSIVE}")
     pair.until(lambda seen: heir in seen.active, 20.0, f"{heir} to take over")
     taken = boottime()
-    duo.writers.wait(local_name(heir), lambda entries: len(acknowledgements(entries, taken)) > 20, 20.0)
+    solo = 2.0 + pair.status(active)["replication"]["solo_after"]
+    duo.writers.wait(local_name(heir), lambda entries: acknowledgements(entries)[-1] > taken + solo, 20.0)
     eventually(lambda: f"commits wait for {heir}" in alarms(pair, active), "the old active says that it acknowledges nothing")
     assert not acknowledged(duo, local_name(active), taken) and pair.status(active)["phase"] == "active"
     pair.lab.heal()
@@ -122,7 +123,8 @@ def test_by_release_only_one_server_acknowledges_whatever_is_cut_or_dead(duo: Du
     pair.lab.power_off(active)
     eventually(lambda: f"commits wait for {active}" in alarms(pair, heir), "the active says what it waits for")
     waiting = boottime()
-    assert not pair.status(heir).get("solo")
+    duo.writers.wait(local_name(heir), lambda _: boottime() > waiting + solo, 20.0)
+    assert not acknowledged(duo, local_name(heir), waiting) and not pair.status(heir).get("solo")
     pair.lab.power_on(active, wait=False)
     pair.settle(60.0, heir)
     duo.keep_writing()
