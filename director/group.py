@@ -167,6 +167,7 @@ class Group:
         self.is_director = director
         self.sharing.begin()
         self._sent_at = -1e9
+        self._learn_until, self._asked = 0.0, ""
         if not director:
             self.director = ""
             self.roster.step_down()
@@ -175,7 +176,6 @@ class Group:
         self._next_term(self.term)
         self.director = self._last = self.me.mac
         self._name_successor(False)
-        self._learn_until = 0.0
         if not self.tables.current:
             since = self.now if len(self.alive()) > 1 else self._started
             self._learn_until = since + LEARNING * self.heartbeat

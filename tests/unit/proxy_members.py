@@ -64,6 +64,7 @@ class Host:
     def give(self, event: Event) -> None:
         for effect in self.group.handle(event, self.world.now):
             self._do(effect)
+        assert self.group.deadline() > self.world.now, "it would be woken for nothing again and again"
 
     def report(self, **changes: object) -> None:
         self.give(Report(replace(self.group.me, **changes)))  # type: ignore[arg-type]

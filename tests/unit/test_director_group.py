@@ -8,6 +8,7 @@ import pytest
 
 from director.buckets import Table
 from director.discovery import Kind, Message
+from director.group import LEARNING
 from director.groupmodel import Heard, Leave, Role, Tick, Wish
 from tests.unit.proxy_members import BUCKETS, FTP, HEARTBEAT, HTTP, World, group_of
 
@@ -213,6 +214,16 @@ def test_power_loss_of_the_director_moves_only_its_buckets() -> None:
     assert "TX Scanning partner has failed 10.0.0.1" in world.hosts[1].said
     moved = {b for b in range(BUCKETS) if before.owners[b] != after.owners[b]}
     assert moved == {b for b in range(BUCKETS) if before.owners[b] == world.hosts[0].mac}
+
+
+def test_a_director_that_gives_way_while_it_learns_is_not_woken_for_it_for_ever() -> None:
+    world = World(2)
+    first, second = world.hosts
+    first.give(Role(True))
+    first.give(Role(False))
+    world.directs(second)
+    world.run((LEARNING + 1) * HEARTBEAT)
+    assert first.group.deadline() > world.now
 
 
 def test_a_restarted_director_that_preempts_learns_the_buckets_first() -> None:
