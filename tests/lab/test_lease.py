@@ -24,7 +24,7 @@ from runtime.clock import boottime
 from runtime.lease import VipLease
 from runtime.nft import Nftables
 from runtime.rtnetlink import AddressSocket
-from runtime.stranded import reset_stranded
+from runtime.stranded import lent, muted, reset_stranded
 
 pytestmark = pytest.mark.lab
 VIP, PORT = "10.0.0.9", 5432
@@ -282,6 +282,28 @@ def test_who_waits_is_told_before_its_server_process_is_ended(pair: Pair, addres
         elsewhere.recv(1)
     for s in (waiting, elsewhere, at_server[1]):
         s.close()
+
+
+def test_an_address_that_is_lent_to_lo_answers_nobody_without_heartbeats_rules(pair: Pair) -> None:
+    """Whoever resets the clients of an address that is gone can't know whether heartbeat, or somebody, removed its tables."""
+    with pair.a, contextlib.closing(AddressSocket()) as addresses:
+        addresses.remove(VIP)
+        addresses.add(VIP, "lan0", lifetime=60)
+        pair.lease.remove()
+        with pair.b:
+            waiting = socket.create_connection((VIP, PORT))
+        at_server, _ = pair.listener.accept()
+        addresses.remove(VIP)
+        with muted([VIP]), lent(addresses, [VIP]):
+            assert asks_arp(pair.b, VIP) is None
+            assert connects(pair.b, VIP, PORT, seconds=0.2) == "silent"
+        assert reset_stranded(PORT) == 1
+        assert "lent" not in pair.a.run(["nft", "list", "ruleset"])
+    waiting.settimeout(1)
+    with pytest.raises(ConnectionResetError):
+        waiting.recv(10)
+    waiting.close()
+    at_server.close()
 
 
 def test_an_established_connection_gets_nothing_through_a_closed_gate(pair: Pair) -> None:
