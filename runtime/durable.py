@@ -31,12 +31,18 @@ def write_durably(
     owner: Owner | None = None,
     durable: bool = True,
 ) -> None:
-    """Replace ``path`` by a file holding ``data``, with exactly ``mode`` and ``owner``; raises OSError.
+    """Replace ``path`` by a file holding ``data``, with exactly ``mode`` and ``owner``; raises OSError that names ``path``.
 
     ``durable=False`` leaves out both fsyncs: atomic for readers, but not across a power cut (for files below /run).
     """
-    path = Path(path)
     content = data.encode() if isinstance(data, str) else data
+    try:
+        _replace(Path(path), content, mode, owner, durable)
+    except OSError as wrong:  # a call that has only a descriptor names nothing, and nobody knows the temporary name
+        raise OSError(wrong.errno, wrong.strerror, os.fspath(path)) from wrong
+
+
+def _replace(path: Path, content: bytes, mode: int, owner: Owner | None, durable: bool) -> None:
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     temporary = f".{path.name}.{secrets.token_hex(6)}"
     try:

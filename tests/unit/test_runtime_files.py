@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -100,6 +103,20 @@ def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path: Path) ->
         write_durably(tmp_path / "folder", "new")
     assert path.read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_write_that_finds_no_room_names_the_file(tmp_path: Path) -> None:
+    """The system's call has only a descriptor, and says "No space left on device" of nothing in particular."""
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        with pytest.raises(OSError, match=f"{tmp_path}/file") as refused:
+            write_durably(tmp_path / "file", "more than ten bytes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (refused.value.errno, refused.value.filename) == (errno.EFBIG, f"{tmp_path}/file")
+    assert os.listdir(tmp_path) == []
 
 
 def test_json_comes_back_and_damage_has_a_place(tmp_path: Path) -> None:
