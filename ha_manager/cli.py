@@ -25,7 +25,7 @@ from ha_manager.cli_files import before_failover, files
 from ha_manager.cli_logs import logs
 from ha_manager.cli_reseed import reseed
 from ha_manager.commandline import FAILED, NOT_CONFIGURED, NOT_RUNNING, AnyCase, fail, need_root, say
-from runtime.errors import ConfigError, HaError, NotRunning
+from runtime.errors import ConfigError, HaError, NotRunning, Refused
 
 if TYPE_CHECKING:
     from ha_manager.config import Config, Reach, Reachable
@@ -171,7 +171,10 @@ def failover(force: bool) -> None:
     if lacking := before_failover(FILES_LIMIT):
         say(lacking)
     began = time.monotonic()
-    say(turning.heartbeat(config, "standby", {"by": "ha failover", "force": force}, 20.0).get("text", "accepted"))
+    try:
+        say(turning.heartbeat(config, "standby", {"by": "ha failover", "force": force}, 20.0).get("text", "accepted"))
+    except Refused as wrong:
+        fail(f"{wrong}{_peers_word(config)}", FAILED)
     said = ""
     while time.monotonic() - began < FAILOVER_LIMIT:
         now = turning.heartbeat(config, "status")
@@ -195,6 +198,13 @@ def _successor_gone(status: dict[str, Any]) -> bool:
     comes_back = status.get("returns") or status["phase"] == "standing-down"
     waited = SUCCESSOR_LIMIT * (4 if comes_back else 1)
     return status["role"] == "passive" and not peer["contact"] and (peer["heard_ago"] or 0.0) > waited
+
+
+def _peers_word(config: Config | Reach) -> str:
+    """Heartbeat knows that the peer could not take over; why, only the peer's ha_manager."""
+    from ha_manager import explaining, showing
+
+    return "".join(f". {said}" for said in explaining.peers_word(showing.collect(config)))
 
 
 def _explained(config: Reachable) -> str:

@@ -79,8 +79,15 @@ def replication(found: Found) -> list[str]:
     if not manager:
         return ["What Postgres says is not known: ha_manager does not answer."]
     if manager.get("postgres") == "primary":
-        return _primary(found)
+        return [*_primary(found), *peers_word(found)]
     return _standby(found)
+
+
+def peers_word(found: Found) -> list[str]:
+    """Why the passive's database could not serve, as its ha_manager says; nothing if it could, or can't be asked."""
+    session = found["ha_manager"].get("session", {})
+    because = session.get("state", {}).get("because") if session.get("connected") else ""
+    return [f"{found['peer']} says: {because}."] if because else []
 
 
 def _primary(found: Found) -> list[str]:

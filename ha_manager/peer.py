@@ -39,8 +39,8 @@ EAGER, EAGER_REACH = 10.0, 0.4
 LISTEN_AGAIN = 2.0
 #: while heartbeat hears nothing, the peer is asked so often for its state (seconds)
 ASK_PERIOD, ASK_LIMIT = 0.1, 0.3
-#: while the peer's database is being copied (seconds)
-COPYING_PERIOD = 1.0
+#: while the peer's database is being copied, or could not serve (seconds)
+TROUBLED_PERIOD = 1.0
 #: a passive that asked for our database begins a copy within this time (seconds)
 COPY_SEEN = 10.0
 STAND_DOWN_LIMIT = 5.0
@@ -66,6 +66,8 @@ class Own:
     copying: str = ""
     #: its Postgres offers TLS; None: not known
     tls: bool | None = None
+    #: why its database could not serve now, in words; "" if it could
+    because: str = ""
 
 
 class Home(Protocol):
@@ -83,6 +85,9 @@ class Home(Protocol):
 
     def hand_over(self, asker: str, because: str, within: float) -> Epoch:
         """Ask our heartbeat to stand down because the peer can't hear it; returns the epoch in which it did. Raises HaError."""
+
+    def lacks_standby(self) -> bool:
+        """This server is active, and the peer does not stream: an operator will want to know what is the matter there."""
 
     def signs_changed(self) -> None:
         """``signs`` is new."""
@@ -264,7 +269,8 @@ class Peer:
         assert session is not None
         urgent, interval = self._silent or self._ask_down, self._config().site.passive_status_interval
         copying = bool(self.state.get("copying")) or now < self._copies_until
-        usual = min(COPYING_PERIOD, interval) if copying else interval
+        troubled = copying or bool(self.state.get("because")) or self._home.lacks_standby()
+        usual = min(TROUBLED_PERIOD, interval) if troubled else interval
         if not at_once and now - self._asked_at < (ASK_PERIOD * 0.9 if urgent else usual):
             return
         self._asked_at = now
@@ -357,6 +363,7 @@ class Peer:
             "node": own.node, "phase": own.phase.value, "heartbeat": own.heartbeat, "postgres": own.postgres,
             "epoch": list(own.epoch), "port": self._home.port(), "version": own.version,
             "solo": own.solo, "proven": own.proven, "decider": own.decider, "copying": own.copying, "tls": own.tls,
+            "because": own.because,
         }  # fmt: skip
 
     def _stand_down(self, fields: dict[str, Any], caller: Caller) -> Mapping[str, Any]:

@@ -93,6 +93,8 @@ class Daemon:
         paths = config.host.paths
         self.outlook = Outlook(config.node, config.peer, config.host.postgres.free * MIB)
         self.look = Look()
+        #: what heartbeat was told last; read from any thread
+        self.told = Facts()
         self.care = Care(config.peer, config.host.postgres.free * MIB)
         self._looking = threading.Lock()
         self.role: Role | None = None
@@ -335,9 +337,11 @@ class Daemon:
         self.write_status()
 
     def facts(self) -> Facts:
-        return self.outlook.facts(
+        """In the main loop; what it said last is ``told``."""
+        self.told = self.outlook.facts(
             self.link.want, self.worker.carried, self.look, self.peer.signs, boottime(), self.lease.trouble
         )
+        return self.told
 
     def on_status(self, answer: dict[str, object]) -> None:
         if answer.get("ok"):
@@ -449,12 +453,15 @@ class Daemon:
         postgres = observed_state(self.look.observation, self.worker.carried).value
         own = Own(
             self.config.node, epoch, phase, alive, postgres, __version__, copying=self.worker.carried.copying,
-            tls=self.look.observation.tls,
+            tls=self.look.observation.tls, because=self.told.because if not self.told.healthy else "",
         )  # fmt: skip
         if isinstance(self.link, HeartbeatLink):
             return own
         solo = self.link.record.solo
         return replace(own, solo=solo, proven=-1 if solo else self.worker.carried.proven, decider="linux-ha")
+
+    def lacks_standby(self) -> bool:
+        return self.told.postgres is Postgres.PRIMARY and self.told.behind < 0
 
     def peer_word(self) -> PeerWord | None:
         """For ``linuxha``. Any thread."""

@@ -120,9 +120,10 @@ class Nobody:
 
     def __init__(self) -> None:
         self.reached: list[str] = []
+        self.because, self.alone = "", False
 
     def own(self) -> Own:
-        return Own("vs-28", orders.Epoch(7, "vs-28"), orders.Phase.PASSIVE, True, "standby", "0")
+        return Own("vs-28", orders.Epoch(7, "vs-28"), orders.Phase.PASSIVE, True, "standby", "0", because=self.because)
 
     def identity(self) -> Identity:
         raise HaError("there is none")
@@ -132,6 +133,9 @@ class Nobody:
 
     def hand_over(self, asker: str, because: str, within: float) -> orders.Epoch:
         raise HaError("no")
+
+    def lacks_standby(self) -> bool:
+        return self.alone
 
     def signs_changed(self) -> None: ...
 
@@ -201,6 +205,34 @@ def test_a_peer_is_asked_at_once_for_who_wants_to_know_now(pair: tuple[Keys, Key
         finally:
             peer.end()
             thread.join(20)
+
+
+@pytest.mark.parametrize(("because", "alone", "often"), [("", False, False), ("no room", False, True), ("", True, True)])
+def test_a_peer_in_trouble_is_asked_each_second(
+    pair: tuple[Keys, Keys], limits: Limits, because: str, alone: bool, often: bool
+) -> None:
+    """So that `ha show` of the active says why the other one could not take over; else it is asked every ten seconds."""
+    home, now, asked = Nobody(), [100.0], 0
+    home.because, home.alone = because, alone
+    theirs = Peer(lambda: config, pair[0], home, lambda: now[0]).handlers()
+
+    def state(*request: Any) -> Mapping[str, Any]:
+        nonlocal asked
+        asked += 1
+        return theirs["state"](*request)
+
+    with contextlib.closing(serve(pair[0], theirs | {"state": state}, ["127.0.0.1"], port=0, limits=limits)) as there:
+        site = Site(True, Server("127.0.0.1"), Server("127.0.0.1"), port=there.port)
+        config = Config(site, Host(), False, "vs-28", "vs-166")
+        peer = Peer(lambda: config, pair[1], home, lambda: now[0])
+        try:
+            assert peer.try_to_connect()
+            for _ in range(4):
+                peer._converse(at_once=False)
+                now[0] += 1.1
+            assert (asked, peer.state["because"]) == (4 if often else 1, because)
+        finally:
+            peer.end()
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------------
