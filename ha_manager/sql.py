@@ -34,6 +34,10 @@ _NO_ONE_THERE = (
 )
 
 
+#: what libpq puts before the words of a server that answers: there is one socket, and who reads them knows it
+_OF_OUR_SOCKET = re.compile(r'connection to server on socket "[^"]*" failed: FATAL:\s+')
+
+
 class Late(ReplicationError):
     """Postgres did not answer in time: it hangs, or works at it."""
 
@@ -287,7 +291,7 @@ def _lost(broken: Exception) -> ReplicationError:
 
 
 def _clean(message: bytes) -> str:
-    return without_secrets(message.decode(errors="replace").strip().replace("\n", " "))
+    return without_secrets(_OF_OUR_SOCKET.sub("", message.decode(errors="replace").strip().replace("\n", " ")))
 
 
 def _text_rows(result: abc.PGresult) -> list[Row]:

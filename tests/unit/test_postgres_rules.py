@@ -45,7 +45,7 @@ from ha_manager.rejoin import (
 )
 from ha_manager.replication import upstream_conninfo, verifies
 from ha_manager.settings import Dynamic, Setting
-from ha_manager.sql import conninfo, forget_environment
+from ha_manager.sql import _clean, conninfo, forget_environment
 from runtime.clock import boottime
 from runtime.errors import ConfigError, HaError, ReplicationError
 
@@ -324,6 +324,22 @@ def test_what_a_shell_says_to_postgres_does_not_count(monkeypatch: pytest.Monkey
 
 def test_conninfo_is_quoted() -> None:
     assert conninfo(host="a b", application_name="it's\\") == r"host='a b' application_name='it\'s\\'"
+
+
+SOCKET = 'connection to server on socket "/run/.s.PGSQL.5432" failed: '
+ELSEWHERE = 'connection to server at "10.0.0.2", port 5432 failed: FATAL:  no'
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (f"{SOCKET}FATAL:  the database system is starting up\n", "the database system is starting up"),
+        (f"{SOCKET}No such file or directory\n", f"{SOCKET}No such file or directory"),
+        (ELSEWHERE, ELSEWHERE),
+    ],
+)
+def test_an_alarm_has_the_servers_words_and_the_path_where_it_tells_something(said: str, told: str) -> None:
+    assert _clean(said.encode()) == told
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------------------------
