@@ -369,6 +369,10 @@ def test_a_full_disk_hands_over(duo: Duo, place: str, words: str) -> None:
     until_said(duo, active, words)
     duo.pair.until(lambda seen: other(active) in seen.active, 30.0, f"{other(active)} to take over")
     serves(duo, at)
+    heir, told = other(active), f"{active} says: {words}"
+    duo.pair.until(lambda _: told in duo.pair.ha(heir, "explain").stdout, _ALARM, f"{heir} to explain {told!r}")
+    refused = duo.pair.ha(heir, "failover", check=False)
+    assert refused.code == 1 and told in refused.stderr, refused
     node.sh(f"rm {place}/filler")
     duo.settle(120.0)
 
