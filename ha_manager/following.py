@@ -234,7 +234,8 @@ class Following(Primary):
         self._publish(data="copying")
         if not again:
             self._events.replication("copying", f"copying the database of {want.follow.node}: {verdict.because}")
-            self._publish(copying=f"the database is being copied from {want.follow.node}: {verdict.because}")
+            # what stood before it stands no more
+            self._publish(copying=f"the database is being copied from {want.follow.node}: {verdict.because}", trouble="")
 
         pace, latest = Pace(), Progress(0, 0, 0.0)
 
@@ -242,7 +243,7 @@ class Following(Primary):
             nonlocal latest
             latest, newest = (done if done.total else latest), self._newest
             if done.done or not again:
-                self._publish(copying=f"the database is being copied from {want.follow.node}: {words(done)}")
+                self._publish(copying=f"the database is being copied from {want.follow.node}: {words(done)}", trouble="")
             if pace.due(done):
                 log.info("copying the database of %s: %s", want.follow.node, words(done))
             return not self._ended and newest is not None and same_copy(newest, want)

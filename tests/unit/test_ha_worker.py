@@ -376,6 +376,17 @@ def test_without_the_session_data_that_is_there_may_follow_and_none_waits(bench:
     assert "waiting for the session" in bench.worker.carried.trouble and bench.worker.carried.serial == 1
 
 
+def test_a_copy_that_is_under_way_ends_the_trouble_that_stood_before_it(bench: Bench) -> None:
+    bench.peer.known, bench.db.kept = None, "none"
+    bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    assert "can't be asked for a copy" in bench.worker.carried.trouble
+    bench.peer.known, bench.db.way = Identity("1", 1), Way.COPY
+    said: list[tuple[str, str]] = []
+    bench.db.during = lambda: said.append((bench.worker.carried.copying, bench.worker.carried.trouble))
+    bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED)
+    assert said and said[0][0] and not said[0][1], said
+
+
 def test_a_copy_that_is_obsolete_is_cancelled_and_leaves_no_trouble(bench: Bench) -> None:
     bench.db.way = Way.COPY
     bench.db.during = lambda: bench.worker.want(want(Postgres.STOPPED, 2))
