@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ha_manager.plan import Ended, Lane, Run
 from runtime.commands import environment, kill_group
-from runtime.errors import CommandFailed, HaError
+from runtime.errors import CommandFailed, HaError, in_words
 from runtime.oom import as_others
 from runtime.proctree import kill_tree
 
@@ -119,7 +119,7 @@ class Lanes:
         except Stop as stop:
             return Ended(run.plan, run.step.name, False, str(stop), abort=True)
         except (HaError, OSError) as wrong:
-            return Ended(run.plan, run.step.name, False, str(wrong))
+            return Ended(run.plan, run.step.name, False, in_words(wrong))
         except Exception as bug:
             log.exception("step %s", run.step.name)
             return Ended(run.plan, run.step.name, False, f"internal error: {type(bug).__name__}: {bug}")

@@ -18,6 +18,7 @@ from ha_manager.lanes import Lanes
 from ha_manager.orders import Epoch, Role
 from ha_manager.plan import Begin, Cancel, Ended, Event, Note, Observed, Plan, Report, RoleIs, Run, State, Tick
 from ha_manager.steps import Steps
+from runtime.errors import in_words
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class Planner:
             write()
         except OSError as wrong:
             self._unwritable = True
-            self._reporter.report(f"the journal of the role change can't be written: {wrong}", "journal", True)
+            self._reporter.report(f"the journal of the role change can't be written: {in_words(wrong)}", "journal", True)
         else:
             if self._unwritable:
                 self._unwritable = False

@@ -35,6 +35,13 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def in_words(wrong: Exception) -> str:
+    """For people: of an OSError the file and what the system says of it, without its number."""
+    if not isinstance(wrong, OSError) or not wrong.strerror:
+        return str(wrong)
+    return f"{wrong.filename}: {wrong.strerror}" if isinstance(wrong.filename, str) else wrong.strerror
+
+
 class HaError(Exception):
     """Root of everything raised on purpose."""
 

@@ -16,7 +16,20 @@ import pytest
 
 from runtime import clock, pidfile
 from runtime.durable import read_bytes, read_json, remove_durably, write_durably, write_json
-from runtime.errors import CommandFailed, ConfigError, without_secrets
+from runtime.errors import CommandFailed, ConfigError, in_words, without_secrets
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/etc/x"), "/etc/x: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError("timed out"), "timed out"),
+        (ConfigError("is wrong", file="/etc/x"), "/etc/x: is wrong"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_words(error: Exception, text: str) -> None:
+    assert in_words(error) == text
 
 
 @pytest.mark.parametrize(
