@@ -86,7 +86,7 @@ class Keeper:
         if self.state in ("starting", "running"):
             return self.status(request)
         if boottime() >= self.lease_until:
-            raise HaError("no valid lease: renew it before starting Postgres")
+            raise HaError("ha_manager's lease on Postgres has lapsed: it is started when that is renewed")
         self._refuse_others()
         prepare_launch(self.launch)
         self.pid = spawn(self.launch)

@@ -100,7 +100,7 @@ def test_the_lease_lapses(one: Node) -> None:
     until(lambda: one.facts().state == "stopped", what="the keeper to have seen it as well")
     seen = one.facts()
     assert seen.state == "stopped" and "lease lapsed" in seen.because + str(one.database._watch.status(1.0)["because"])
-    with pytest.raises(Refused, match="no valid lease"):
+    with pytest.raises(Refused, match="lease on Postgres has lapsed"):
         one.database.make_primary(1)
 
 
