@@ -59,6 +59,8 @@ def _of_silence(core: Server) -> list[str]:
     heard = (
         f"{peer} has not been heard for {m.silent_for():.1f} s" if m.peer else f"{peer} has never been heard since the start"
     )
+    if m.peer is not None and m.peer.phase is Phase.LEFT and not core.rules.served_lately():
+        return [f"{report.why_silent(core)}, {m.silent_for():.1f} s ago."]
     if core.rules.served_lately():
         return [f"{heard}, but it still serves: {report.service_sign(core)}."]
     if host := core.signs.fresh(HOST):

@@ -33,6 +33,14 @@ def why_peer_unfit(core: Server) -> str:
     return f"it says that it is not fit (database {p.data}, in sync: {'yes' if p.in_sync else 'no'})"
 
 
+def why_silent(core: Server) -> str:
+    """Of a peer that is not heard: who was ended says so with its last words."""
+    p, peer = core.members.peer, core.site.peer
+    if p is not None and p.phase is Phase.LEFT:
+        return f"{peer} has left: its heartbeat was stopped (`ha stop`, or a shutdown)"
+    return f"{peer} is not heard on any link"
+
+
 def why_not_in_sync(core: Server) -> str:
     """Of a passive whose own state is no reason for it."""
     p = core.members.peer
@@ -123,7 +131,7 @@ def alarms(core: Server) -> dict[str, str]:
     quiet = m.silent_for()
     found: dict[str, str] = {}
     if quiet >= t.deadtime:
-        found["peer-silent"] = f"{core.site.peer} is not heard on any link"
+        found["peer-silent"] = why_silent(core)
         if core.phase is Phase.PASSIVE and core.rules.served_lately():
             found["held"] = f"{core.site.peer} is silent but still serves ({service_sign(core)}): no takeover"
     elif m.peer is not None and core.rules.rival():

@@ -48,6 +48,12 @@ def with_sign(kind: str, text: str) -> Server:
     return server
 
 
+def left_by_the_passive() -> Server:
+    server = active_in_sync()
+    server.hear(phase=Phase.LEFT, in_sync=False, fit=False)
+    return silent(server)
+
+
 def unfenced() -> Server:
     server = passive(fence=True)
     silent(hearing(server, fences=True), 2.0)
@@ -157,6 +163,9 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         "vs-28 has not been heard for 1.5 s and shows no sign of life.",
         "No write is acknowledged: every commit waits for vs-28; after 3.5 s of silence this server goes on alone.",
         "vs-28 can't take over, because it was last heard 1.5 s ago.")),
+    ("the passive has left", left_by_the_passive, (
+        "vs-28 has left: its heartbeat was stopped (`ha stop`, or a shutdown), 1.5 s ago.",
+        "Alarm: vs-28 has left: its heartbeat was stopped (`ha stop`, or a shutdown).")),
     ("the passive silent, replication goes on", lambda: replicating(silent(active_in_sync())), (
         "but it still serves: the standby's status messages still arrive.",
         "Every commit waits for vs-28. If it died now, nothing would be lost;")),
