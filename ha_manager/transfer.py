@@ -8,6 +8,7 @@ Source: design §6; facts/postgres.md, "Floors".
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import select
@@ -26,6 +27,8 @@ from runtime.clock import boottime
 from runtime.errors import CommandFailed, ReplicationError, without_secrets
 from runtime.proctree import Process, process
 from runtime.pulse import Pulse, group_of
+
+log = logging.getLogger(__name__)
 
 #: Bytes that stay free on every disk that is written to.
 RESERVE = 64 * 1024 * 1024
@@ -89,7 +92,23 @@ def run(
         said.more()
         child.stdout.close()
     if child.returncode != 0:
-        raise CommandFailed(argv, child.returncode, said.complaint())
+        raise _failed(argv, child.returncode, said.complaint())
+
+
+def _failed(argv: Sequence[str], code: int | None, complaint: str, because: str | None = None) -> CommandFailed:
+    """In alarms the program and what went wrong, in one line; the whole of both is in the log."""
+    failed = CommandFailed(argv, code, complaint, because=because)
+    log.info("%s", failed)
+    words = argv[1:] if argv[0] == "setpriv" else argv
+    program = next(word for word in words if not word.startswith("--"))
+    return CommandFailed([Path(program).name], code, _gist(complaint), because=because)
+
+
+def _gist(complaint: str) -> str:
+    """What a program calls its errors, without its name; all of it if it calls nothing so."""
+    lines = [line.strip() for line in complaint.splitlines()]
+    errors = [said for line in lines for _, mark, said in [line.partition("error: ")] if mark]
+    return "; ".join(dict.fromkeys(errors or lines))
 
 
 def _beside(writeback: Writeback, progress: OnProgress) -> OnProgress:
@@ -117,7 +136,7 @@ def _attend(
         if not progress(speed.rated(Progress(done, total, seconds, doing="" if done else watch.doing))):
             raise Cancelled("the copy was cancelled")
         if seconds > limit:
-            raise CommandFailed(argv, None, said.complaint(), because=f"did not end within {limit:g} s")
+            raise _failed(argv, None, said.complaint(), because=f"did not end within {limit:g} s")
         life.look(done)
         if _ended(child, _LOOK):
             return

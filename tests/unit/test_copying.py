@@ -358,6 +358,24 @@ def test_progress_is_read_and_what_went_wrong_is_told_without_it() -> None:
     assert failed.value.stderr == "no space left"
 
 
+BROKEN = """pg_basebackup: error: could not receive data from WAL stream: server closed the connection unexpectedly
+\tThis probably means the server terminated abnormally
+\tbefore or while processing the request.
+pg_basebackup: error: child process exited with exit code 1
+pg_basebackup: removing data directory "/var/lib/postgresql/15/main.new/data"
+"""
+
+
+def test_an_alarm_has_what_went_wrong_in_one_line_and_not_the_whole_command(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    argv = [*transfer.as_user(USER), "/usr/lib/postgresql/15/bin/pg_basebackup", "-d", "host=10.0.0.2"]
+    assert str(transfer._failed(argv, 1, BROKEN)) == (
+        "pg_basebackup ended with exit status 1: could not receive data from WAL stream: server closed the connection"
+        " unexpectedly; child process exited with exit code 1"
+    )
+    assert "setpriv" in caplog.text and "host=10.0.0.2" in caplog.text and "removing data directory" in caplog.text
+
+
 def test_a_program_that_is_cancelled_goes_with_what_it_started() -> None:
     body = "subprocess.Popen(['sleep', '1000']); print('1/2 kB', flush=True); time.sleep(1000)"
     groups: list[int] = []
