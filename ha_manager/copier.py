@@ -190,7 +190,7 @@ class Copier:
     def reload(self) -> None:
         """The configuration was read again."""
         if not self.wanted:
-            self._let_go()
+            threading.Thread(target=self._let_go, name="end of the files", daemon=True).start()  # it may take its time
         elif self._client is not None:
             self._client.request("reload", {})
 

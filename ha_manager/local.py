@@ -1,20 +1,22 @@
 """Facts of this machine that configuration is checked against: its addresses, heartbeat's role file.
 
-Promise: reads only, in a few milliseconds (``ha`` and a restarting ha_manager can't afford pyroute2's import). Source:
-docs/protocols.md ("Role file").
+Promise: reads only, and waits for nothing but the kernel: ha_manager's main loop asks at SIGHUP, and owes heartbeat its word
+meanwhile (a program that it ran would have to wait its turn on a busy server). Source: docs/protocols.md ("Role file").
 """
 
 from __future__ import annotations
 
-import json
+from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
 
 from ha_manager.config import Interface
 from ha_manager.orders import Epoch, Phase
-from runtime.commands import run
 from runtime.errors import HaError
+from runtime.rtnetlink import AddressSocket
+
+_LOOPBACK = "lo"
 
 
 def addresses() -> list[Interface]:
@@ -24,18 +26,13 @@ def addresses() -> list[Interface]:
 
 def interfaces() -> list[tuple[str, Interface]]:
     """(interface, address with its network) of everything but loopback and link-local addresses."""
-    out = run(["ip", "-j", "address", "show"], timeout=5.0).stdout
-    found: list[tuple[str, Interface]] = []
     try:
-        for link in json.loads(out):
-            if "LOOPBACK" in link.get("flags", ()):
-                continue
-            for each in link.get("addr_info", ()):
-                if "local" in each and each.get("scope") != "link":
-                    found.append((str(link["ifname"]), ip_interface(f"{each['local']}/{each['prefixlen']}")))
-    except (ValueError, KeyError, TypeError) as wrong:
-        raise HaError(f"`ip -j address show` said something unexpected: {wrong}") from wrong
-    return found
+        with closing(AddressSocket()) as kernel:
+            found = kernel.addresses()
+    except OSError as wrong:
+        raise HaError(f"the kernel doesn't tell this server's addresses: {wrong.strerror}") from wrong
+    named = [(each.interface, ip_interface(f"{each.address}/{each.prefix}")) for each in found]
+    return [(name, each) for name, each in named if name != _LOOPBACK and not each.ip.is_link_local]
 
 
 def interface_of(address: str) -> str:

@@ -180,8 +180,9 @@ class Daemon:
         """What of module.xml `ha start` alone does is told. ``<ha enabled="0"/>``: `ha stop`, in a process of its own, ends
         this one, too."""
         self.messages.alarm("module.xml", unapplied(self.config, self.cluster))
-        if turningoff.obey(self.config):
+        if not self.config.site.enabled:
             log.warning("module.xml says that HA is off for this pair: it is turned off on this server")
+            self.beside("turning off", turningoff.begin_elsewhere)
 
     def _start_peer(self) -> None:
         self.threads.start("peer", self.peer.run)

@@ -150,13 +150,6 @@ def _stop_processes(config: Reachable, say: Say) -> None:
 # --- <ha enabled="0"/> --------------------------------------------------------------------------------------------------------
 
 
-def obey(config: Config) -> bool:
-    """module.xml says that HA is off for this pair: begin to turn it off here. True if so."""
-    if not config.site.enabled:
-        begin_elsewhere()
-    return not config.site.enabled
-
-
 def begin_elsewhere() -> None:
     """``ha stop`` in a process of its own, which outlives this one: it is what will stop this one."""
     line = "setsid /usr/bin/ha stop 2>&1 </dev/null | logger -p daemon.warning -t 'ha stop' &"

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,16 @@ def test_it_is_told_its_role_started_again_and_gone_with_its_starter(starter: St
     until(lambda: "does not answer" in starter.alarms[ALARM], 5.0, every=0.01)
     starter.copier._patience = Patience(0.1, 10.0, 20.0)
     until(lambda: starter.pid != last and starter.alarms[ALARM] == "", 10.0, "another, as that one hung", every=0.05)
+    last = starter.pid
+    os.kill(last, signal.SIGSTOP)  # it can't end by itself
+    until(lambda: process_state(last) == "T", 5.0, every=0.01)
+    site = starter.config.site
+    starter.config = replace(starter.config, site=replace(site, files=()))
+    starter.copier.reload()
+    assert process_state(last) == "T", "whoever reads the configuration again does not wait for its end"
+    until(lambda: not alive(last), 5.0, "its end", every=0.05)
+    starter.config = replace(starter.config, site=site)
+    until(lambda: starter.pid != last and starter.status().get("role") == "active", 10.0, "another", every=0.05)
     last = starter.pid
     starter.end()
     assert not alive(last) and starter.status() == {}
