@@ -229,14 +229,19 @@ class Active(Backed):
         def then() -> None:
             self._proving_since = inf
             self.called_seq = self.seq + 1
-            self._tell(because)
+            if self.phase in SERVING:  # it may have had to let go meanwhile, for a reason that is to be told
+                self._tell(because)
 
         self._save(replace(self._newest(), solo=False, lax=not waits), then)
 
     def _tell(self, because: str) -> None:
-        """Something else than the phase has changed."""
-        self._out.append(RoleChanged(self.phase, self.phase, self.disk.epoch, because))
+        """Something else than the phase has changed, and is why things are as they are."""
+        self._note(because)
         self.because = because
+
+    def _note(self, what: str) -> None:
+        """Something has changed that is no reason for what this server is."""
+        self._out.append(RoleChanged(self.phase, self.phase, self.disk.epoch, what))
 
     # --- synchronous or not
 

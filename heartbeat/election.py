@@ -363,7 +363,7 @@ class Core(Passive):
         self.site = replace(old, synchronous=new.synchronous, solo=new.solo, maximum_lag=new.maximum_lag)
         if self.site != old:
             self.configured_at = self.now
-            self._tell(f"configured anew: {report.configured(self.site)}")
+            self._note(f"configured anew: {report.configured(self.site)}")
 
     def _forgive(self) -> None:
         """`ha resume` also ends a suspension after flapping."""

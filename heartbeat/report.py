@@ -150,16 +150,17 @@ def alarms(core: Server) -> dict[str, str]:
 
 
 def _of_service(core: Server, found: dict[str, str]) -> None:
-    """Alarms of Postgres and ha_manager."""
-    deadtime, since = core.timing.deadtime, core.now - core.phase_since
-    if core.phase in SERVING and core.disk.solo and since > deadtime:
+    """Alarms of Postgres and ha_manager. What is told already is not over because the phase changes."""
+    deadtime, told = core.timing.deadtime, core.alarms
+    late = core.now - core.phase_since > deadtime
+    if core.phase in SERVING and core.disk.solo and (late or "solo" in told):
         found["solo"] = "every write is on this server only: the passive is not in sync"
     if core.phase is Phase.ACTIVE and core.facts.stalled >= deadtime:
         until = ", until it is back (solo=release)" if core.rules.release_only() else ""
         found["stalled"] = f"no write is acknowledged: commits wait for {core.site.peer}{until}"
     if core.now - core.unhealthy_since >= deadtime and core.facts.because:
         found["unhealthy"] = core.facts.because
-    if core.manager_lost and since > deadtime:
+    if core.manager_lost and (late or "ha-manager" in told):
         found["ha-manager"] = f"ha_manager is gone: {core.manager_lost}"
 
 

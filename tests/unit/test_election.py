@@ -9,6 +9,7 @@ import pytest
 from heartbeat import speech
 from heartbeat.model import (
     Activate,
+    Alarm,
     Boot,
     Database,
     DropVip,
@@ -613,6 +614,30 @@ def test_held_is_said_only_while_there_are_signs_of_service() -> None:
     server.run(0.1)
     assert "held" not in server.core.alarms, "nobody is held: no ping node answers, and that is said"
     assert "not-connected" in server.core.alarms
+
+
+def test_an_alarm_that_holds_is_not_over_because_the_phase_changes() -> None:
+    """A promotion that takes longer than deadtime, as with the aggressive profile; and one who lets go of what ails it."""
+    server = passive_in_sync()
+    server.peer_speaks = server.manager = False
+    for postgres in (Database.DETACHED, Database.STANDBY):
+        server.run(1.3)
+        assert server.want is not None
+        server.facts = replace(server.facts, serial=server.want.serial, postgres=postgres)
+        server.give(server.facts)
+    assert server.core.phase is Phase.PROMOTING and "solo" in server.core.alarms, server.core.because
+    server.did.clear()
+    server.manager = True
+    server.run(0.2)
+    assert server.core.phase is Phase.ACTIVE
+    server.manager = False
+    server.give(ManagerLost("killed"))
+    server.run(1.1)
+    assert "ha-manager" in server.core.alarms
+    server.core.handle(Leave("signal SIGTERM", "handover"), server.now)
+    server.run(0.1)
+    assert server.core.phase is Phase.STANDING_DOWN
+    assert [(e.name, e.raised) for e in server.did if isinstance(e, Alarm)] == [("ha-manager", True)], "and solo goes on"
 
 
 ELECTIONS = [

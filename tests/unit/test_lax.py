@@ -18,6 +18,7 @@ from heartbeat.model import (
     Record,
     Replication,
     Resume,
+    RoleChanged,
     Send,
     Standby,
     Stop,
@@ -229,6 +230,22 @@ def test_to_asynchronous_disk_word_the_passives_disk_and_only_then_commits_stop_
     words = told(server.did)
     assert words.index("disk lax=True") < words.index("said lax=True") < words.index("names relaxed"), words
     assert "mode-differs" not in server.core.alarms
+
+
+def test_another_configuration_is_told_and_is_no_reason_for_what_a_server_is() -> None:
+    server = strict()
+    server.manager = server.pings = server.peer_speaks = False  # Postgres does not stop yet
+    server.run(1.0)
+    assert server.core.phase is Phase.STANDING_DOWN
+    why = server.core.because
+    server.did.clear()
+    server.give(Replication(False, "silence", MIB))
+    server.manager = True
+    server.run(0.5)
+    changes = [effect.because for effect in server.did if isinstance(effect, RoleChanged)]
+    assert changes[0].startswith("configured anew: ") and changes[1] == f"stood down in epoch 4/vs-166: {why}", changes
+    server.give(Replication(True, "release", MIB))
+    assert server.core.because == changes[1]
 
 
 def test_to_synchronous_proven_on_the_disk_and_only_then_said() -> None:
