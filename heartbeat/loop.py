@@ -44,6 +44,7 @@ from runtime.errors import ConfigError, HaError
 from runtime.lease import VipLease
 from runtime.linkwatch import LinkWatch
 from runtime.priority import hurry
+from runtime.prolonging import Prolonger
 from runtime.realtime import Collector, Timer, prepare
 from runtime.rtnetlink import AddressSocket
 from runtime.service import Service, run
@@ -149,7 +150,14 @@ class Daemon:
         lease = VipLease([vip.address for vip in config.vips], config.vip.port, config.peer_addresses)
         vips = [(vip.address, vip.device) for vip in config.vips]
         time, kernel = config.timing.lease, self._netlink
-        return ServiceAddress(vips, time, kernel, lease, Announcer, boottime, self._trouble, self._services)
+        prolonger = Prolonger(AddressSocket, self._hurry)
+        prolonger.start()
+        return ServiceAddress(vips, time, kernel, lease, Announcer, boottime, self._trouble, self._services, prolonger)
+
+    def _hurry(self) -> None:
+        """What keeps the addresses is as important as what decides on them."""
+        if self._config.realtime:
+            hurry(self._config.priority, inherited=False)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """The virtual addresses as the core wants them: taken, kept by their lease, announced, let go.
 
 Promise: an address answers only while this process refreshes the lease (design §4 rule 5); an order that comes too late,
-because this process did not run between the decision and this call, is not carried out. No call waits. What the kernel refuses
+because this process did not run between the decision and this call, is not carried out. No call waits, but for the
+kernel where an address is taken or let go: others' changes hold nobody up who has one. What the kernel refuses
 is told through ``trouble``, never raised: a VIP that can't be held is an alarm, not the end of heartbeat, and doesn't keep the
 others from being held. What moves with the addresses is started after they are there; when they go, the network loses them at
 once, and this server keeps them to itself until what moves with them has stopped, or for a lease time. Source: design §4
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 #: seconds after taking an address at which it is announced: a burst against one lost frame, repeats against a slow switch
 ANNOUNCE_AT = (0.0, 0.025, 0.05, 0.075, 0.1, 1.0, 5.0)
 _CHECK_PERIOD = 1.0
+#: seconds between two times that an address is prolonged, if a third of the lease is less: whole seconds are its measure
+_PROLONG = 0.25
 #: so long after an address was let go, whoever still sends here is refused (seconds); the other one announces itself sooner
 _REFUSE = 5.0
 
@@ -35,6 +38,13 @@ class Addresses(Protocol):
     def add(self, address: str, interface: str, *, lifetime: float | None = None) -> None: ...
     def remove(self, address: str, interface: str | None = None) -> bool: ...
     def addresses(self) -> list[Assigned]: ...
+
+
+class Prolonger(Protocol):
+    """``runtime.prolonging.Prolonger``."""
+
+    def prolong(self, address: str, interface: str, lifetime: float) -> None: ...
+    def release(self, address: str) -> None: ...
 
 
 class Lease(Protocol):
@@ -121,8 +131,11 @@ class ServiceAddress:
         clock: Callable[[], float],
         trouble: Callable[[str, str], None],
         services: Services | None = None,
+        prolonger: Prolonger | None = None,
     ) -> None:
-        """``vips``: address and interface; ``announcer`` makes one for an interface."""
+        """``vips``: address and interface; ``announcer`` makes one for an interface. ``prolonger``: prolongs
+        addresses that are held; without it that is done here, and waits for the kernel.
+        """
         self.vips = tuple(Vip(address, device, announcer(device)) for address, device in vips)
         self._lease_time = lease_time
         self._addresses = addresses
@@ -130,6 +143,7 @@ class ServiceAddress:
         self._clock = clock
         self._trouble = trouble
         self._services = services or NoServices()
+        self._prolonger = prolonger
         self.open = False
         self._announce_at: list[float] = []
         self._check_at = inf
@@ -165,7 +179,10 @@ class ServiceAddress:
             self._try("guard", self._guard)
         if not self._renew(now):
             return
-        new = [vip for vip in self.vips if (not vip.held or now >= vip.again_at) and self._add(vip, now) and not vip.held]
+        for vip in self.vips:
+            if vip.held and now >= vip.again_at:
+                self._prolong(vip, now)
+        new = [vip for vip in self.vips if not vip.held and self._add(vip, now)]
         for vip in new:
             vip.held = True
         if new:
@@ -186,6 +203,8 @@ class ServiceAddress:
         self._refuse(_REFUSE)
         for vip in self.vips:
             vip.held = False
+            if self._prolonger is not None:
+                self._prolonger.release(vip.address)
         self._announce_at = []
         self._check_at = inf
         self._services.stop()
@@ -225,10 +244,17 @@ class ServiceAddress:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _add(self, vip: Vip, now: float) -> bool:
-        # whole seconds are its measure: a third of the lease's time is often enough
-        vip.again_at = now + self._lease_time / 3
+        vip.again_at = now + max(self._lease_time / 3, _PROLONG)
         add = self._addresses.add
         return self._try(f"vip-{vip.address}", lambda: add(vip.address, vip.device, lifetime=self._lease_time))
+
+    def _prolong(self, vip: Vip, now: float) -> None:
+        if self._prolonger is None:
+            self._add(vip, now)
+            return
+        vip.again_at = now + max(self._lease_time / 3, _PROLONG)
+        prolong = self._prolonger.prolong
+        self._try(f"vip-{vip.address}", lambda: prolong(vip.address, vip.device, self._lease_time))
 
     def _tell(self, vip: Vip) -> None:
         self._try(f"announcement-{vip.address}", lambda: vip.announcer.announce(vip.address, 1))

@@ -100,12 +100,12 @@ def test_take_renew_drop() -> None:
     bench = Bench()
     bench.vip.take(10.0)
     assert bench.vip.held and bench.done() == [("lease", 0.55), ("add", "10.0.0.9", "eth0", 0.55), "announce"]
-    for bench.now in (10.1, 10.2, 10.3):
+    for bench.now in (10.1, 10.3, 10.35):
         bench.vip.refresh(bench.now)
     renewed = ("lease", 0.55)
     assert bench.done() == [renewed, ("add", "10.0.0.9", "eth0", 0.55), renewed, renewed, ("add", "10.0.0.9", "eth0", 0.55)]
-    bench.vip.announce(10.3)
-    bench.vip.refresh(10.35)
+    bench.vip.announce(10.35)
+    bench.vip.refresh(10.4)
     assert bench.done() == ["announce", renewed, ("add", "10.0.0.9", "eth0", 0.55)]
     bench.vip.gate(True)
     assert bench.vip.open and bench.done() == [("gate", True)]
