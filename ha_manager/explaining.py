@@ -119,7 +119,8 @@ def _standby(found: Found) -> list[str]:
     receiver = database.get("receiver") or {}
     peer = found["peer"]
     if found["ha_manager"].get("replication") == "copying":
-        return [f"{found['ha_manager'].get('facts', {}).get('because') or 'The database is being copied'}.".capitalize()]
+        said = found["ha_manager"].get("facts", {}).get("because") or "the database is being copied"
+        return [f"{said[:1].upper()}{said[1:]}."]
     if receiver.get("status") != "streaming":
         return [f"This database does not stream from {peer}: whatever is written there since is not here."]
     fence = found["heartbeat"].get("replication", {})

@@ -81,6 +81,8 @@ SAID = [
     (found("passive", "synchronous"), "This database streams from vs-28 and holds every commit that was acknowledged there."),
     (found("passive", "asynchronous"), "streams from vs-28 and holds all of the log that vs-28 had when last heard."),
     (found("passive", "synchronous", database={"receiver": None}), "This database does not stream from vs-28"),
+    (found("passive", "synchronous", replication="copying", facts={"because": "the database is copied from VS-28: 5 MiB"}),
+     "The database is copied from VS-28: 5 MiB."),
     (found("passive", "synchronous", database=streaming(9 * MIB, MIB)),
      "; 8 MiB of it are not applied yet"),
 ]  # fmt: skip
