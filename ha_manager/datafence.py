@@ -40,6 +40,8 @@ class DataFence:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._again_at = -inf
+        #: what heartbeat was told last
+        self._told: tuple[bool, str, int] | None = None
 
     def look(self, status: Mapping[str, Any], now: float) -> None:
         """Heartbeat has told its status."""
@@ -50,8 +52,8 @@ class DataFence:
         if (configured["synchronous"], configured["solo"], configured["maximum_lag"]) == wanted:
             self._home.alarm("data-fence", "")
             self._again_at = -inf
-        elif now >= self._again_at:
-            self._again_at = now + AGAIN
+        elif now >= self._again_at or wanted != self._told:
+            self._again_at, self._told = now + AGAIN, wanted
             self._home.beside("data fence", lambda: self._write(wanted))
 
     def _write(self, wanted: tuple[bool, str, int]) -> None:

@@ -66,6 +66,9 @@ def test_the_file_is_written_and_heartbeat_asked_until_they_agree(home: Home, tm
     assert home.asked == 1, "it needs a moment"
     fence.look(status(True), 1.1 + AGAIN)
     assert home.asked == 2 and not home.alarms.get("data-fence")
+    home.config.fence = (True, "release", 2**20)
+    fence.look(status(False, "release"), 1.2 + AGAIN)
+    assert home.asked == 3, "changed again meanwhile: at once"
 
 
 def test_what_stands_in_the_way_is_an_alarm_that_ends(home: Home, tmp_path: Path) -> None:
