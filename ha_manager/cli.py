@@ -25,7 +25,7 @@ from ha_manager.cli_files import before_failover, files
 from ha_manager.cli_logs import logs
 from ha_manager.cli_reseed import reseed
 from ha_manager.commandline import FAILED, NOT_CONFIGURED, NOT_RUNNING, AnyCase, fail, need_root, say
-from runtime.errors import ConfigError, HaError, NotRunning, Refused
+from runtime.errors import ConfigError, ControlError, HaError, NotRunning, Refused
 
 if TYPE_CHECKING:
     from ha_manager.config import Config, Reach, Reachable
@@ -35,6 +35,8 @@ FAILOVER_LIMIT = 90.0
 FILES_LIMIT = 10.0
 #: a successor that has not been heard for so long has died (seconds)
 SUCCESSOR_LIMIT = 3.0
+#: a heartbeat that died is started again within this time (seconds)
+BACK_LIMIT = 10.0
 
 
 @click.group(cls=AnyCase, context_settings={"help_option_names": ["-h", "--help"]})
@@ -177,7 +179,7 @@ def failover(force: bool) -> None:
         fail(f"{wrong}{_peers_word(config)}", FAILED)
     said = ""
     while time.monotonic() - began < FAILOVER_LIMIT:
-        now = turning.heartbeat(config, "status")
+        now = _amid_failover(config, BACK_LIMIT)
         if now["because"] != said:
             said = now["because"]
             say(f"{time.monotonic() - began:5.2f} s  {now['phase']}: {said}")
@@ -190,6 +192,20 @@ def failover(force: bool) -> None:
             fail(f"{config.peer} is not heard any more. {_explained(config)}", FAILED)
         time.sleep(0.05)
     fail(f"not finished after {FAILOVER_LIMIT:g} s; `ha show` on both servers says where it stands", FAILED)
+
+
+def _amid_failover(config: Reachable, limit: float) -> dict[str, Any]:
+    """Heartbeat's status. One that died meanwhile is started again by the Manager; the failover goes on without it."""
+    from ha_manager import turning
+
+    end = time.monotonic() + limit
+    while True:
+        try:
+            return turning.heartbeat(config, "status")
+        except ControlError as wrong:
+            if time.monotonic() > end:
+                fail(f"handing over had begun; now {wrong}. `ha show` on {config.peer} says whether it is active", FAILED)
+        time.sleep(0.1)
 
 
 def _successor_gone(status: dict[str, Any]) -> bool:

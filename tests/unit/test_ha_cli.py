@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from ha_manager.cli import _broken, _may_activate, _successor_gone, main
+from ha_manager.cli import _amid_failover, _broken, _may_activate, _successor_gone, main
 from ha_manager.host import Host, Paths
 from ha_manager.lanes import Cancelled, Lanes, Stop, Token, command
 from ha_manager.orders import Epoch, Role
@@ -23,7 +25,9 @@ from ha_manager.statusfile import Messages, StatusFile
 from ha_manager.steps import committed_here, replace_tree, run_hooks, same_tree
 from manager.holding import Holding, Release, Version
 from manager.receiver.memory import Memory, Store
+from runtime.control import ControlServer
 from runtime.errors import CommandFailed
+from runtime.loop import Loop
 from runtime.proctree import alive
 
 HA = Path(__file__).parents[2] / "packaging/bin/ha"
@@ -325,3 +329,24 @@ def test_a_failover_ends_when_its_successor_has_died(
     peer = {"contact": contact, "heard_ago": heard_ago}
     status = {"role": role, "phase": phase, "returns": returns, "peer_state": peer}
     assert _successor_gone(status) is gone
+
+
+def test_a_heartbeat_that_dies_amid_a_failover_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder := tmp_path / "heartbeat").mkdir()
+    host = SimpleNamespace(paths=SimpleNamespace(heartbeat_run=folder), linux_ha=SimpleNamespace(cl_status=()))
+    config: Any = SimpleNamespace(host=host, peer="vs-28")
+    with pytest.raises(SystemExit):
+        _amid_failover(config, 0.0)
+    said = capsys.readouterr().err
+    assert "handing over had begun; now heartbeat is not running" in said and "`ha show` on vs-28" in said
+    loop, asked = Loop(), list[dict[str, Any]]()
+    asking = threading.Thread(target=lambda: asked.append(_amid_failover(config, 20.0)))
+    asking.start()
+    server = ControlServer(folder / "control", loop.selector, {"status": lambda request: {"phase": "passive"}})
+    serving = threading.Thread(target=loop.run)
+    serving.start()
+    asking.join(20.0)
+    loop.call_after(0.0, loop.stop)
+    serving.join(5.0)
+    server.close()
+    assert asked and asked[0]["phase"] == "passive"
