@@ -107,7 +107,7 @@ _TAIL = 8192
 
 
 def last_words(log: Path, began: int) -> str:
-    """Without time stamp and process id; the last PANIC or FATAL, else the last line."""
+    """Without time stamp and process id; the last PANIC or FATAL, else the last line, which may end a sentence ("but …")."""
     try:
         with open(log, "rb") as file:
             end = file.seek(0, 2)
@@ -116,4 +116,4 @@ def last_words(log: Path, began: int) -> str:
     except OSError:
         return ""
     said = [line[line.index(word) :] for line in lines for word in ("PANIC: ", "FATAL: ") if word in line]
-    return " ".join((said or lines or [""])[-1].split())[:300]
+    return " ".join((said or lines or [""])[-1].split()).removeprefix("but ")[:300]

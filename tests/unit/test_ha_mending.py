@@ -24,6 +24,11 @@ LOG = b"""2026-11-28 13:37:03.983 UTC [460] LOG:  starting PostgreSQL 15.20
             b"postgres: could not access the server configuration file\n",
             "postgres: could not access the server configuration file",
         ),
+        (
+            b'postgres: could not find the database system\nExpected to find it in the directory "/x",\n'
+            b'but could not open file "/x/global/pg_control": Permission denied\n',
+            'could not open file "/x/global/pg_control": Permission denied',
+        ),
         (b"x" * 20000 + b"\n" + LOG, "FATAL: database files are incompatible with server"),
         (b"", ""),
     ],
