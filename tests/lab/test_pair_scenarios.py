@@ -158,6 +158,6 @@ def test_a_planned_failover(duo: Duo) -> None:
     expect(pair, active, "passive")
     # Only those that others count on: neither Postgres nor any command, hook or policy server has it from us.
     for node in (heir, active):
-        assert on_time(pair, node) == {"heartbeat.daemon": 1, "ha_manager.daemon": 3, "ha_manager.keeper": 1}
+        assert on_time(pair, node) == {"heartbeat.daemon": 2, "ha_manager.daemon": 3, "ha_manager.keeper": 1}
     # Nothing was copied anew: a planned failover leaves no divergence.
     assert "copying the database" not in pair.node(active).log().rpartition("this device is now passive")[2]
