@@ -64,6 +64,8 @@ class HeartbeatLink:
         self._ended = False
         self._timer = Timer(lambda: None)
         self._why = ""
+        #: ``want``, as it came
+        self._came: object = None
         self.want: Want | None = None
         #: CLOCK_BOOTTIME until which heartbeat's role lease is valid, as it said last
         self.role_until = 0.0
@@ -169,15 +171,23 @@ class HeartbeatLink:
         if isinstance(expires, int | float):
             self.role_until = float(expires)
         self.silent = message.get("silent") is True
+        came = message.get("want", message)
+        if (came != self._came or self.want is None) and not self._take(message):
+            return
+        self._came = came
+        self._answer()
+
+    def _take(self, message: dict[str, Any]) -> bool:
+        """A want that did not come like the one before. False if it is none."""
         try:
             want = want_from(message)
         except ValueError as wrong:
             log.error("heartbeat sent something that is no want: %s", wrong)
-            return
+            return False
         if want != self.want:
             self.want = want
             self._listener.wanted(want)
-        self._answer()
+        return True
 
 
 def alike(one: Facts, two: Facts) -> bool:

@@ -118,6 +118,9 @@ class Facts:
     behind: int = -1
 
 
+_MAY_BE_ENDLESS = tuple(each.name for each in fields(Facts) if isinstance(each.default, float))
+
+
 def epoch_from(value: object) -> Epoch:
     """``[number, node]`` as an Epoch; anything else is a ValueError."""
     match value:
@@ -150,15 +153,8 @@ def want_from(line: Mapping[str, object]) -> Want:
 
 
 def facts_to(facts: Facts) -> dict[str, object]:
-    """``facts`` as JSON can carry it. JSON knows no infinity: what never happened is told as null."""
-    out: dict[str, object] = {}
-    for one in fields(facts):
-        value = getattr(facts, one.name)
-        if isinstance(value, Epoch):
-            value = list(value)
-        elif isinstance(value, StrEnum):
-            value = value.value
-        elif isinstance(value, float) and not isfinite(value):
-            value = None
-        out[one.name] = value
-    return out
+    """``facts`` as ``json`` writes it: epochs as lists, enumerations as words. JSON knows no infinity: what never happened is
+    told as null.
+    """
+    endless = {name: None for name in _MAY_BE_ENDLESS if not isfinite(getattr(facts, name))}
+    return vars(facts) | endless

@@ -130,6 +130,17 @@ def test_it_connects_when_heartbeat_comes_and_again_after_a_restart(scene: Scene
     assert sum(isinstance(event, Want) for event in scene.listener.events) == 2, "the same want is news on a new link"
 
 
+def test_a_want_that_was_put_aside_is_news_though_it_comes_as_before(scene: Scene) -> None:
+    """As after an active was ended because heartbeat was silent."""
+    heartbeat = Heartbeat(scene.path, scene.loop)
+    scene.link.start()
+    scene.until(lambda: scene.link.want is not None)
+    scene.link.want = None
+    heartbeat.push()
+    scene.until(lambda: scene.link.want is not None)
+    assert [e.serial for e in scene.listener.events if isinstance(e, Want)] == [4, 4]
+
+
 def test_nonsense_is_not_believed(scene: Scene) -> None:
     heartbeat = Heartbeat(scene.path, scene.loop)
     scene.link.start()
@@ -137,7 +148,11 @@ def test_nonsense_is_not_believed(scene: Scene) -> None:
     heartbeat.push(postgres="flying")
     heartbeat.push(serial=6)
     scene.until(lambda: scene.link.want is not None and scene.link.want.serial == 6)
-    assert [e.serial for e in scene.listener.events if isinstance(e, Want)] == [4, 6]
+    heartbeat.push(postgres="flying")
+    heartbeat.push(serial=6)
+    heartbeat.push(serial=7)
+    scene.until(lambda: scene.link.want is not None and scene.link.want.serial == 7)
+    assert [e.serial for e in scene.listener.events if isinstance(e, Want)] == [4, 6, 7]
 
 
 def test_the_greeting_reports_before_anything_else_is_loaded(scene: Scene) -> None:

@@ -15,6 +15,7 @@ from ha_manager.outlook import MIB, Carried, Look, Outlook, PeerSigns, is_calm
 from ha_manager.postgres import Observer, Server
 from heartbeat import model
 from heartbeat.wants import facts_from_json, want_to_json
+from runtime.channel import decode, encode
 
 E5 = Epoch(5, "vs-166")
 STANDBY = Observation(at=10.0, state="running", answers=True, in_recovery=True, timeline=3, lsn=100)
@@ -194,8 +195,11 @@ def test_the_vocabulary_is_heartbeats() -> None:
     theirs = model.Want(3, model.Phase.ACTIVE, model.Epoch(5, "a"), model.Database.PRIMARY, follow=model.Epoch(4, "b"))
     ours = want_from({"push": "want", "want": want_to_json(theirs), "expires": 1.0})
     assert (ours.serial, ours.epoch, ours.follow, ours.postgres) == (3, Epoch(5, "a"), Epoch(4, "b"), Postgres.PRIMARY)
-    back = facts_from_json(facts_to(Facts(serial=3, following=Epoch(5, "a"))))
-    assert back == model.Facts(serial=3, following=model.Epoch(5, "a"))
+    one = Facts(serial=3, postgres=Postgres.PRIMARY, following=Epoch(5, "a"), names=Names.ENFORCED, stalled=0.5)
+    two = model.Facts(3, model.Database.PRIMARY, following=model.Epoch(5, "a"), names=model.Names.ENFORCED, stalled=0.5)
+    line = encode({"facts": facts_to(one)})
+    assert facts_from_json(decode(line)["facts"]) == two
+    assert one.sign_age == inf and b'"sign_age":null' in line
 
 
 @pytest.mark.parametrize(
