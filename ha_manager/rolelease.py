@@ -44,8 +44,9 @@ class RoleLease:
         become active while this process does nothing. Where commits don't wait, that takes no names.
         """
         config, want = self._config(), self._link.want
-        line = role_line(config.host.paths.heartbeat_run)
-        if want is None or line is None or not isinstance(self._link, HeartbeatLink) or not config.site.synchronous:
+        if want is None or want.phase is not Phase.ACTIVE or want.names is not Names.RELAXED:
+            return False  # asked at each renewal: a pair in sync needs no look at the file
+        if not isinstance(self._link, HeartbeatLink) or not config.site.synchronous:
             return False
-        solo = line.solo and line.role == Role.ACTIVE.value and line.epoch == want.epoch
-        return solo and want.phase is Phase.ACTIVE and want.names is Names.RELAXED
+        line = role_line(config.host.paths.heartbeat_run)
+        return line is not None and line.solo and line.role == Role.ACTIVE.value and line.epoch == want.epoch
