@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -29,12 +30,14 @@ def lsn_text(position: int) -> str:
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
+@lru_cache
 def standby_name(node: str, epoch: int) -> str:
     """The application_name under which ``node`` follows the active of ``epoch``: ``ha_<node>_<epoch>``."""
     tail = f"_{epoch}"
     return f"ha_{_plain(node)}"[: _NAME_LIMIT - len(tail)] + tail
 
 
+@lru_cache
 def epoch_of(name: str) -> int:
     """The epoch number in a name made by ``standby_name``; -1 if it is not one."""
     found = re.fullmatch(r"ha_.*_(\d+)", name)
@@ -45,6 +48,7 @@ def epoch_of(name: str) -> int:
 COPIES = "ha_copy_"
 
 
+@lru_cache
 def slot_name(node: str) -> str:
     """The replication slot that ``node`` uses on its active (lower case letters, digits and _ are allowed)."""
     return f"ha_{re.sub('[^a-z0-9_]', '_', node.lower())}"[:_NAME_LIMIT]
@@ -256,8 +260,8 @@ class Observation:
 
     def standby(self, name: str) -> StandbyRow | None:
         """The row of ``name``, streaming ones first."""
-        rows = sorted((row for row in self.standbys if row.name == name), key=lambda row: row.state != "streaming")
-        return rows[0] if rows else None
+        rows = [row for row in self.standbys if row.name == name]
+        return next((row for row in rows if row.state == "streaming"), rows[0] if rows else None)
 
     def caught_up(self, name: str, within: int = 1024 * 1024) -> bool:
         """``name`` streams and lacks at most ``within`` bytes, so that enforcing its name stalls nobody for long."""

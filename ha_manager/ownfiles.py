@@ -7,15 +7,24 @@ acknowledge a commit. A stopped Postgres needs none of this: its files are writt
 
 from __future__ import annotations
 
-from ha_manager.cluster import Paths, PostgresConfig
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from ha_manager.cluster import Paths
 from ha_manager.settings import LINEAGE, Dynamic
 from ha_manager.sql import Session
 
 
-def missing(config: PostgresConfig) -> tuple[str, ...]:
+def missing(state_dir: Path) -> tuple[str, ...]:
     """Those that are gone; without them Postgres refuses each reload, and ha_manager could change nothing."""
-    paths = Paths(config.state_dir)
-    return tuple(str(path) for path in (paths.settings, paths.dynamic, paths.hba, paths.ident) if not path.exists())
+    return tuple(path for path in _needed(state_dir) if not os.path.exists(path))
+
+
+@lru_cache(4)
+def _needed(state_dir: Path) -> tuple[str, ...]:
+    paths = Paths(state_dir)
+    return tuple(str(path) for path in (paths.settings, paths.dynamic, paths.hba, paths.ident))
 
 
 def running(session: Session, limit: float) -> Dynamic:

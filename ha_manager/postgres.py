@@ -202,6 +202,7 @@ class Observer:
         self._tried = -inf
         self._changes = Changes()
         self._disks = disks.Disks()
+        self._heads = postmaster.Heads()
         self._postmaster = (0, 0)
         self._crowded = False
         self._vitals: Vitals | None = None
@@ -213,31 +214,34 @@ class Observer:
         ``own``: the keeper's postmaster, -1 if the keeper can't tell; another one is no good.
         """
         now = boottime()
-        head = postmaster.postmaster_of(self._server.config.data_dir)
-        foreign = head.pid if head is not None and own not in (-1, head.pid) and self._is_foreign(head) else 0
-        seen, counter = self._look(head, now, limit)
-        found = self._disks.look(self._server.config)
-        gone = ownfiles.missing(self._server.config) if head is not None else ()
-        return replace(seen, foreign=foreign, disks=found, overridden=self._overridden(), missing=gone), counter
+        head = self._heads.look(self._server.config.data_dir)
+        around: dict[str, Any] = {
+            "foreign": head.pid if head is not None and own not in (-1, head.pid) and self._is_foreign(head) else 0,
+            "disks": self._disks.look(self._server.config),
+            "overridden": self._overridden(),
+            "missing": ownfiles.missing(self._server.config.state_dir) if head is not None else (),
+        }
+        return self._look(head, now, limit, around)
 
     def _is_foreign(self, head: Process) -> bool:
         """Not only newer than what the keeper said a moment ago."""
         return head.parent != keeper.living(self._server.config.run_dir)
 
-    def _look(self, head: Process | None, now: float, limit: float) -> tuple[Observation, int]:
+    def _look(self, head: Process | None, now: float, limit: float, around: dict[str, Any]) -> tuple[Observation, int]:
+        """``around``: what is seen without Postgres's help."""
         if head is None or (head.pid, head.start) != self._postmaster:
             self.close()
             self._postmaster = (head.pid, head.start) if head is not None else (0, 0)
         if head is None:
-            return Observation(at=now, state="stopped", because="Postgres is not running"), -1
+            return Observation(at=now, state="stopped", because="Postgres is not running", **around), -1
         because, row = self._ask(now, limit)
         if head.state in "Tt":
             because = "the postmaster is stopped (SIGSTOP)"
         if row is None:
-            return Observation(at=now, state="running", because=because), -1
-        seen, counter = self._read(row, boottime())
-        closer = self._look_closer(limit)
-        return replace(seen, answers=not because, because=because, crowded=self._crowded, vitals=closer), counter
+            return Observation(at=now, state="running", because=because, **around), -1
+        asked_at = boottime()
+        around |= {"answers": not because, "because": because, "vitals": self._look_closer(limit)}
+        return self._read(row, asked_at, around | {"crowded": self._crowded})
 
     def close(self) -> None:
         if self._session is not None:
@@ -303,7 +307,7 @@ class Observer:
             return ()
         return self._auto[1]
 
-    def _read(self, row: sql.Row, now: float) -> tuple[Observation, int]:
+    def _read(self, row: sql.Row, now: float, around: dict[str, Any]) -> tuple[Observation, int]:
         (recovering, insert, walfile, received, replayed, paused, counter, names, info, system, control_tli,
          receiver, standbys, slots, waiting, ssl, loaded, flushed, writing) = row  # fmt: skip
         in_recovery = recovering == "true"
@@ -333,6 +337,7 @@ class Observer:
             system_identifier=system or "",
             tls=ssl == "on",
             loaded=loaded or "",
+            **around,
         ), int(counter or -1)
 
     def _unwritten(self, flushed: str | None, waited_for: bool, now: float) -> float:

@@ -100,6 +100,34 @@ def postmaster_of(data_dir: Path) -> Process | None:
     return found if found is not None and found.state not in "ZX" else None
 
 
+class Heads:
+    """``postmaster_of``, asked again and again: while the pid file is the same and its process lives, that is it; none changes
+    its program or its folder.
+    """
+
+    def __init__(self) -> None:
+        self._file: object = None
+        self._found: Process | None = None
+
+    def look(self, data_dir: Path) -> Process | None:
+        file = _pid_file(data_dir)
+        if file is not None and file == self._file and self._found is not None:
+            now = process(self._found.pid)
+            if now is not None and now.start == self._found.start and now.state not in "ZX":
+                return now
+        self._file, self._found = file, postmaster_of(data_dir)
+        return self._found
+
+
+def _pid_file(data_dir: Path) -> object:
+    """What tells one pid file, and one state of it, from another; None if there is none."""
+    try:
+        found = os.stat(os.path.join(data_dir, "postmaster.pid"))
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def title(pid: int) -> str:
     """What a process calls itself: ``postgres: 15/main: walreceiver streaming 0/3000148``; "" if it is gone."""
     try:

@@ -12,6 +12,7 @@ import re
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from psycopg import pq
 from psycopg.pq import abc
@@ -342,6 +343,7 @@ def unlimited(version: int) -> str:
     return " " + conninfo(options=_options(version, _LIMITS))
 
 
+@lru_cache(16)
 def local(socket_dir: str, port: int, user: str, database: str = "postgres", *, sync: str = "local", version: int) -> str:
     """How ha_manager reaches its own Postgres. Its commits don't wait for the standby unless ``sync`` says so, it doesn't wait
     for locks for long, what it says isn't written into Postgres's log of statements, and no default of the administrator's

@@ -294,7 +294,7 @@ class Wanted(Looking):
 
     def _remake(self, clock: Clock) -> str:
         """Nothing that Postgres goes by changes: it is asked for what depends on the role."""
-        gone = ownfiles.missing(self.config)
+        gone = ownfiles.missing(self.config.state_dir)
         if not gone:
             return ""
         with self._server.session(clock.left) as session:
