@@ -69,7 +69,9 @@ class Copier:
     ) -> None:
         self._config, self._alarm, self._patience = config, alarm, patience
         self._client: LoopClient | None = None
+        #: what it was told last, and what ``update`` had been told then
         self._told: tuple[object, ...] = ()
+        self._was: tuple[object, ...] = ()
         self._preparing = False
         self._child: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
@@ -148,15 +150,21 @@ class Copier:
                 self._client = LoopClient(self.control, selector, on_push=self._said, on_close=self._closed, name="files")
             except ControlError:
                 return
-            self._told = ()
+            self._was = self._told = ()
             self._client.request("subscribe", {}, self._said)
+        if (role, epoch, steps) != self._was:
+            self._tell(role, epoch, steps)
+        if preparing and not self._preparing and self._client is not None:
+            self._client.request("sync", {})
+        self._preparing = preparing
+
+    def _tell(self, role: Role | None, epoch: Epoch, steps: Planned) -> None:
+        """The process need not hear of every step."""
+        self._was = (role, epoch, steps)
         told = (role.value if role else "unknown", list(epoch), placed(role, epoch, steps))
         if told != self._told and self._client is not None:
             self._told = told
             self._client.request("role", dict(zip(("role", "epoch", "placed"), told, strict=True)))
-        if preparing and not self._preparing and self._client is not None:
-            self._client.request("sync", {})
-        self._preparing = preparing
 
     def _look(self) -> None:
         """Is it there, and does it answer?"""

@@ -246,7 +246,7 @@ class Daemon:
             if isinstance(self.link, LinuxHaLink):
                 self.link.report()  # it has no beat of its own that would tell what changes meanwhile
         self.punctual.look()
-        if self.link.connected and now - self._asked_at >= (STATUS_PERIOD if self.calm() else TICK):
+        if self.link.connected and now - self._asked_at >= (STATUS_PERIOD if self._was_calm and not self.link.silent else TICK):
             self._asked_at = now
             self.link.request("status", {}, self.on_status)
         phase, epoch = (want.phase, want.epoch) if want else (Phase.WAITING, Epoch())
@@ -327,6 +327,7 @@ class Daemon:
             self.messages.alarm("fence", "")
         if want.postgres is Postgres.PRIMARY:
             self._primary = True
+        self._was_calm = False
         self.worker.want(want)
         self.lease.nudge()
         self.peer.ask_stand_down(want.ask_stand_down)

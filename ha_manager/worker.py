@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 COPY_AGAIN, COPY_AGAIN_MOST = 1.0, 60.0
 #: what was just carried out is not carried out again before it could be seen (seconds)
 REST = 0.3
+#: whatever is to be done wakes the thread; it looks by itself as often (seconds)
+AT_MOST = 5.0
 
 
 class Worker(Following):
@@ -165,7 +167,7 @@ class Worker(Following):
                 if due and (not self._again or self._retry_at == inf or now >= self._retry_at):
                     self._redo, self._again = self._again or self._retry_at != inf, False
                     return newest
-                self._condition.wait(min(0.5, max(0.01, self._retry_at - now)))
+                self._condition.wait(min(AT_MOST, max(0.01, self._retry_at - now)))
         return None
 
     def _failed(self, want: Want, text: str, data: str = "") -> None:
