@@ -282,6 +282,17 @@ def test_lines_come_out_however_they_are_cut(size: int) -> None:
     assert lines.feed(b"!\n") == [b"rest!"]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_line_may_be_so_long_and_no_longer(at_once: bool) -> None:
+    def fed(length: int) -> int:
+        lines, line = Lines(), b"x" * length + b"\n"
+        return sum(len(each) for part in ([line] if at_once else [line[:9], line[9:]]) for each in lines.feed(part))
+
+    assert fed(LINE_LIMIT - 1) == LINE_LIMIT - 1
+    with pytest.raises(ControlError):
+        fed(LINE_LIMIT)
+
+
 def test_loop_handles_what_arrived_before_it_judges_timers() -> None:
     loop = Loop()
     reader, writer = socket.socketpair()
