@@ -167,6 +167,8 @@ class Slot:
     safe_wal_size: int = -1
 
 
+#: a standby that lacks no more of the log has caught up (bytes)
+NEAR = 1024 * 1024
 DATABASE, LOG, STATE, MESSAGES = "the database", "the log of changes", "ha_manager's own state", "Postgres's messages"
 
 
@@ -263,10 +265,9 @@ class Observation:
         rows = [row for row in self.standbys if row.name == name]
         return next((row for row in rows if row.state == "streaming"), rows[0] if rows else None)
 
-    def caught_up(self, name: str, within: int = 1024 * 1024) -> bool:
+    def caught_up(self, name: str, within: int = NEAR) -> bool:
         """``name`` streams and lacks at most ``within`` bytes, so that enforcing its name stalls nobody for long."""
-        row = self.standby(name)
-        return row is not None and row.state == "streaming" and row.flushed >= 0 and self.lsn - row.flushed <= within
+        return 0 <= self.behind(name) <= within
 
     def behind(self, name: str) -> int:
         """Bytes of log that ``name`` has not flushed yet; -1: it does not stream."""

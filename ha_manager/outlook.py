@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from ha_manager.care import disk_trouble, enforces, promoted_by_hand
-from ha_manager.observation import NOTHING, Observation, standby_name
+from ha_manager.observation import NEAR, NOTHING, Observation, StandbyRow, standby_name
 from ha_manager.orders import Epoch, Facts, Names, Phase, Postgres, Want
 
 #: an observation older than this is one of a Postgres, or a monitor, that hangs (seconds)
@@ -93,7 +93,9 @@ class Outlook:
         postgres = observed_state(seen, carried)
         epoch = want.epoch if want else Epoch()
         names = Names.ENFORCED if seen.names else Names.RELAXED
-        self._note_sign(seen, postgres, signs, epoch, now)
+        name, primary = standby_name(self.peer, epoch.number), postgres is Postgres.PRIMARY
+        row, behind = (seen.standby(name), seen.behind(name)) if primary else (None, -1)
+        self._note_sign(seen, postgres, signs, row, now)
         because = self._trouble(want, carried, look, now, keeper)
         return Facts(
             serial=look.serial if look.link == carried.link else 0,
@@ -105,17 +107,17 @@ class Outlook:
             lsn=seen.lsn,
             beyond=seen.beyond,
             following=self._following(seen, carried),
-            caught_up=postgres is Postgres.PRIMARY and seen.caught_up(standby_name(self.peer, epoch.number)),
-            proven=carried.proven if postgres is Postgres.PRIMARY and enforces(seen.names, self.peer, epoch) else -1,
+            caught_up=0 <= behind <= NEAR,
+            proven=carried.proven if primary and enforces(seen.names, self.peer, epoch) else -1,
             names=names,
-            stalled=max(self._stalled(seen, postgres, names, epoch, now), self._loose(want, look, carried, postgres, now)),
+            stalled=max(self._stalled(seen, postgres, names, row, now), self._loose(want, look, carried, postgres, now)),
             sign_age=max(0.0, now - self._sign_at),
             sign=self._sign,
             peer_stood_down=signs.stood_down,
             peer_epoch=signs.epoch,
             prepared=carried.prepared,
             shutdown_lsn=carried.shutdown_lsn,
-            behind=seen.behind(standby_name(self.peer, epoch.number)) if postgres is Postgres.PRIMARY else -1,
+            behind=behind,
         )
 
     def _following(self, seen: Observation, carried: Carried) -> Epoch:
@@ -124,23 +126,22 @@ class Outlook:
             return Epoch()
         return carried.follow if carried.follow.number == number else Epoch(number, self.peer)
 
-    def _note_sign(self, seen: Observation, postgres: Postgres, signs: PeerSigns, epoch: Epoch, now: float) -> None:
+    def _note_sign(self, seen: Observation, postgres: Postgres, signs: PeerSigns, row: StandbyRow | None, now: float) -> None:
         """Rule 1: replication that delivers, or the peer's own word. A connection is only as fresh as its messages."""
         candidates = [(signs.active_at, "the peer's ha_manager says: active, heartbeat alive")]
         if postgres is Postgres.STANDBY and seen.receiver is not None and seen.receiver.streaming:
             candidates.append((seen.at - seen.receiver.message_age, "the replication connection still delivers"))
-        if postgres is Postgres.PRIMARY and (row := seen.standby(standby_name(self.peer, epoch.number))) is not None:
+        if row is not None:
             candidates.append((seen.at - row.reply_age, "the standby's status messages still arrive"))
         for at, words in candidates:
             if self._sign_at < at <= now:
                 self._sign_at, self._sign = at, words
 
-    def _stalled(self, seen: Observation, postgres: Postgres, names: Names, epoch: Epoch, now: float) -> float:
+    def _stalled(self, seen: Observation, postgres: Postgres, names: Names, row: StandbyRow | None, now: float) -> float:
         """Seconds that commits have waited, or that the standby they would wait for has been gone."""
         if postgres is not Postgres.PRIMARY or names is not Names.ENFORCED:
             self._gone_since = inf
             return 0.0
-        row = seen.standby(standby_name(self.peer, epoch.number))
         if row is not None and row.state == "streaming":
             self._gone_since = inf
         elif self._gone_since == inf:
