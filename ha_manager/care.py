@@ -124,7 +124,7 @@ class Care:
         for name, words, _ in found:
             alarms[name] = alarms[name] or words
         wanted = {remedy for _, _, remedy in found if remedy is not None}
-        return Findings(alarms, tuple(remedy for remedy in Remedy if remedy in wanted))
+        return Findings(alarms, tuple(remedy for remedy in Remedy if remedy in wanted) if wanted else ())
 
     def _found(self, want: Want, proven: int, seen: Observation, now: float) -> Found:
         yield from self._disks(seen)

@@ -37,7 +37,7 @@ class Looking(UnderKeeper):
             return replace(NOTHING, at=boottime(), because="another look at Postgres has not ended yet")
         try:
             state, ended, own = self._keeper_says(limit / 3, TOLD)
-            seen, counter = self._observer.look(limit, own)
+            seen = self._observer.look(limit, own, self._beyond)
             if state != "running" or not seen.answers:
                 state, ended, _ = self._keeper_says(limit / 3)  # it may have changed in this very moment
         finally:
@@ -47,7 +47,7 @@ class Looking(UnderKeeper):
         if state != "running":
             seen = replace(seen, state=state, answers=False, because=seen.because or f"Postgres is {state}: {ended}")
         self._follow_reload(seen)
-        return replace(seen, state=state, beyond=self._beyond(counter))
+        return seen if seen.state == state else replace(seen, state=state)
 
     def _keeper_says(self, limit: float, within: float = 0.0) -> tuple[str, str, int]:
         """Postgres's state, why, and its process id; asked for, unless the keeper said so ``within`` so many seconds."""

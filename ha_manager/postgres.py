@@ -209,9 +209,9 @@ class Observer:
         self._vitals_at = -inf
         self._auto: tuple[object, tuple[str, ...]] = (None, ())
 
-    def look(self, limit: float, own: int) -> tuple[Observation, int]:
-        """What is seen, and the transaction counter (-1: unknown). Never raises for a Postgres that is down or hangs.
-        ``own``: the keeper's postmaster, -1 if the keeper can't tell; another one is no good.
+    def look(self, limit: float, own: int, beyond: Callable[[int], int]) -> Observation:
+        """What is seen. Never raises for a Postgres that is down or hangs. ``own``: the keeper's postmaster, -1 if the keeper
+        can't tell; another one is no good. ``beyond``: what the transaction counter means (``Observation.beyond``).
         """
         now = boottime()
         head = self._heads.look(self._server.config.data_dir)
@@ -221,27 +221,29 @@ class Observer:
             "overridden": self._overridden(),
             "missing": ownfiles.missing(self._server.config.state_dir) if head is not None else (),
         }
-        return self._look(head, now, limit, around)
+        return self._look(head, now, limit, beyond, around)
 
     def _is_foreign(self, head: Process) -> bool:
         """Not only newer than what the keeper said a moment ago."""
         return head.parent != keeper.living(self._server.config.run_dir)
 
-    def _look(self, head: Process | None, now: float, limit: float, around: dict[str, Any]) -> tuple[Observation, int]:
+    def _look(
+        self, head: Process | None, now: float, limit: float, beyond: Callable[[int], int], around: dict[str, Any]
+    ) -> Observation:
         """``around``: what is seen without Postgres's help."""
         if head is None or (head.pid, head.start) != self._postmaster:
             self.close()
             self._postmaster = (head.pid, head.start) if head is not None else (0, 0)
         if head is None:
-            return Observation(at=now, state="stopped", because="Postgres is not running", **around), -1
+            return Observation(at=now, state="stopped", because="Postgres is not running", **around)
         because, row = self._ask(now, limit)
         if head.state in "Tt":
             because = "the postmaster is stopped (SIGSTOP)"
         if row is None:
-            return Observation(at=now, state="running", because=because, **around), -1
+            return Observation(at=now, state="running", because=because, **around)
         asked_at = boottime()
         around |= {"answers": not because, "because": because, "vitals": self._look_closer(limit)}
-        return self._read(row, asked_at, around | {"crowded": self._crowded})
+        return self._read(row, asked_at, beyond, around | {"crowded": self._crowded})
 
     def close(self) -> None:
         if self._session is not None:
@@ -307,7 +309,7 @@ class Observer:
             return ()
         return self._auto[1]
 
-    def _read(self, row: sql.Row, now: float, around: dict[str, Any]) -> tuple[Observation, int]:
+    def _read(self, row: sql.Row, now: float, beyond: Callable[[int], int], around: dict[str, Any]) -> Observation:
         (recovering, insert, walfile, received, replayed, paused, counter, names, info, system, control_tli,
          receiver, standbys, slots, waiting, ssl, loaded, flushed, writing) = row  # fmt: skip
         in_recovery = recovering == "true"
@@ -325,6 +327,7 @@ class Observer:
             lsn=lsn(insert) if not in_recovery else max(lsn(received), lsn(replayed)),
             replayed=lsn(replayed),
             replay_paused=paused == "true",
+            beyond=beyond(int(counter or -1)),
             names=names or "",
             primary_conninfo=info or "",
             receiver=got[0] if got is not None else None,
@@ -338,7 +341,7 @@ class Observer:
             tls=ssl == "on",
             loaded=loaded or "",
             **around,
-        ), int(counter or -1)
+        )
 
     def _unwritten(self, flushed: str | None, waited_for: bool, now: float) -> float:
         """A look at an idle moment, and every byte that gets to the disk, begin it anew."""
