@@ -39,7 +39,7 @@ class Listener(Protocol):
         """Another want than before on this connection."""
 
     def turned(self) -> None:
-        """A report goes out, or heartbeat gave a sign of life."""
+        """A report goes out, or would if there were a link; or heartbeat gave a sign of life."""
 
 
 class HeartbeatLink:

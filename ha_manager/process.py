@@ -165,7 +165,7 @@ class Daemon:
             ("manager watch", self.manager_watch.run),
         ):
             self.threads.start(name, body)
-        self._ticking = self.loop.call_after(0.0, self.turned)
+        self.loop.call_after(0.0, self._tick if isinstance(self.link, LinuxHaLink) else self.turned)
         gc.freeze()  # what has been loaded stays: it is not looked through again and again
         self.link.start()
         self.loop.call_after(0.0, own.ready)
@@ -228,10 +228,13 @@ class Daemon:
 
     # --- the main loop ------------------------------------------------------------------------------------------------------
 
+    def _tick(self) -> None:
+        """Linux-HA's link has no beat of its own; that to our heartbeat has one, connected or not."""
+        self.loop.call_after(TICK, self._tick)
+        self.turned()
+
     def turned(self) -> None:
-        """link.Listener: whoever is awake looks around, too; without heartbeat it is time to do so."""
-        self._ticking.cancel()
-        self._ticking = self.loop.call_after(TICK, self.turned)
+        """link.Listener: whoever is awake looks around, too."""
         self.alive_at = now = boottime()
         want = self.link.want
         if want is not None and not self._fenced and (late := self.role_lease.late(now)) > 0:

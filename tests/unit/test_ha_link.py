@@ -119,7 +119,7 @@ def test_facts_go_out_at_once_on_a_change_and_by_themselves(scene: Scene) -> Non
 
 def test_it_connects_when_heartbeat_comes_and_again_after_a_restart(scene: Scene) -> None:
     scene.link.start()
-    scene.loop.once(0.1)
+    scene.until(lambda: scene.listener.turns >= 3)
     assert not scene.link.connected and "not running" in scene.link.why
     first = Heartbeat(scene.path, scene.loop)
     scene.until(lambda: scene.link.want is not None)
