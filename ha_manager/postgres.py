@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Hashable, Iterator
@@ -142,32 +143,33 @@ class _Kept:
             session.close()
 
 
+#: In one value: taking many apart is dearer here than putting them together there
 _LOOK = """
-SELECT pg_is_in_recovery()::text,
+SELECT json_build_array(pg_is_in_recovery(),
   CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn()::text END,
   CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END,
   pg_last_wal_receive_lsn()::text, pg_last_wal_replay_lsn()::text,
-  CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused()::text ELSE 'false' END,
+  CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END,
   pg_snapshot_xmax(pg_current_snapshot())::text,
   current_setting('synchronous_standby_names'), current_setting('primary_conninfo'),
   (SELECT system_identifier::text FROM pg_control_system()),
-  (SELECT greatest(timeline_id, min_recovery_end_timeline)::text FROM pg_control_checkpoint(), pg_control_recovery()),
-  (SELECT json_agg(r)::text FROM (SELECT status, conninfo, sender_host, flushed_lsn::text, received_tli,
+  (SELECT greatest(timeline_id, min_recovery_end_timeline) FROM pg_control_checkpoint(), pg_control_recovery()),
+  (SELECT json_agg(r) FROM (SELECT status, conninfo, sender_host, flushed_lsn::text, received_tli,
      last_msg_receipt_time::text, extract(epoch FROM clock_timestamp() - last_msg_receipt_time) AS age,
      (SELECT extract(epoch FROM clock_timestamp() - backend_start) FROM pg_stat_activity a WHERE a.pid = v.pid) AS lived
      FROM pg_stat_wal_receiver v) r),
-  (SELECT json_agg(s)::text FROM (SELECT pid, application_name, state, sync_state, sent_lsn::text, flush_lsn::text,
+  (SELECT json_agg(s) FROM (SELECT pid, application_name, state, sync_state, sent_lsn::text, flush_lsn::text,
      replay_lsn::text, reply_time::text FROM pg_stat_replication WHERE application_name <> 'ha_manager') s),
-  (SELECT json_agg(t)::text FROM (SELECT slot_name, active, wal_status, restart_lsn::text, safe_wal_size
+  (SELECT json_agg(t) FROM (SELECT slot_name, active, wal_status, restart_lsn::text, safe_wal_size
      FROM pg_replication_slots) t),
-  (SELECT json_agg(w)::text FROM (SELECT pid, query_start::text FROM pg_stat_activity WHERE wait_event = 'SyncRep') w),
+  (SELECT json_agg(w) FROM (SELECT pid, query_start::text FROM pg_stat_activity WHERE wait_event = 'SyncRep') w),
   current_setting('ssl'), pg_conf_load_time()::text,
   CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn()::text END,
   (SELECT json_build_object('log',
        count(*) FILTER (WHERE lower(wait_event) IN ('walsync', 'walwrite', 'walinsert', 'walinitwrite', 'walinitsync')),
        'data', json_agg(pid) FILTER (WHERE lower(wait_event) LIKE 'datafile%'
           AND backend_type IN ('client backend', 'startup', 'io worker')))
-     ::text FROM pg_stat_activity WHERE wait_event_type IN ('IO', 'LWLock'))
+     FROM pg_stat_activity WHERE wait_event_type IN ('IO', 'LWLock')))::text
 """
 #: so many of those who wait for the disk of the database are looked at
 _WAITERS = 16
@@ -250,7 +252,7 @@ class Observer:
             self._session.close()
         self._session, self._tried = None, -inf
 
-    def _ask(self, now: float, limit: float) -> tuple[str, sql.Row | None]:
+    def _ask(self, now: float, limit: float) -> tuple[str, list[Any] | None]:
         """What is wrong ("" for nothing), and what was seen all the same. An old connection that fails proves nothing."""
         fresh = self._session is None
         because = self._connect(now, limit / 3)
@@ -258,7 +260,7 @@ class Observer:
             if self._session is None:
                 break
             try:
-                return because, self._session.row_again(_LOOK, limit / 3)
+                return because, json.loads(self._session.row_again(_LOOK, limit / 3)[0] or "[]")
             except ReplicationError as wrong:
                 self.close()
                 because = because or str(wrong)
@@ -299,9 +301,8 @@ class Observer:
 
     def _overridden(self) -> tuple[str, ...]:
         """Read anew when the file is another one: ALTER SYSTEM replaces it."""
-        path = self._server.config.data_dir / "postgresql.auto.conf"
         try:
-            found = path.stat()
+            found = os.stat(f"{self._server.config.data_dir}/postgresql.auto.conf")
             mark = (found.st_ino, found.st_mtime_ns, found.st_size)
             if mark != self._auto[0]:
                 self._auto = (mark, settings.overridden(cluster.read_auto(self._server.config.data_dir)))
@@ -309,16 +310,14 @@ class Observer:
             return ()
         return self._auto[1]
 
-    def _read(self, row: sql.Row, now: float, beyond: Callable[[int], int], around: dict[str, Any]) -> Observation:
-        (recovering, insert, walfile, received, replayed, paused, counter, names, info, system, control_tli,
-         receiver, standbys, slots, waiting, ssl, loaded, flushed, writing) = row  # fmt: skip
-        in_recovery = recovering == "true"
-        waited_for = json.loads(writing or "{}")
-        got = self._receiver(_list(receiver), now)
+    def _read(self, row: list[Any], now: float, beyond: Callable[[int], int], around: dict[str, Any]) -> Observation:
+        (in_recovery, insert, walfile, received, replayed, paused, counter, names, info, system, control_tli,
+         receiver, standbys, slots, waiting, ssl, loaded, flushed, waited_for) = row  # fmt: skip
+        got = self._receiver(receiver or [], now)
         timeline = int(walfile, 16) if walfile else int(control_tli or 0)
         if in_recovery and got is not None and got[1]:
             timeline = got[1]
-        waits = self._waits(_list(waiting), now)
+        waits = self._waits(waiting or [], now)
         return Observation(
             at=now,
             state="running",
@@ -326,17 +325,17 @@ class Observer:
             timeline=timeline,
             lsn=lsn(insert) if not in_recovery else max(lsn(received), lsn(replayed)),
             replayed=lsn(replayed),
-            replay_paused=paused == "true",
+            replay_paused=paused,
             beyond=beyond(int(counter or -1)),
             names=names or "",
             primary_conninfo=info or "",
             receiver=got[0] if got is not None else None,
-            standbys=self._standbys(_list(standbys), now),
-            slots=tuple(_slot(each) for each in _list(slots)),
+            standbys=self._standbys(standbys or [], now),
+            slots=tuple(_slot(each) for each in slots or []),
             waiting=len(waits),
             stalled=max(waits, default=0.0),
-            unwritten=self._unwritten(flushed, waited_for.get("log", 0) > 0, now),
-            unread=self._unread(waited_for.get("data") or [], now),
+            unwritten=self._unwritten(flushed, waited_for["log"] > 0, now),
+            unread=self._unread(waited_for["data"] or [], now),
             system_identifier=system or "",
             tls=ssl == "on",
             loaded=loaded or "",
@@ -392,10 +391,6 @@ class Observer:
         keys: set[Hashable] = {("wait", row["pid"], row["query_start"]) for row in found}
         self._changes.keep(keys, "wait")
         return [self._changes.age(key, True, now) for key in keys]
-
-
-def _list(text: str | None) -> list[dict[str, Any]]:
-    return json.loads(text) if text else []
 
 
 def _slot(row: dict[str, Any]) -> Slot:

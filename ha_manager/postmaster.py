@@ -122,7 +122,7 @@ class Heads:
 def _pid_file(data_dir: Path) -> object:
     """What tells one pid file, and one state of it, from another; None if there is none."""
     try:
-        found = os.stat(os.path.join(data_dir, "postmaster.pid"))
+        found = os.stat(f"{data_dir}/postmaster.pid")
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
