@@ -6,6 +6,7 @@ the end (the fixture). Source: Trustwave §2.1, §5; issue "A pair of policy ser
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -142,8 +143,9 @@ def on_time(pair: Pair, node: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for pid, argv in pair.node(node).processes().items():
         name = next((word for word in argv if word.startswith(("heartbeat.", "ha_manager."))), argv[0] if argv else "")
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            found[name] = found.get(name, 0) + (os.sched_getscheduler(int(thread.name)) & ~os.SCHED_RESET_ON_FORK != 0)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a command of the policy server's that has just ended
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                found[name] = found.get(name, 0) + (os.sched_getscheduler(int(thread.name)) & ~os.SCHED_RESET_ON_FORK != 0)
     return {name: count for name, count in found.items() if count}
 
 
