@@ -35,7 +35,7 @@ class Greeting:
             with socket.socket(socket.AF_UNIX) as heartbeat:
                 heartbeat.settimeout(1.0)
                 heartbeat.connect(self._path)
-                heartbeat.sendall(b'{"id":1,"do":"manager"}\n')
+                heartbeat.sendall(b'{"id":1,"do":"manager","greets":true}\n')
                 line = json.dumps({"do": "facts", "facts": FACTS}).encode() + b"\n"
                 while True:
                     heartbeat.sendall(line)

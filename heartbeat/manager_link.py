@@ -34,6 +34,7 @@ class ManagerLink:
         self._sent_at = -inf
         self._facts_at = inf
         self._nonsense = ""
+        self._greets = False
         #: CLOCK_BOOTTIME until which the role that the want stands for is good
         self.expires = 0.0
         #: the peer has not been heard for warntime
@@ -44,13 +45,18 @@ class ManagerLink:
         """Facts come, or came within the allowance."""
         return self._facts_at < inf
 
-    def connected(self, connection: Connection, now: float) -> None:
-        """This connection is ha_manager from now on; an older one is closed, so that only one is believed."""
+    def connected(self, connection: Connection, now: float, *, greets: bool = False) -> None:
+        """This connection is ha_manager from now on; an older one is closed, so that only one is believed. One that ``greets``
+        is followed by another one of the same process, which is nothing to wonder at.
+        """
         if self._connection is not None and self._connection is not connection:
-            log.warning("another ha_manager connected; the connection of the first one is closed")
             old, self._connection = self._connection, None
-            old.close("replaced by a newer connection of ha_manager")
-        self._connection = connection
+            if self._greets:
+                old.close()
+            else:
+                log.warning("another ha_manager connected; the connection of the first one is closed")
+                old.close("replaced by a newer connection of ha_manager")
+        self._connection, self._greets = connection, greets
         self._send(now)
 
     def closed(self, connection: object) -> None:

@@ -86,7 +86,7 @@ class Requests:
 
     def _manager_connects(self, request: Request) -> None:
         request.answer()
-        self._manager.connected(request.channel, self._clock())
+        self._manager.connected(request.channel, self._clock(), greets=request.fields.get("greets") is True)
 
     def _facts(self, request: Request) -> None:
         if "facts" not in request.fields:

@@ -152,6 +152,18 @@ def test_only_the_newest_connection_is_believed() -> None:
     assert link.facts(old, {"serial": 9}, 1.2) is None and not link.reporting
 
 
+@pytest.mark.parametrize(("greets", "warned"), [(True, False), (False, True)])
+def test_who_only_greeted_is_no_other_ha_manager(greets: bool, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """At every start of one; "another ha_manager connected" sent people to look for a second one."""
+    link, early, old, new = ManagerLink(0.2, 0.45), Wire(), Wire(), Wire()
+    link.connected(early, 1.0, greets=greets)
+    link.connected(old, 1.1)
+    assert ("another ha_manager" in caplog.text, bool(early.closed)) == (warned, warned)
+    assert link.facts(early, {"serial": 9}, 1.2) is None and link.facts(old, {"serial": 9}, 1.2) is not None
+    link.connected(new, 1.3)
+    assert old.closed and "another ha_manager" in caplog.text
+
+
 def test_nonsense_is_no_sign_of_life() -> None:
     link, wire = ManagerLink(0.2, 0.45), Wire()
     link.connected(wire, 1.0)
