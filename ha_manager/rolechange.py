@@ -1,7 +1,8 @@
 """When what a role needs besides Postgres begins.
 
-Promise: once for each role and epoch, as soon as Postgres is where it belongs, or after a moment. Files, commands and the
-journal want the same disk and processors as a failover, during which clients wait. Source: design §6. Runs in the main loop.
+Promise: once for each role and epoch, when Postgres is where it belongs and its clients had a moment to come back, or after a
+second. Files, commands and the journal want the same disk and processors as a failover, during which clients wait.
+Source: design §6. Runs in the main loop.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ha_manager.orders import ROLE_OF, Epoch, Role, Want
+from ha_manager.orders import ROLE_OF, Epoch, Postgres, Role, Want
 from ha_manager.outlook import Carried, Look, observed_state
 from ha_manager.plan import Observed
 
 #: they begin so long after the change at the latest (seconds)
 POSTGRES_FIRST = 1.0
+#: and so long after Postgres: its clients come back in that moment (seconds)
+CLIENTS_FIRST = 0.1
+#: where Postgres belongs; one that has only been stopped for a handover is not there yet, and the heir's clients wait
+_PLACES = {Role.ACTIVE: (Postgres.PRIMARY,), Role.PASSIVE: (Postgres.STANDBY, Postgres.DETACHED), None: ()}
 
 
 class Begins(Protocol):
@@ -32,6 +37,8 @@ class RoleChange:
         self._planned: tuple[Role, Epoch] | None = None
         #: the newest one whose plan has not begun
         self._pending: Want | None = None
+        #: the newest one whose plan is to begin in a moment
+        self._due: Want | None = None
         self._observed: Observed | None = None
 
     def forget(self) -> None:
@@ -51,11 +58,16 @@ class RoleChange:
         """Postgres, as it was seen."""
         checkpointed = wanted is not None and carried.checkpointed >= wanted.epoch.number > 0
         observed = Observed(observed_state(look.observation, carried), checkpointed=checkpointed)
-        if self._pending is not None and look.link == carried.link and look.serial >= self._pending.serial:
-            self._begin(self._pending)
         if observed != self._observed:
             self._observed = observed
             self._planner.observed(observed)
+        pending = self._pending
+        if pending is None or pending is self._due:
+            return
+        carried_out = look.link == carried.link and look.serial >= pending.serial
+        if carried_out and observed.postgres in _PLACES[ROLE_OF[pending.phase]]:
+            self._due = pending
+            self._after(CLIENTS_FIRST, lambda: self._begin(pending))
 
     def _begin(self, want: Want) -> None:
         if self._pending is want:

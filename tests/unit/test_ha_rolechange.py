@@ -8,10 +8,13 @@ from ha_manager.observation import Observation
 from ha_manager.orders import Epoch, Phase, Postgres, Role, Want
 from ha_manager.outlook import Carried, Look
 from ha_manager.plan import Observed
-from ha_manager.rolechange import POSTGRES_FIRST, RoleChange
+from ha_manager.rolechange import CLIENTS_FIRST, POSTGRES_FIRST, RoleChange
 
 EPOCH = Epoch(2, "vs-28")
 ACTIVE = Want(7, Phase.ACTIVE, EPOCH, Postgres.PRIMARY, because="vs-166 is dead")
+PRIMARY = Observation(state="running", answers=True)
+STOPPED = Observation(state="stopped")
+STANDBY = Observation(state="running", answers=True, in_recovery=True)
 
 
 class _Planner:
@@ -32,9 +35,15 @@ class _World:
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.change = RoleChange(self.planner, lambda seconds, call: self.later.append((seconds, call)))
 
-    def look(self, serial: int, link: int = 1) -> None:
+    def look(self, serial: int, link: int = 1, seen: Observation = PRIMARY) -> None:
         carried = Carried(serial=serial, link=1)
-        self.change.looked(Look(Observation(), serial, link), carried, ACTIVE)
+        self.change.looked(Look(seen, serial, link), carried, ACTIVE)
+
+    def moment(self) -> float:
+        """The last one that was asked for comes; returns after how long."""
+        seconds, call = self.later[-1]
+        call()
+        return seconds
 
 
 BEGUN = [(Role.ACTIVE, EPOCH, "vs-166 is dead")]
@@ -47,9 +56,21 @@ def test_it_begins_with_a_look_that_is_later_than_what_is_wanted_and_only_once()
     assert world.planner.begun == []
     world.look(7)
     world.look(8)
-    [(seconds, moment)] = world.later
+    assert world.planner.begun == [], "its clients come first"
+    assert (world.moment(), world.planner.begun) == (CLIENTS_FIRST, BEGUN)
+    [(seconds, moment), _] = world.later
     moment()
     assert (seconds, world.planner.begun) == (POSTGRES_FIRST, BEGUN)
+
+
+def test_one_that_hands_over_begins_when_its_postgres_follows_not_when_it_is_stopped() -> None:
+    """The heir's clients wait at that time, and both may share a disk or a processor, as virtual machines do."""
+    world = _World()
+    world.change.wanted(Want(7, Phase.STANDING_DOWN, EPOCH, Postgres.STOPPED, because="ha failover"))
+    world.look(7, seen=STOPPED)
+    assert len(world.later) == 1
+    world.look(8, seen=STANDBY)
+    assert world.moment() == CLIENTS_FIRST and world.planner.begun == [(Role.PASSIVE, EPOCH, "ha failover")]
 
 
 def test_a_look_of_another_heartbeat_counts_for_nothing() -> None:
