@@ -114,6 +114,11 @@ class Carrying:
             if self._seen.state != state:
                 self._seen = replace(self._seen, state=state, answers=False)
 
+    @property
+    def busy(self) -> bool:
+        """A step is being carried out. Any thread."""
+        return self._doing is not None
+
     @contextmanager
     def _amid(self, want: Want) -> Iterator[None]:
         with self._condition:

@@ -1,9 +1,9 @@
 """Looking at Postgres, and letting it live: two threads that nothing else may hold up.
 
-Promise: an observation every 100 ms, every 20 ms while something changes, every 250 ms while nothing does; at once when
-Postgres ends. A Postgres that hangs delays only the next observation, which then is old and counts as unhealthy. The keeper's
-lease is renewed only while the main loop is alive and, for a primary, only as long as heartbeat's role lease plus the restart
-allowance; past that, Postgres is ended. Source: design §4 rule 5.
+Promise: an observation every 100 ms, every 20 ms while something changes that no step proves, every 250 ms while nothing
+does; at once when Postgres ends. A Postgres that hangs delays only the next observation, which then is old and counts as
+unhealthy. The keeper's lease is renewed only while the main loop is alive and, for a primary, only as long as heartbeat's role
+lease plus the restart allowance; past that, Postgres is ended. Source: design §4 rule 5.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Observed(Protocol):
 
 
 class Monitor:
-    """Looks; hands each look to ``seen``, from its thread. ``calm``: nothing changes."""
+    """Looks; hands each look to ``seen``, from its thread. ``calm``: nothing changes; ``busy``: a step is being carried out: it
+    proves what it does by itself, and needs the processor.
+    """
 
     def __init__(
         self,
@@ -53,9 +55,11 @@ class Monitor:
         carried: Callable[[], Carried],
         seen: Callable[[Look], None],
         calm: Callable[[], bool],
+        busy: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
         self._db = database
+        self._busy = busy
         self._carried = carried
         self._seen = seen
         self._calm = calm
@@ -66,8 +70,14 @@ class Monitor:
 
     def nudge(self, seconds: float = 0.0) -> None:
         """Look at once, and for ``seconds`` more often: something changes."""
-        self._quick_until = max(self._quick_until, self._clock() + seconds)
         self._wake.set()
+        self.soon(seconds)
+
+    def soon(self, seconds: float) -> None:
+        """Something changes: look at once, and for ``seconds`` more often, but not before the step that goes on has ended."""
+        self._quick_until = max(self._quick_until, self._clock() + seconds)
+        if not self._busy():
+            self._wake.set()
 
     def end(self) -> None:
         self._ended = True
@@ -78,7 +88,8 @@ class Monitor:
             began = self._clock()
             self._wake.clear()
             self.look()
-            period = QUICK if self._clock() < self._quick_until else CALM if self._calm() else PERIOD
+            quick = self._clock() < self._quick_until and not self._busy()
+            period = QUICK if quick else CALM if self._calm() else PERIOD
             self._wake.wait(max(0.002, period - (self._clock() - began)))
 
     def watch(self) -> None:

@@ -118,7 +118,7 @@ class Daemon:
         self.copier = Copier(lambda: self.config, self.messages.alarm)
         self.peer = Peer(lambda: self.config, keys, self, boottime, {SUBSYSTEM: self.copier.forward})
         self.worker = Worker(database, self.peer, self, boottime)
-        self.monitor = Monitor(database, lambda: self.worker.carried, self.seen, self.calm, boottime)
+        self.monitor = Monitor(database, lambda: self.worker.carried, self.seen, self.calm, lambda: self.worker.busy, boottime)
         self.lease = Lease(
             database,
             loop_alive=lambda: self.alive_at,
@@ -416,7 +416,7 @@ class Daemon:
 
     def changed(self) -> None:
         """worker.Events."""
-        self.monitor.nudge(1.0)
+        self.monitor.soon(1.0)
         self.mail.post(self._on_changed)
 
     def _on_changed(self) -> None:

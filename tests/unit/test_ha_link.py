@@ -12,7 +12,7 @@ import pytest
 from ha_manager.greeting import FACTS, Greeting
 from ha_manager.keeper_client import Latest
 from ha_manager.link import HeartbeatLink
-from ha_manager.monitor import ALONE_TTL, PASSIVE_TTL, Lease, Monitor
+from ha_manager.monitor import ALONE_TTL, PASSIVE_TTL, PERIOD, QUICK, Lease, Monitor
 from ha_manager.observation import NOTHING, Observation
 from ha_manager.orders import Facts, Postgres, Want
 from ha_manager.outlook import Carried
@@ -267,7 +267,7 @@ class Nudged(Monitor):
 def test_a_postgres_that_starts_or_ends_is_looked_at_at_once() -> None:
     """The keeper tells; while nothing changes, the next look would be a quarter of a second away."""
     keeper = Keeper()
-    monitor = Nudged(keeper, Carried, lambda look: None, lambda: True, lambda: 100.0)
+    monitor = Nudged(keeper, Carried, lambda look: None, lambda: True, lambda: False, lambda: 100.0)
     keeper.states = ["running", "running", "stopped", "stopped"]
     keeper.no_more = monitor.end
     monitor.watch()
@@ -347,3 +347,35 @@ def test_what_the_keeper_said_last_counts_whichever_connection_it_came_over() ->
     assert latest.within(-1.0) is None, "too old"
     latest.forget()
     assert latest.within(1.0) is None
+
+
+class Waits:
+    """``threading.Event`` of a monitor whose step ends after the second look, and which ends after the fourth."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor, self.periods, self.busy, self.woken = monitor, [], True, 0
+
+    def clear(self) -> None:
+        pass
+
+    def set(self) -> None:
+        self.woken += 1
+
+    def wait(self, seconds: float) -> None:
+        self.periods.append(seconds)
+        if len(self.periods) == 2:
+            self.busy = False
+            self.monitor.soon(1.0)
+        if len(self.periods) == 4:
+            self.monitor.end()
+
+
+def test_a_step_that_is_carried_out_has_the_processor_and_what_comes_after_it_is_looked_at_often() -> None:
+    keeper = Keeper()
+    monitor = Monitor(keeper, Carried, lambda look: None, lambda: False, lambda: waits.busy, lambda: 100.0)
+    waits = Waits(monitor)
+    monitor._wake = waits  # type: ignore[assignment]
+    monitor.soon(1.0)
+    assert waits.woken == 0, "the step proves what it does"
+    monitor.run()
+    assert waits.periods == pytest.approx([PERIOD, PERIOD, QUICK, QUICK]) and waits.woken == 2
