@@ -37,7 +37,7 @@ class Looking(UnderKeeper):
             return replace(NOTHING, at=boottime(), because="another look at Postgres has not ended yet")
         try:
             state, ended, own = self._keeper_says(limit / 3, TOLD)
-            seen = self._observer.look(limit, own, self._beyond)
+            seen = self._observer.look(limit, own, self._beyond, ending=state == "stopping")
             if state != "running" or not seen.answers:
                 state, ended, _ = self._keeper_says(limit / 3)  # it may have changed in this very moment
         finally:

@@ -41,6 +41,8 @@ class Server:
         self.config = config
         self._files = threading.Lock()
         self._kept: _Kept | None = None
+        #: what this process had which postmaster read last
+        self._told: tuple[Dynamic, int, int] | None = None
 
     def conninfo(self, sync: str = "local", database: str = "postgres") -> str:
         config = self.config
@@ -85,25 +87,34 @@ class Server:
 
     def reload(self) -> None:
         """SIGHUP to the postmaster; no connection is needed. When it takes effect is another question."""
+        postmaster.send(self._running().pid, signal.SIGHUP)
+
+    def _running(self) -> Process:
         head = postmaster.postmaster_of(self.config.data_dir)
         if head is None:
             raise ReplicationError("Postgres is not running, so it can't reload its settings")
-        postmaster.send(head.pid, signal.SIGHUP)
+        return head
 
     def dynamic(self) -> Dynamic:
         return adoption.read_dynamic(self.config)
 
     def change(self, *, reload: bool = True, **changes: Any) -> bool:
         """Change what depends on the role (fields of ``Dynamic``). Reloads even if the file holds it already: whoever wrote it
-        may have died before. True if the file changed.
+        may have died before; not if this process had that postmaster read the very same, which is work for all its processes.
+        True if the file changed.
         """
         with self._files:
             before = self.dynamic()
             after = replace(before, **changes)
             if after != before:
+                self._told = None
                 adoption.write_dynamic(self.config, after)
-        if reload:
-            self.reload()
+            if reload:
+                head = self._running()
+                told = (after, head.pid, head.start)
+                if told != self._told:
+                    postmaster.send(head.pid, signal.SIGHUP)
+                    self._told = told
         return after != before
 
 
@@ -211,9 +222,10 @@ class Observer:
         self._vitals_at = -inf
         self._auto: tuple[object, tuple[str, ...]] = (None, ())
 
-    def look(self, limit: float, own: int, beyond: Callable[[int], int]) -> Observation:
+    def look(self, limit: float, own: int, beyond: Callable[[int], int], ending: bool = False) -> Observation:
         """What is seen. Never raises for a Postgres that is down or hangs. ``own``: the keeper's postmaster, -1 if the keeper
-        can't tell; another one is no good. ``beyond``: what the transaction counter means (``Observation.beyond``).
+        can't tell; another one is no good. ``beyond``: what the transaction counter means (``Observation.beyond``). ``ending``:
+        it is being stopped, and isn't asked: it would start a process for each connection that it refuses, and end after those.
         """
         now = boottime()
         head = self._heads.look(self._server.config.data_dir)
@@ -223,6 +235,9 @@ class Observer:
             "overridden": self._overridden(),
             "missing": ownfiles.missing(self._server.config.state_dir) if head is not None else (),
         }
+        if ending and head is not None:
+            self.close()
+            return Observation(at=now, state="running", **around)
         return self._look(head, now, limit, beyond, around)
 
     def _is_foreign(self, head: Process) -> bool:
