@@ -25,7 +25,7 @@ from ha_manager.statusfile import Messages, StatusFile
 from ha_manager.steps import committed_here, replace_tree, run_hooks, same_tree
 from manager.holding import Holding, Release, Version
 from manager.receiver.memory import Memory, Store
-from runtime.control import ControlServer
+from runtime.control import ControlServer, Request
 from runtime.errors import CommandFailed
 from runtime.loop import Loop
 from runtime.proctree import alive
@@ -342,11 +342,14 @@ def test_a_heartbeat_that_dies_amid_a_failover_is_waited_for(tmp_path: Path, cap
     loop, asked = Loop(), list[dict[str, Any]]()
     asking = threading.Thread(target=lambda: asked.append(_amid_failover(config, 20.0)))
     asking.start()
-    server = ControlServer(folder / "control", loop.selector, {"status": lambda request: {"phase": "passive"}})
-    serving = threading.Thread(target=loop.run)
-    serving.start()
+
+    def status(request: Request) -> dict[str, Any]:
+        loop.call_after(0.0, loop.stop)
+        return {"phase": "passive"}
+
+    server = ControlServer(folder / "control", loop.selector, {"status": status})
+    loop.call_after(20.0, loop.stop)
+    loop.run()
     asking.join(20.0)
-    loop.call_after(0.0, loop.stop)
-    serving.join(5.0)
     server.close()
     assert asked and asked[0]["phase"] == "passive"
