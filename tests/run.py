@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +65,10 @@ TRACEBACK = "--tb=native"
 IDLE = ["chrt", "--idle", "0"]
 #: A single test may take so long (seconds) before it counts as hanging; coverage makes those that compute slower
 FAST_LIMIT, COVERED_LIMIT, LAB_LIMIT = 120, 300, 600
+#: A run may take so long to end after its last test (seconds): a thread that nobody ends would hold it for ever
+EXIT_LIMIT = 60
+#: Ended by SIGABRT it says what its threads were doing
+PYTHON = [sys.executable, "-X", "faulthandler"]
 
 
 def main() -> int:
@@ -125,7 +131,7 @@ class Run:
         coverage = ["-m", "coverage", "run", f"--data-file={data / 'coverage'}.{name}"] if covering else []
         if not quiet:
             say(title)
-        self._child = self._start([*(before or []), sys.executable, *coverage])
+        self._child = self._start([*(before or []), *PYTHON, *coverage])
 
     def _start(self, python: list[str], *more: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE if self._quiet else None
@@ -134,11 +140,26 @@ class Run:
 
     def finish(self) -> tuple[int, Counter[str]]:
         """Exit status and counts."""
-        output = self._child.communicate()[0]
+        output = self._await_end()
         if self._quiet:
             say(self.title)
             print(output, flush=True)
         return self._child.returncode, count(self._report)
+
+    def _await_end(self) -> str | None:
+        limit = inf
+        while True:
+            try:
+                return self._child.communicate(timeout=1.0)[0]
+            except subprocess.TimeoutExpired:
+                if limit == inf and self._report.exists():
+                    limit = time.monotonic() + EXIT_LIMIT
+                if time.monotonic() > limit:
+                    say(
+                        f"{self.title}: did not end within {EXIT_LIMIT} s after its last test; a thread of it goes on, it seems"
+                    )
+                    self._child.send_signal(signal.SIGABRT)
+                    limit = inf
 
     def wait(self) -> None:
         self._child.wait()
@@ -148,7 +169,8 @@ class Run:
         before = failed(self._report)
         say(f"{self.title}: {len(before)} failed; once more, these only (named at the end as unsteady if they pass now)")
         self._quiet = False
-        self._child = self._start([sys.executable], "--last-failed")
+        self._report.unlink()
+        self._child = self._start(PYTHON, "--last-failed")
         code, counts = self.finish()
         still = failed(self._report)
         return code, counts, [name for name in before if name not in still]
