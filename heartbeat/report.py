@@ -86,7 +86,8 @@ def what_activation_risks(core: Server) -> str:
         risk = "it was not in sync: everything that the other server acknowledged since is lost"
     if core.rules.higher_epoch_known():
         risk = f"epoch {core.heard_epoch} is known: what the other server acknowledged in it is lost"
-    return f"{held}; {risk}. If the other server is gone for good: `ha activate --force`"
+    first = "see to it that Postgres starts here, then " if core.facts.data == "failed" and not core.manager_lost else ""
+    return f"{held}; {risk}. If the other server is gone for good: {first}`ha activate --force`"
 
 
 def nothing_to_serve(core: Server) -> str | None:

@@ -112,9 +112,9 @@ def unfit(epoch: int = 4, healthy: bool = True, calls_in_sync: int = -1) -> Serv
     return server
 
 
-def copying() -> Server:
+def copying(because: str = "the database is being copied from vs-28", data: str = "copying") -> Server:
     server = unfit()
-    server.facts = replace(server.facts, healthy=False, because="the database is being copied from vs-28", data="copying")
+    server.facts = replace(server.facts, healthy=False, because=because, data=data)
     server.run(0.1)
     return server
 
@@ -189,6 +189,8 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         f"{NOT_FIT}: this server does not hold yet all that the active wants it to hold before it calls it in sync. ",)),
     ("half a copy, the active silent", lambda: silent(copying()), (
         "An operator has no choice: there is no complete database here that could be served: vs-28 has to come back.",)),
+    ("can't start, the active silent", lambda: silent(copying("Postgres did not come up", "failed")), (
+        "If the other server is gone for good: see to it that Postgres starts here, then `ha activate --force`",)),
     ("not in sync, the active silent", lambda: silent(unfit()), (
         "It does not take over: this server was not in sync when the active was last heard.",)),
     ("heard by nobody", lambda: hearing_nothing(), ("vs-28 is heard, but does not hear this server.",)),
