@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sys
 
-from runtime.priority import hurry
+from runtime.priority import DIRECTOR, hurry
 
 
 def main(argv: list[str] | None = None) -> None:
-    hurry()
+    hurry(DIRECTOR)
     import argparse
 
     from director.config import MODULE_XML

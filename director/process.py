@@ -28,6 +28,7 @@ from runtime.control import ControlServer, Request
 from runtime.errors import ConfigError, HaError
 from runtime.linkwatch import LinkWatch
 from runtime.loop import Loop
+from runtime.priority import DIRECTOR
 from runtime.removals import Removals
 from runtime.rtnetlink import AddressSocket
 from runtime.service import Service, run
@@ -35,8 +36,6 @@ from runtime.service import Service, run
 log = logging.getLogger(__name__)
 
 RUN = "/run/director"
-#: adverts before everything of the policy tier that may run here too
-PRIORITY = 3
 _LATE = "at adverts of less than 100 ms a busy node may be taken for dead"
 #: seconds after a clean stop in which packets on their way still find their node
 _LINGER = 1.0
@@ -244,7 +243,7 @@ def enabled(file: Path) -> Config:
 def body(service: Service, file: Path, run_dir: Path) -> int:
     config = enabled(file)
     process = Process(service, config, file, run_dir)
-    refused = realtime.prepare(config.vrrp.realtime, PRIORITY, "the director", _LATE)
+    refused = realtime.prepare(config.vrrp.realtime, DIRECTOR, "the director", _LATE)
     for said in refused:
         log.warning("%s", said)
     process.start(refused)

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 
-#: heartbeat's, unless ha.cf says otherwise (``rtprio``), and that of whoever reports to it and must never be in its way
+#: heartbeat's, unless ha.cf says otherwise (``rtprio``), and that of whoever must never be in its way: those who report to it,
+#: and the director, whose silence costs a second, not the role of a database
 HEARTBEAT, REPORTER = 2, 1
+DIRECTOR = REPORTER
 #: what comes of it in heartbeat; and in ha_manager, which has no such setting
 LATE_HEARTBEAT = "a busy server may be taken for dead; `realtime off` accepts that"
 LATE_REPORTER = "a busy server may be taken for one whose ha_manager hangs"
