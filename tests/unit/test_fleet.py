@@ -298,12 +298,14 @@ def test_a_limited_commit_reaches_only_those_and_the_next_one_all(fleet: Fleet) 
 def test_a_device_that_hangs_or_is_dead_gets_it_later(fleet: Fleet) -> None:
     fleet.signal("scan-1", signal.SIGKILL)
     fleet.signal("scan-3", signal.SIGSTOP)
-    fleet.put("global/Scan/list", "two")
-    failures = fleet.commit()
-    assert len(failures) == 2 and "hangs" in " ".join(failures)
-    fleet.until_all_have("two", (*SERVERS, "scan-2"))
-    fleet.signal("scan-3", signal.SIGCONT)
-    fleet.start_receiver("scan-1")
+    try:
+        fleet.put("global/Scan/list", "two")
+        failures = fleet.commit()
+        assert len(failures) == 2 and "hangs" in " ".join(failures)
+        fleet.until_all_have("two", (*SERVERS, "scan-2"))
+    finally:  # whatever fails here, the next tests have their devices
+        fleet.signal("scan-3", signal.SIGCONT)
+        fleet.start_receiver("scan-1")
     fleet.until_all_have("two")
 
 
