@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from director.buckets import DEPTH, Buckets, Table, settled
@@ -38,7 +38,6 @@ def test_everybody_gets_the_weights_share(weights: dict[str, float]) -> None:
 
 
 @given(st.lists(weights_of_some, min_size=2, max_size=6), st.integers(1, 40))
-@settings(deadline=None)
 def test_shares_hold_after_any_sequence_a_few_at_a_time(sequence: list[dict[str, float]], limit: int) -> None:
     buckets = Buckets(Table.empty(FEW))
     for weights in sequence:
@@ -76,7 +75,6 @@ def test_only_the_lost_nodes_buckets_move(n: int) -> None:
 
 
 @given(st.lists(st.sampled_from(NAMES[:8]), min_size=1, max_size=30))
-@settings(deadline=None)
 def test_equals_that_come_and_go_move_as_few_as_they_can(turns: list[str]) -> None:
     present = dict.fromkeys(NAMES[8:10], 1.0)
     buckets = made(present, FEW)
@@ -89,7 +87,6 @@ def test_equals_that_come_and_go_move_as_few_as_they_can(turns: list[str]) -> No
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_the_chain_of_earlier_owners_ends_and_nobody_dead_is_asked(data: st.DataObject) -> None:
     present = dict.fromkeys(NAMES[:5], 1.0)
     buckets = made(present, FEW)

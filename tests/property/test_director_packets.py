@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from director.model import Advertisement, Heard, Instance, Start, State
@@ -36,14 +36,12 @@ def group(advert: Advertisement) -> str:
     return GROUP[6 if ":" in advert.source else 4]
 
 
-@settings(deadline=None)
 @given(adverts, st.sampled_from(Covers))
 def test_a_message_comes_back(advert: Advertisement, covers: Covers) -> None:
     sent = encode(advert, group(advert), covers)
     assert decode(sent, advert.source, group(advert), 255) == advert
 
 
-@settings(deadline=None)
 @given(adverts, st.data())
 def test_one_bent_bit_is_noticed(advert: Advertisement, data: st.DataObject) -> None:
     sent = bytearray(encode(advert, group(advert)))
@@ -53,7 +51,6 @@ def test_one_bent_bit_is_noticed(advert: Advertisement, data: st.DataObject) -> 
     assert dropped.value.reason in REASONS
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=120), st.sampled_from(["10.1.1.3", "fe80::3"]), st.integers(0, 255) | st.none())
 def test_any_bytes_are_dropped_with_a_reason_or_understood(message: bytes, source: str, hops: int | None) -> None:
     try:
@@ -62,7 +59,6 @@ def test_any_bytes_are_dropped_with_a_reason_or_understood(message: bytes, sourc
         assert dropped.reason in REASONS
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_any_packet_is_no_ip_packet_or_taken_apart(packet: bytes) -> None:
     try:
@@ -166,7 +162,6 @@ def test_a_message_summed_by_hand() -> None:
     assert encode(advert, GROUP[4]) == BY_HAND
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 255))
 def test_junk_moves_no_master(message: bytes, hops: int) -> None:
     router = Router(Instance(51, 2, 99, 1.0, ("10.1.1.250",), "10.1.1.2"), 0.0)

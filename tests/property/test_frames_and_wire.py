@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from base64 import b64encode
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from heartbeat.frames import CLASSIC_HEAD, CLASSIC_TAIL, HEAD, TAIL, FrameError, Key, Keyring, Method, authentic, decode, encode
@@ -33,14 +33,12 @@ messages = st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(fields, st.integers(1, 4))
 def test_fields_come_back(sent: dict[str, str | bytes], sending: int) -> None:
     ring = Keyring.of(sending, KEYS, compatible=True)
     assert decode(encode(sent, ring), ring) == sent
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400), st.booleans())
 def test_noise_is_a_frame_error(noise: bytes, compatible: bool) -> None:
     ring = Keyring.of(1, KEYS, compatible)
@@ -50,7 +48,6 @@ def test_noise_is_a_frame_error(noise: bytes, compatible: bool) -> None:
             decode(datagram, ring)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b"1", b"7", b"65", b":", b",", b"(0)", b"(1)", b"(2)", b"a", b"=", b"auth", TAIL, HEAD, b"\xff"]))
 )
@@ -61,7 +58,6 @@ def test_pieces_of_frames_are_fields_or_a_frame_error(pieces: list[bytes]) -> No
         assert all(isinstance(name, str) and isinstance(value, str | bytes) for name, value in taken.items())
 
 
-@settings(deadline=None)
 @given(fields, st.data())
 def test_a_damaged_frame_is_never_accepted(sent: dict[str, str | bytes], data: st.DataObject) -> None:
     ring = Keyring.of(1, KEYS)
@@ -77,7 +73,6 @@ def test_a_damaged_frame_is_never_accepted(sent: dict[str, str | bytes], data: s
     raise AssertionError(damaged)
 
 
-@settings(deadline=None)
 @given(fields)
 def test_the_classic_form_carries_the_same_fields(sent: dict[str, str | bytes]) -> None:
     lines = b"".join(
@@ -88,14 +83,12 @@ def test_the_classic_form_carries_the_same_fields(sent: dict[str, str | bytes]) 
     assert decode(frame, Keyring.of(1, KEYS, compatible=True)) == sent
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=80) | st.builds(lambda rest: b"\x45" + bytes(19) + rest, st.binary(max_size=40)))
 def test_no_packet_without_the_nonce_is_an_answer(packet: bytes) -> None:
     for kind in (IPV4, IPV6):
         assert answered(packet, 7, b"a nonce!", kind) is None
 
 
-@settings(deadline=None)
 @given(messages)
 def test_messages_come_back(sent: Message) -> None:
     ring = Keyring.of(1, KEYS)
@@ -104,7 +97,6 @@ def test_messages_come_back(sent: Message) -> None:
     assert stamp(authentic(frame, ring)) == (sent.node, sent.boot, sent.seq)
 
 
-@settings(deadline=None)
 @given(messages, st.data())
 def test_a_strange_value_is_refused_or_means_what_it_says(sent: Message, data: st.DataObject) -> None:
     frame = to_fields(sent, Header(bytes(16)))

@@ -171,7 +171,7 @@ def test_a_member_with_one_thing_wrong_is_no_member_or_a_plausible_one(data: st.
 
 
 @given(st.lists(st.dictionaries(st.sampled_from([f"02:00:00:00:00:{i:02x}" for i in range(9)]), st.floats(0.1, 4), min_size=1)))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_tables_come_back_as_they_were(sequence: list[dict[str, float]]) -> None:
     buckets = Buckets(Table.empty(256))
     for weights in sequence:
