@@ -37,7 +37,8 @@ WAITING = {
     "tests that wait for files": _units("files_service", "files_transfers", "files_process", "files_watching", "copying"),
     "tests that wait for disks": _units("adoption_crash", "scripts", "notifier_store", "receiver", "tree", "manager_uname"),
 }  # fmt: skip
-COMPUTING = [f"tests/{name}" for name in ("simulation", "property", "scenarios")]
+MUTANTS = "tests/simulation/test_mutants.py"
+COMPUTING = [f"tests/{name}" for name in ("simulation", "property", "scenarios")] + [f"--ignore={MUTANTS}"]
 #: Compiled, over all cores, or without coverage; beside the labs
 THOUSANDS = [
     "tests/simulation/test_simulation.py::test_thousands_of_schedules_compiled",
@@ -46,6 +47,7 @@ THOUSANDS = [
 GROUPS = {
     "unit tests": ["tests/unit", *(f"--ignore={file}" for files in WAITING.values() for file in files)],
     **WAITING,
+    "mutants": [MUTANTS],
     "simulation, properties, scenarios": [*COMPUTING, *(f"--deselect={test}" for test in THOUSANDS)],
 }
 LAB = "tests/lab"
