@@ -85,7 +85,9 @@ def prepare_launch(launch: Launch) -> None:
     for name, bits in launch.folders:
         _make_folder(Path(name), bits, entry)
     if not postmaster.processes_of(launch.data_dir):
-        for lock in (launch.data_dir / "postmaster.pid", *launch.locks):
+        # Whatever it holds: a power cut may have emptied it, and after a boot another Postgres may have got its number.
+        (launch.data_dir / "postmaster.pid").unlink(missing_ok=True)
+        for lock in launch.locks:
             _clear_stale(lock)
     # Last: from here on whoever is quicker has the data.
     startfence.up(launch.data_dir, launch.user)

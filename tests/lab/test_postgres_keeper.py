@@ -281,3 +281,18 @@ def test_a_stale_pid_file_with_a_living_number_does_not_stop_a_start(one: Node) 
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("left", ["", "\0" * 64, "another Postgres's"], ids=["empty", "zeros", "another Postgres's"])
+def test_a_pid_file_that_a_power_cut_left_does_not_stop_a_start(clusters: Pair, left: str) -> None:
+    """It may have reached the disk without its content; and after a boot another cluster may have got its number."""
+    one, another = clusters.active(), clusters.two
+    one.database.make_stopped(immediate=True)
+    if left.startswith("another"):
+        another.initdb()
+        another.up()
+        another.database.make_primary(1)
+        left = f"{another.postmaster()}\n{one.config.data_dir}\n0\n{one.config.port}\n\n\n\n"
+    Path(one.config.data_dir / "postmaster.pid").write_text(left)
+    one.database.make_primary(1, 10.0)
+    assert one.sql("SELECT count(*)::text FROM t") == "0"
