@@ -14,12 +14,13 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from ha_manager import cluster, postmaster, settings
+from ha_manager import administrator, cluster, postmaster, settings
 from ha_manager.cluster import Paths, PostgresConfig
 from ha_manager.rejoin import Control
 from ha_manager.settings import Dynamic, Static
@@ -34,7 +35,7 @@ _SYSTEMD = Path("/run/systemd/system")
 
 def check(config: PostgresConfig) -> list[str]:
     """Warnings; raises ConfigError for what can't work."""
-    admin, auto = cluster.read_settings(config.config_file), cluster.read_auto(config.data_dir)
+    admin, auto = administrator.verified(config), cluster.read_auto(config.data_dir)
     settings.refuse(admin, auto)
     if config.data_dir.is_mount():
         raise ConfigError(
@@ -78,9 +79,10 @@ def write_files(config: PostgresConfig, control: Control | None, peers: tuple[st
     """
     paths = Paths(config.state_dir)
     make_folder(config)
-    admin = cluster.read_settings(config.config_file)
+    usable = administrator.read(config)
+    admin = usable.found
     static = Static(
-        admin_file=config.config_file,
+        admin_file=usable.file,
         dynamic_file=paths.dynamic,
         data_dir=config.data_dir,
         hba_file=paths.hba,
@@ -89,6 +91,8 @@ def write_files(config: PostgresConfig, control: Control | None, peers: tuple[st
         values=settings.decide(admin, control, config.slot_keep_mb, config.port, config.version),
     )
     tls = settings.is_on(settings.effective(admin, cluster.read_auto(config.data_dir)), "ssl")
+    if not usable.wrong:
+        _write(config, paths.kept, administrator.text(admin))
     changed = write_access(config, peers, tls)
     changed |= _write(config, paths.settings, static.text())
     if standby and control is not None:
@@ -100,7 +104,7 @@ def write_files(config: PostgresConfig, control: Control | None, peers: tuple[st
 
 def write_access(config: PostgresConfig, peers: tuple[str, ...], tls: bool, *, fsync: bool = True) -> bool:
     """hba and ident alone: our lines and the administrator's. True if they changed."""
-    admin, paths = cluster.read_settings(config.config_file), Paths(config.state_dir)
+    admin, paths = cluster.usable_settings(config), Paths(config.state_dir)
     hba, ident = (_admin_file(config, admin, name, default) for name, default in _ADMIN_FILES)
     changed = _write(config, paths.hba, hba_text(hba, peers, config.user, config.version, tls), fsync=fsync)
     return _write(config, paths.ident, ident_text(ident, config.user, config.version), fsync=fsync) or changed
@@ -117,7 +121,7 @@ def make_folder(config: PostgresConfig) -> None:
         parent.chmod(parent.stat().st_mode & 0o7777 | 0o011)
 
 
-def _admin_file(config: PostgresConfig, admin: dict[str, settings.Setting], name: str, default: str) -> Path:
+def _admin_file(config: PostgresConfig, admin: Mapping[str, settings.Setting], name: str, default: str) -> Path:
     written = admin[name].value if name in admin else default
     return config.data_dir / written
 
@@ -318,5 +322,5 @@ def remove_files(config: PostgresConfig) -> None:
     long as it is there, HA is not off yet (install.sh --uninstall).
     """
     paths = Paths(config.state_dir)
-    for path in (paths.dynamic, paths.hba, paths.ident, paths.passfile, paths.settings):
+    for path in (paths.dynamic, paths.hba, paths.ident, paths.passfile, paths.kept, paths.settings):
         durable.remove_durably(path)

@@ -9,6 +9,7 @@ acknowledged write lost" (in-place care).
 |---|---|---|---|
 | a postmaster that isn't the keeper's | both | foreign | END_FOREIGN |
 | files of ours are gone, without which Postgres takes no other settings | both | own-files | REMAKE |
+| the administrator's settings can't be used, or can be again | both | settings | SETTINGS |
 | ALTER SYSTEM overrides a setting of ours | both | overridden | RESET |
 | ``synchronous_standby_names`` is not what is wanted and was proven | active | names | PROVE |
 | the peer's slot lost or gone, the replication role gone or without its rights | active | slot | SETTLE |
@@ -71,6 +72,7 @@ FEW_PLACES = 3
 class Remedy(StrEnum):
     END_FOREIGN = "end a Postgres that ha_manager's keeper did not start"
     REMAKE = "write ha_manager's own files again"
+    SETTINGS = "let Postgres go by the administrator's settings where they can be used, else by those that could be last"
     RESET = "take back what ALTER SYSTEM overrides"
     PROVE = "set the names of who must acknowledge, and prove it again"
     SETTLE = "make slot and role of the other server again"
@@ -98,8 +100,8 @@ class Findings:
 Found = Iterator[tuple[str, str, Remedy | None]]
 
 _ALARMS = (
-    "foreign", "own-files", "overridden", "names", "slot", "sender", "connections", "promoted", "replay", "receiver", "lag",
-    "disk-database", "disk-log", "disk-state", "disk-messages",
+    "foreign", "own-files", "settings", "overridden", "names", "slot", "sender", "connections", "promoted", "replay",
+    "receiver", "lag", "disk-database", "disk-log", "disk-state", "disk-messages",
 )  # fmt: skip
 _DISK_ALARMS = {
     DATABASE: "disk-database", LOG: "disk-log", STATE: "disk-state", MESSAGES: "disk-messages",
@@ -131,8 +133,12 @@ class Care:
         if seen.foreign and want.postgres is not Postgres.KEEP:
             words = f"somebody started a Postgres on this server's data by hand (process {seen.foreign}): it follows"
             yield "foreign", f"{words} nobody, and is ended; only ha_manager starts one here", Remedy.END_FOREIGN
+        if seen.unusable and want.postgres is not Postgres.KEEP:
+            yield "settings", f"{seen.unusable}: until then Postgres goes by the settings that it had before", None
         if not seen.answers:
             return
+        if seen.settings_due and want.postgres is not Postgres.KEEP:
+            yield "settings", "", Remedy.SETTINGS
         if seen.missing and want.postgres is not Postgres.KEEP:
             words = f"somebody removed {', '.join(seen.missing)}, without which the settings of Postgres can't be changed"
             yield "own-files", f"{words}: made again as Postgres runs", Remedy.REMAKE

@@ -94,6 +94,11 @@ class Paths:
         return self.root / "lineage"
 
     @property
+    def kept(self) -> Path:
+        """The administrator's settings, as they could be used last."""
+        return self.root / "administrator.conf"
+
+    @property
     def autostart(self) -> Path:
         """What start.conf said before."""
         return self.root / "start.conf.before"
@@ -229,9 +234,30 @@ def _text(found: dict[str, Setting], name: str) -> str:
 # --- reading what the administrator wrote -------------------------------------------------------------------------------------
 
 
-def read_settings(path: Path) -> dict[str, Setting]:
-    """All settings of a configuration file; raises ConfigError."""
-    return settings.read(path, _read_file, _list_folder)
+def read_settings(path: Path, looked_at: list[Path] | None = None) -> dict[str, Setting]:
+    """All settings of a configuration file; raises ConfigError. ``looked_at`` gets each file and folder that was read."""
+    looked = [] if looked_at is None else looked_at
+
+    def file(path: Path) -> str | None:
+        looked.append(path)
+        return _read_file(path)
+
+    def folder(path: Path) -> list[str]:
+        looked.append(path)
+        return _list_folder(path)
+
+    return settings.read(path, file, folder)
+
+
+def usable_settings(config: PostgresConfig) -> dict[str, Setting]:
+    """The administrator's, or where these can't even be read, our copy of what could be used last. Raises ConfigError."""
+    kept = Paths(config.state_dir).kept
+    try:
+        return read_settings(config.config_file)
+    except ConfigError:
+        if not kept.exists():
+            raise
+        return read_settings(kept)
 
 
 def read_auto(data_dir: Path) -> dict[str, Setting]:
@@ -262,7 +288,7 @@ def _list_folder(path: Path) -> list[str]:
 def launch_of(config: PostgresConfig) -> dict[str, Any]:
     """What the keeper must know to start it (postgres_child.Launch)."""
     folders = [[str(config.socket_dir), 0o2775]]
-    statistics = _text(read_settings(config.config_file), "stats_temp_directory")
+    statistics = _text(usable_settings(config), "stats_temp_directory")
     if statistics.startswith("/"):
         folders.append([statistics, 0o750])
     return {

@@ -239,6 +239,10 @@ class Observation:
     system_identifier: str = ""
     #: settings of ours that ALTER SYSTEM overrides
     overridden: tuple[str, ...] = ()
+    #: why the administrator's settings can't be used as they are now; "" if they can
+    unusable: str = ""
+    #: whether what they say counts, or what they said last, has changed: our own settings file is to follow
+    settings_due: bool = False
     #: files of ours that Postgres goes by, and that somebody removed
     missing: tuple[str, ...] = ()
     #: a postmaster on this data that isn't the keeper's: its process id; 0: none
@@ -290,7 +294,9 @@ NOTHING = Observation(because="Postgres has not been looked at yet")
 def stopped(seen: Observation, at: float) -> Observation:
     """No process of it is left."""
     words = "Postgres is not running"
-    return Observation(at=at, state="stopped", because=words, disks=seen.disks, overridden=seen.overridden)
+    return Observation(
+        at=at, state="stopped", because=words, disks=seen.disks, overridden=seen.overridden, unusable=seen.unusable
+    )
 
 
 def detached(seen: Observation, at: float, position: int) -> Observation:

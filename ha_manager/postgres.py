@@ -18,7 +18,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from ha_manager import adoption, cluster, disks, keeper, ownfiles, postmaster, settings, sql, vitals
+from ha_manager import administrator, adoption, cluster, disks, keeper, ownfiles, postmaster, settings, sql, vitals
 from ha_manager.cluster import PostgresConfig
 from ha_manager.observation import Observation, Receiver, Slot, StandbyRow, Vitals, lsn
 from ha_manager.settings import Dynamic
@@ -221,6 +221,7 @@ class Observer:
         self._vitals: Vitals | None = None
         self._vitals_at = -inf
         self._auto: tuple[object, tuple[str, ...]] = (None, ())
+        self._administrator = administrator.Watch()
 
     def look(self, limit: float, own: int, beyond: Callable[[int], int], ending: bool = False) -> Observation:
         """What is seen. Never raises for a Postgres that is down or hangs. ``own``: the keeper's postmaster, -1 if the keeper
@@ -229,10 +230,13 @@ class Observer:
         """
         now = boottime()
         head = self._heads.look(self._server.config.data_dir)
+        unusable, due = self._administrator.look(self._server.config, now)
         around: dict[str, Any] = {
             "foreign": head.pid if head is not None and own not in (-1, head.pid) and self._is_foreign(head) else 0,
             "disks": self._disks.look(self._server.config),
             "overridden": self._overridden(),
+            "unusable": unusable,
+            "settings_due": due,
             "missing": ownfiles.missing(self._server.config.state_dir) if head is not None else (),
         }
         if ending and head is not None:

@@ -147,7 +147,7 @@ def keep_own_files(config: PostgresConfig, data: Path) -> None:
 
 def _own_files(config: PostgresConfig) -> list[Path]:
     """Those of them that lie in the data directory."""
-    found = cluster.read_settings(config.config_file) if config.config_file.exists() else {}
+    found = cluster.usable_settings(config) if config.config_file.exists() else {}
     names = [found[name].value if name in found else default for name, default in _OWN_FILES]
     paths = (config.config_file, *(config.data_dir / name for name in names if name))
     return [path for path in paths if path.is_relative_to(config.data_dir) and path.is_file()]

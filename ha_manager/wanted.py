@@ -290,6 +290,10 @@ class Wanted(Looking):
                 return ""
             if remedy is Remedy.REMAKE:
                 return self._remake(Clock(_REMAKE))
+            if remedy is Remedy.SETTINGS:
+                if self._write_files():
+                    self._server.reload()
+                return ""
             return mending.apply(self._server, remedy)
 
     def _remake(self, clock: Clock) -> str:

@@ -21,6 +21,7 @@ from ha_manager.care import Care, Remedy
 from ha_manager.observation import slot_name, standby_name
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Want
 from ha_manager.rejoin import Way
+from ha_manager.sql import Session, conninfo
 from runtime.errors import DidNotStart, HaError, ReplicationError
 
 pytestmark = pytest.mark.lab
@@ -92,6 +93,65 @@ def test_what_alter_system_overrides_is_taken_back_and_proven_again(clusters: Pa
     assert one.facts().overridden == () and one.sql("SHOW work_mem") == "5MB"
     assert one.facts().names == f'"{standby_name(clusters.two.name, 1)}"'
     assert one.database.mend(Remedy.RESET) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("no_such_setting = 5", 'unrecognized configuration parameter "no_such_setting" (correct it)'),
+        ("work_mem", "not a setting: 'work_mem'"),
+        ("work_mem = much", 'invalid value for parameter "work_mem": "much"'),
+        ("synchronous_commit = off", "commits would be acknowledged that the passive server does not hold"),
+    ],
+)
+def test_settings_of_the_administrator_that_cannot_be_used_do_not_keep_the_role_from_changing(
+    clusters: Pair, line: str, words: str
+) -> None:
+    """Postgres takes all of its files or nothing: commits would wait for a passive that is gone, and a new primary refuse
+    writes.
+    """
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    want = Want(1, Phase.ACTIVE, Epoch(1, one.name), Postgres.PRIMARY, Names.ENFORCED)
+    for node in (one, two):
+        with open(node.config.config_file, "a") as conf:
+            conf.write(f"{line}\n")
+        os.kill(node.postmaster(), signal.SIGHUP)
+        until(lambda node=node: words in node.facts().unusable, 10.0, words)  # type: ignore[misc]
+        mended(node)
+    findings = Care(two.name, 0).look(want, 1, one.facts(), time.monotonic())
+    assert words in findings.alarms["settings"] and str(one.config.config_file) in findings.alarms["settings"]
+    assert findings.remedies == ()
+    until(lambda: setting(one, "synchronous_commit") == "on", 5.0)
+    two.database.make_detached()
+    one.database.set_names_relaxed()
+    one.sql("INSERT INTO t VALUES (1)")
+    one.crash()
+    two.database.make_primary(2)
+    two.sql("INSERT INTO t VALUES (2)")
+    two.database.make_stopped(immediate=True)
+    two.database.make_primary(2)
+    two.sql("INSERT INTO t VALUES (3)")
+    text = two.config.config_file.read_text()
+    two.config.config_file.write_text(text.replace(line, "work_mem = 5MB"))
+    until(lambda: not two.facts().unusable, 10.0)
+    mended(two)
+    until(lambda: setting(two, "work_mem") == "5MB", 5.0)
+
+
+def setting(node: Node, name: str) -> str:
+    """As a client has it that says nothing about it."""
+    info = conninfo(host=str(node.config.socket_dir), port=node.config.port, user="postgres", dbname="postgres")
+    with contextlib.closing(Session(info, 2.0)) as session:
+        return session.one(f"SHOW {name}", 2.0)
+
+
+def mended(node: Node) -> None:
+    """Its settings file follows, once."""
+    until(lambda: node.facts().settings_due, 5.0)
+    assert node.database.mend(Remedy.SETTINGS) == ""
+    time.sleep(1.5)
+    assert not node.facts().settings_due
 
 
 def test_files_of_ours_that_somebody_removed_are_made_again_as_postgres_runs(clusters: Pair) -> None:
