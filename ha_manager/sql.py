@@ -324,11 +324,12 @@ _LIMITS: Mapping[int, tuple[str, ...]] = {
     14: ("idle_session_timeout=0",),
     17: ("transaction_timeout=0",),
 }
-#: Likewise; only a superuser may set some of them.
+#: Likewise; only a superuser may set some of them. As "replica" it sets off no event trigger, before Postgres 17 as well.
 _LOCAL: Mapping[int, tuple[str, ...]] = {
     0: (
         "lock_timeout=2s", "default_transaction_read_only=off", "search_path=pg_catalog", "client_min_messages=warning",
-        "DateStyle=ISO", "jit=off", "log_statement=none", "log_min_duration_statement=-1", "log_duration=off",
+        "session_replication_role=replica", "DateStyle=ISO", "jit=off", "log_statement=none", "log_min_duration_statement=-1",
+        "log_duration=off",
     ),
     17: ("event_triggers=off",),
 }  # fmt: skip

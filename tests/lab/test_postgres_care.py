@@ -196,6 +196,19 @@ def test_slot_and_role_that_were_dropped_are_made_again(clusters: Pair) -> None:
     until(lambda: (seen := one.facts().vitals) is not None and seen.role, 5.0)
 
 
+def test_event_triggers_of_the_administrator_do_not_keep_the_peer_from_following(clusters: Pair) -> None:
+    """What a promotion owes is a GRANT, too; one that was refused would leave the peer without its slot."""
+    one = clusters.active()
+    one.sql("REVOKE EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean) FROM ha_replication")
+    one.sql(f"SELECT pg_drop_replication_slot('{slot_name(clusters.two.name)}')")
+    one.sql("CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no DDL here'; END $$")
+    one.sql("CREATE EVENT TRIGGER no ON ddl_command_start EXECUTE FUNCTION no()")
+    with pytest.raises(ReplicationError, match="no DDL here"):
+        one.sql("CREATE TABLE refused (id int)")
+    one.database.settle_primary(1)
+    assert one.facts().slots != ()
+
+
 def test_a_lost_slot_is_replaced_and_only_a_fresh_copy_helps(clusters: Pair) -> None:
     one, two = clusters.active(), clusters.two
     with open(one.config.config_file, "a") as conf:
