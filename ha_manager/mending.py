@@ -103,11 +103,18 @@ def did_not_start(config: PostgresConfig, because: str, log_began: int) -> DidNo
     return DidNotStart(f"Postgres did not come up ({because}){said}; its log is {config.log_file}", words)
 
 
-_TAIL = 8192
+_TAIL = 65536
+#: clients are told so meanwhile, many times: nothing of it is why Postgres ended
+_TO_CLIENTS = (
+    "the database system is", "too many clients", "connection slots", "terminating connection", "authentication failed",
+    "no pg_hba.conf entry",
+)  # fmt: skip
 
 
 def last_words(log: Path, began: int) -> str:
-    """Without time stamp and process id; the last PANIC or FATAL, else the last line, which may end a sentence ("but …")."""
+    """Without time stamp and process id; the last PANIC or FATAL that wasn't for a client, else the last line, which may end a
+    sentence ("but …").
+    """
     try:
         with open(log, "rb") as file:
             end = file.seek(0, 2)
@@ -116,4 +123,5 @@ def last_words(log: Path, began: int) -> str:
     except OSError:
         return ""
     said = [line[line.index(word) :] for line in lines for word in ("PANIC: ", "FATAL: ") if word in line]
+    said = [words for words in said if not any(known in words for known in _TO_CLIENTS)]
     return " ".join((said or lines or [""])[-1].split()).removeprefix("but ")[:300]

@@ -29,7 +29,15 @@ LOG = b"""2026-11-28 13:37:03.983 UTC [460] LOG:  starting PostgreSQL 15.20
             b'but could not open file "/x/global/pg_control": Permission denied\n',
             'could not open file "/x/global/pg_control": Permission denied',
         ),
-        (b"x" * 20000 + b"\n" + LOG, "FATAL: database files are incompatible with server"),
+        (
+            LOG + b"x [2] FATAL:  the database system is starting up\n"
+            b'x [3] FATAL:  no pg_hba.conf entry for host "10.0.0.9", user "u", database "d", no encryption\n'
+            b"x [4] FATAL:  terminating connection due to administrator command\n",
+            "FATAL: database files are incompatible with server",
+        ),
+        (LOG + b"x [2] FATAL:  sorry, too many clients already\n" * 300, "FATAL: database files are incompatible with server"),
+        (b"x [2] FATAL:  the database system is starting up\n", "x [2] FATAL: the database system is starting up"),
+        (b"x" * 200000 + b"\n" + LOG, "FATAL: database files are incompatible with server"),
         (b"", ""),
     ],
 )
