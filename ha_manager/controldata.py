@@ -90,6 +90,24 @@ def history(data_dir: Path, timeline: int) -> tuple[tuple[int, int], ...]:
         return ()
 
 
+def label_start(data_dir: Path) -> int:
+    """Where the recovery of a copy begins, from its backup_label; -1: there is none, or it doesn't say."""
+    try:
+        found = re.match(r"START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+)", (data_dir / "backup_label").read_text(errors="replace"))
+    except OSError:
+        return -1
+    return lsn(found[1]) if found else -1
+
+
+def put_label_aside(data_dir: Path) -> bool:
+    """A backup_label would make a database that is no copy recover from that backup's beginning. True if there was one."""
+    try:
+        (data_dir / "backup_label").rename(data_dir / "backup_label.old")
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def segment_name(timeline: int, position: int, segment: int) -> str:
     """File name of the log segment that holds ``position``."""
     per_file = 0x100000000 // segment

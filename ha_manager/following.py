@@ -21,6 +21,7 @@ from ha_manager.orders import Epoch, Stop, Want
 from ha_manager.primary import Primary
 from ha_manager.progress import Pace, duration, words
 from ha_manager.rejoin import Verdict, Way
+from ha_manager.sql import Late
 from runtime.errors import DidNotStart, HaError, ReplicationError
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,9 @@ class Following(Primary):
         except DidNotStart as wrong:
             self._replace_damaged(want, follow, wrong)
             self._db.make_standby(follow, STARTS)
+        except Late as wrong:
+            self._copy_what_waits_in_vain(want, follow, wrong)
+            self._db.make_standby(follow, STARTS)
         self._misstarts = 0
         self._is_now("running")
         self._publish(detached=False, follow=want.follow)
@@ -124,6 +128,15 @@ class Following(Primary):
         way = Way.COPY if verdict.way is Way.START else verdict.way
         self._replace(want, replace(verdict, way=way, because=because, damaged=True), follow, active)
         self._misstarts, self._copied_at = 0, self._clock()
+
+    def _copy_what_waits_in_vain(self, want: Want, follow: Upstream, wrong: Late) -> None:
+        """It runs and takes no connections, maybe never: the log that would make it consistent may be gone on the active, too.
+        Raises ``wrong`` where there is hope.
+        """
+        reason = self._db.why_not_following(follow)
+        if reason is None:
+            raise wrong
+        self._copy_because(want, follow, reason, self._active.identity(want.follow))
 
     def _let_the_successor_begin(self, want: Want) -> None:
         """Raises Obsolete as soon as something else is wanted."""

@@ -183,8 +183,13 @@ def _here(server: Server, clock: Clock) -> Here | None:
         with server.session(clock.left) as session:
             reached = position(session, clock.left)
     except ReplicationError:
-        # Not consistent yet: what it has replayed can't be asked; what it needs next begins at the last checkpoint.
+        # Not consistent yet: what it has replayed can't be asked; what it needs next begins at the last checkpoint, or where
+        # its backup_label says, of which the log is not here.
         reached = control.redo
+        first = controldata.label_start(server.config.data_dir)
+        there = {name[8:] for name in controldata.segments(server.config.data_dir)}
+        if first >= 0 and controldata.segment_name(0, first, control.segment)[8:] not in there:
+            reached = first
     return here_at(control, controldata.segments(server.config.data_dir), max(reached, 0))
 
 

@@ -90,7 +90,8 @@ def _mine(config: PostgresConfig, lineage: Lineage, control: Control | None) -> 
     if control is None:
         return Mine(None)
     history = controldata.history(config.data_dir, control.last_timeline)
-    fresh = (config.data_dir / "backup_label").exists()
+    # In one that was a primary since it was last compared, somebody's backup left it.
+    fresh = (config.data_dir / "backup_label").exists() and not lineage.must_compare
     return Mine(control, history, lineage.known(control.last_timeline), fresh_copy=fresh)
 
 

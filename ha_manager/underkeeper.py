@@ -171,6 +171,8 @@ class UnderKeeper:
         for half in self._halves(clock):
             half.unlink()
             self._note(f"{half.name} of the log had come only in part: the timeline before has all of it")
+        if self._book.read().must_compare and controldata.put_label_aside(self.config.data_dir):
+            self._note("backup_label was put aside: somebody left it in this database, which was a primary and is no copy")
         if receiving.has_data(self.config.data_dir):
             # Theirs, started again and again, would always be quicker than ours. A keeper from before an upgrade lifts no bar.
             if self._orders.status(1.0).get("bars"):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, pair, until
@@ -19,6 +20,7 @@ from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, pair, unt
 from ha_manager import divergence, rewinding, space, tablenames, transfer
 from ha_manager.observation import Identity, Progress
 from ha_manager.rejoin import Verdict, Way
+from ha_manager.sql import Late
 from runtime.errors import ReplicationError
 
 pytestmark = pytest.mark.lab
@@ -490,3 +492,43 @@ def test_identity_survives_the_session(clusters: Pair) -> None:
     identity = one.database.identity()
     assert Identity.from_json(identity.as_json()) == identity
     assert identity.timeline == 2 and identity.history[0][0] == 1 and identity.lineage == {2: "1/vs-166"}
+
+
+#: of a backup that was made long ago
+LABEL = """START WAL LOCATION: 0/28 (file 000000010000000000000000)
+CHECKPOINT LOCATION: 0/60
+BACKUP METHOD: streamed
+BACKUP FROM: primary
+START TIME: 2024-01-01 00:00:00 UTC
+LABEL: x
+START TIMELINE: 1
+"""
+
+
+def label(node: Node) -> Path:
+    path = node.config.data_dir / "backup_label"
+    path.write_text(LABEL)
+    shutil.chown(path, "postgres", "postgres")
+    return path
+
+
+def test_a_backup_label_that_was_left_in_a_primary_makes_it_no_copy(clusters: Pair) -> None:
+    one, two = clusters.diverge()
+    left = label(one)
+    assert one.database.judge(two.database.identity()).way is Way.DIVERGED
+    two.crash()
+    label(two)
+    two.up()
+    two.database.make_primary(2, 10.0)
+    assert two.sql("SELECT count(*)::text FROM t") == "2"
+    assert left.exists() and any("backup_label was put aside" in note for note in two.notes)
+
+
+def test_a_standby_whose_recovery_needs_log_that_is_gone_is_told_before_it_takes_connections(clusters: Pair) -> None:
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.database.make_stopped(immediate=True)
+    label(two)
+    with pytest.raises(Late):
+        two.database.make_standby(one.upstream(1), 3.0)
+    assert "already been removed" in (two.database.why_not_following(one.upstream(1)) or "")

@@ -15,6 +15,7 @@ from ha_manager.observation import Identity, Observation, Progress, Receiver, St
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Stop, Want
 from ha_manager.outlook import Look, observed_state
 from ha_manager.rejoin import Verdict, Way
+from ha_manager.sql import Late
 from ha_manager.worker import Worker
 from runtime.errors import DidNotStart, ReplicationError
 
@@ -585,6 +586,14 @@ def test_a_standby_that_does_not_come_up_for_another_reason_is_not_copied(bench:
     bench.db.fail["standby"] = DidNotStart("Postgres did not come up", "FATAL: configuration file contains errors")
     for number in range(ATTEMPTS + 2):
         assert "copy copy" not in bench.do(want(Postgres.STANDBY, number + 1, follow=THEIRS), STOPPED)
+
+
+def test_a_standby_that_waits_for_log_that_is_gone_before_it_takes_connections_is_copied(bench: Bench) -> None:
+    bench.db.fail["standby"] = Late("Postgres takes no connections")
+    assert bench.do(want(Postgres.STANDBY, follow=THEIRS), STOPPED) == ["judge", "standby vs-28"]
+    bench.db.why = "requested WAL segment has already been removed"
+    calls = bench.do(want(Postgres.STANDBY, 2, follow=THEIRS), replace(RUNNING, state="starting"))
+    assert calls == ["judge", "standby vs-28", "stop fast", "judge", "copy copy", "standby vs-28"]
 
 
 @pytest.mark.parametrize(("way", "copied"), [(Way.START, Way.COPY), (Way.COPY, Way.COPY), (Way.DIVERGED, Way.DIVERGED)])
