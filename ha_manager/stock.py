@@ -45,7 +45,8 @@ SELECT string_agg(concat_ws(' in ', 'role ' || rolname, 'database ' || datname),
   FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
   WHERE EXISTS (SELECT FROM unnest(setconfig) one WHERE one ~* '^synchronous_commit=(off|of|local|false|no?|0)$')
 """
-_DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname"
+#: -2: one whose DROP was interrupted takes no connections
+_DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname"
 _USED = "SELECT extname || ' ' || extversion FROM pg_extension"
 #: of the database itself (Postgres 15), of the locale that it was created with (before), and of columns that name another one
 _DEFAULT_15 = """

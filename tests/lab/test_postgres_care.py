@@ -376,6 +376,14 @@ def test_what_is_installed_is_seen(clusters: Pair) -> None:
     assert mine.as_json() == two.database.inventory().as_json() | {"node": mine.node}
 
 
+def test_a_database_whose_removal_broke_off_keeps_nothing_of_the_others_from_being_seen(clusters: Pair) -> None:
+    """Postgres lets nobody connect to it any more; it stays until it is dropped again."""
+    one = clusters.active()
+    one.sql("CREATE DATABASE broken")
+    one.sql("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'broken'")
+    assert any(each.startswith("plpgsql ") for each in one.database.inventory().used)
+
+
 def test_a_walsender_that_hangs_gives_the_slot_of_a_copy_back(clusters: Pair) -> None:
     """It can't end by itself, and no other copy begins while it holds the slot."""
     one = clusters.active()
