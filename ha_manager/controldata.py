@@ -99,15 +99,6 @@ def label_start(data_dir: Path) -> int:
     return lsn(found[1]) if found else -1
 
 
-def put_label_aside(data_dir: Path) -> bool:
-    """A backup_label would make a database that is no copy recover from that backup's beginning. True if there was one."""
-    try:
-        (data_dir / "backup_label").rename(data_dir / "backup_label.old")
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def segment_name(timeline: int, position: int, segment: int) -> str:
     """File name of the log segment that holds ``position``."""
     per_file = 0x100000000 // segment

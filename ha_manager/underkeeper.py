@@ -171,8 +171,12 @@ class UnderKeeper:
         for half in self._halves(clock):
             half.unlink()
             self._note(f"{half.name} of the log had come only in part: the timeline before has all of it")
-        if self._book.read().must_compare and controldata.put_label_aside(self.config.data_dir):
-            self._note("backup_label was put aside: somebody left it in this database, which was a primary and is no copy")
+        if self._book.read().must_compare and (label := self.config.data_dir / "backup_label").exists():
+            # Not for us to remove: of a restored backup it is needed, and without it the database would be damaged silently.
+            self._note(
+                f"there is a {label} in this database, which was a primary: Postgres recovers from that backup's beginning,"
+                " and waits for log that may be gone; remove the file, unless a backup was restored here"
+            )
         if receiving.has_data(self.config.data_dir):
             # Theirs, started again and again, would always be quicker than ours. A keeper from before an upgrade lifts no bar.
             if self._orders.status(1.0).get("bars"):
