@@ -27,6 +27,7 @@ from runtime.commands import run
 from runtime.control import Client
 from runtime.errors import ConfigError, ControlError
 from runtime.keys import Keys
+from runtime.lease import lift_block
 
 Say = Callable[[str], None]
 STOP_LIMIT = 60.0
@@ -58,6 +59,7 @@ def stop(say: Say) -> None:
     else:
         say("Postgres is stopped, its data kept (started by hand or at boot, it is read-only); HA is off on this server")
         say("`ha start` turns it on again")
+    lift_block()
     StatusFile(config.host.paths.etc / "ha_manager_status").write(
         {"role": "off", "node": config.node, "peer": config.peer, "replication": "off"}
     )

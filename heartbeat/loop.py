@@ -180,6 +180,9 @@ class Daemon:
         self._turned_at = boottime()
         self._link_events()
         self._lookout.tick(self._turned_at)
+        if self._address.blocked:
+            log.warning("an earlier heartbeat ended before it knew that Postgres had: Postgres is ended first, clients wait")
+            self._end_postgres(with_manager=False)
         self.edge.feed(Tick())
         self._lookout.start(self._config, self._netlink.addresses())
 
@@ -348,10 +351,14 @@ class Daemon:
     # --- hands of the edge, and what the control socket tells besides ----------------------------------------------------
 
     def force_stop(self, because: str) -> None:
+        self._end_postgres(with_manager=not self._manager.reporting)
+
+    def _end_postgres(self, with_manager: bool) -> None:
+        """Until it is known to have ended no client reaches it: also after a restart of heartbeat (the kernel remembers)."""
         if self._enforcer.running:
             return
         self._address.block(True)
-        self._enforcer.start(with_manager=not self._manager.reporting)
+        self._enforcer.start(with_manager)
         self._selector.register(self._enforcer.fileno(), selectors.EVENT_READ, lambda mask: self._force_stopped())
 
     def _force_stopped(self) -> None:

@@ -57,6 +57,7 @@ class Lease(Protocol):
     def refuse(self, seconds: float) -> None: ...
     def gate(self, open: bool) -> int: ...
     def block(self, on: bool) -> None: ...
+    def is_blocked(self) -> bool: ...
 
 
 class Announcements(Protocol):
@@ -86,7 +87,7 @@ class NoServices:
 class NoAddress:
     """A pair without a virtual address: everything is as wanted at once."""
 
-    held = open = False
+    held = open = blocked = False
     due = inf
 
     def __init__(self, services: Services | None = None) -> None:
@@ -224,6 +225,11 @@ class ServiceAddress:
     def block(self, on: bool) -> None:
         """Refuse the port on every address of this server to all but the peer, or end that."""
         self._try("gate", lambda: self._lease.block(on))
+
+    @property
+    def blocked(self) -> bool:
+        """In the kernel, by whomever."""
+        return self._lease.is_blocked()
 
     @property
     def due(self) -> float:

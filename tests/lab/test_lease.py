@@ -21,7 +21,7 @@ from heartbeat.vip import ServiceAddress
 from runtime.address import Netlink
 from runtime.arp import Announcer
 from runtime.clock import boottime
-from runtime.lease import VipLease
+from runtime.lease import VipLease, lift_block
 from runtime.nft import Nftables
 from runtime.rtnetlink import AddressSocket
 from runtime.stranded import lent, muted, reset_stranded
@@ -338,6 +338,15 @@ def test_the_block_refuses_all_but_the_peer_and_this_server(pair: Pair) -> None:
     assert connects(pair.b, VIP, PORT, source="10.0.0.3") == "refused"
     pair.lease.block(False)
     assert connects(pair.b, VIP, PORT, source="10.0.0.3") == "open"
+
+
+def test_the_block_is_lifted_where_nobody_has_a_lease_any_more(pair: Pair) -> None:
+    pair.lease.block(True)
+    with pair.a:
+        lift_block()
+        assert not pair.lease.is_blocked()
+        pair.lease.remove()
+        lift_block()
 
 
 def test_the_block_holds_for_ipv6_too(pair: Pair) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.proctree import descendants
 from runtime.timing import PROFILES
-from tests.lab.two_heartbeats import VIP, Node, Pair, two_heartbeats, wait_for
+from tests.lab.two_heartbeats import VIP, Node, Pair, sh, two_heartbeats, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs namespaces")]
 TIMING = PROFILES["recommended"]
@@ -130,6 +130,43 @@ def test_a_hung_ha_manager_of_the_active_hands_over(pair: Pair) -> None:
     active.manager.silent = True
     tell("ha_manager of the active hangs -> the peer is active", wait_for("moved", lambda: passive.is_(phase="active")))
     assert active.is_(role="passive") and not active.has_vip()
+
+
+def blocked(node: Node) -> bool:
+    """Clients are kept from Postgres's port on this server."""
+    return "elements" in sh(f"ip netns exec {node.ns} nft list set inet ha_manager blocked")
+
+
+def test_a_heartbeat_killed_while_it_ends_postgres_ends_it_when_it_is_back(pair: Pair) -> None:
+    """The note that says what there is to end is a pipe: ending it takes as long as this test wants."""
+    active, passive = pair.settle()
+    note = active.folder / "manager" / "keeper.json"
+    note.parent.mkdir()
+    os.mkfifo(note)
+    active.manager.silent = True
+    wait_for("the other one is active", lambda: passive.is_(phase="active"))
+    assert blocked(active)
+    active.kill()
+    active.start()
+    wait_for("heartbeat is back", lambda: active.is_(role="passive"))
+    assert blocked(active), "Postgres may still run, as long as nobody has ended it"
+    active.manager.silent = False
+    wait_for("the pipe is read", lambda: fed(note, "{}"))
+    wait_for("clients may come", lambda: not blocked(active))
+    wait_for("fit", lambda: active.is_(phase="passive", fit=True))
+    assert passive.is_(phase="active")
+
+
+def fed(pipe: Path, text: str) -> bool:
+    """Somebody waits for what the pipe says, and is told."""
+    try:
+        handle = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    os.write(handle, text.encode())
+    os.close(handle)
+    pipe.unlink()
+    return True
 
 
 @pytest.mark.parametrize("link", [0, 1])
