@@ -182,10 +182,8 @@ class Outlook:
             return full
         if want is None or want.postgres in (Postgres.KEEP, Postgres.STOPPED):
             return ""
-        if seen.state != "running":
-            return f"Postgres is {seen.state}" + (f": {seen.because}" if seen.because else "")
-        if not seen.answers:
-            return f"Postgres does not answer: {seen.because}"
+        if not (seen.state == "running" and seen.answers):
+            return in_short(seen)
         if seen.unwritten > UNWRITTEN:
             return "nothing of the log of changes gets to the disk: it does not answer, or a process of Postgres hangs"
         if seen.unread > UNREAD:
@@ -193,6 +191,16 @@ class Outlook:
         if want.postgres is not Postgres.PRIMARY and not seen.in_recovery:
             return promoted_by_hand(self.peer)
         return ""
+
+
+def in_short(seen: Observation) -> str:
+    """Why a Postgres doesn't serve; what it says of itself only where that is more than the state already tells."""
+    own = seen.because if not seen.because.startswith("Postgres ") else ""
+    if seen.state == "running":
+        state = "Postgres does not answer" if own else seen.because or "Postgres does not answer"
+    else:
+        state = "whether Postgres runs is not known yet" if seen.state == "unknown" else f"Postgres is {seen.state}"
+    return f"{state}: {own}" if own else state
 
 
 def is_calm(want: Want, carried: Carried, seen: Observation, peer: str) -> bool:

@@ -84,8 +84,10 @@ class Wanted(Looking):
         try:
             active = receiving.ask_identity(self._server, self._node, follow, min(3.0, clock.left))
         except ReplicationError as wrong:
+            # without that word TLS is asked for, and an active that has none says so
+            untold = "" if follow.tls is not None else " (its ha_manager has not said yet whether it has TLS)"
             raise ReplicationError(
-                f"this database was a primary, and can't be compared with {follow.node}'s: {wrong}"
+                f"this database was a primary, and can't be compared with {follow.node}'s{untold}: {wrong}"
             ) from wrong
         if self._is_up(clock):
             with self._session_when_ready(clock) as session:

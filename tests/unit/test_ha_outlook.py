@@ -111,6 +111,22 @@ def test_healthy_and_because(arguments: dict, words: str) -> None:  # type: igno
     assert facts.healthy is not bool(words) and words in facts.because
 
 
+@pytest.mark.parametrize(
+    ("state", "because", "words"),
+    [
+        ("running", "Postgres does not answer (connecting to Postgres)", "Postgres does not answer (connecting to Postgres)"),
+        ("running", "too many clients", "Postgres does not answer: too many clients"),
+        ("starting", "Postgres does not answer (connecting to Postgres)", "Postgres is starting"),
+        ("starting", "Postgres is not running", "Postgres is starting"),
+        ("stopped", "Postgres is not running", "Postgres is stopped"),
+        ("stopped", "it ended with 1", "Postgres is stopped: it ended with 1"),
+        ("unknown", "it is starting up", "whether Postgres runs is not known yet: it is starting up"),
+    ],
+)
+def test_nothing_is_said_twice_of_a_postgres_that_does_not_serve(state: str, because: str, words: str) -> None:
+    assert told(replace(STANDBY, state=state, answers=False, because=because)).because == words
+
+
 def test_how_far_a_copy_is_changes_no_alarm() -> None:
     assert told(STANDBY, carried=Carried(copying="copied from B: 3 of 9 MiB")).because == "copied from B"
 
