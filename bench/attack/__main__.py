@@ -193,16 +193,13 @@ def main(
     end, found = boottime() + seconds, list[dict[str, Any]]()
     with shown("attack") as screen:
         screen.say(f"{len(attacks)} attacks, {len(left)} of them not tried; seed {seed}, profile {profile}")
-        try:
-            with staged(screen, lab_name, profile, "disks" in chosen, folder, load) as (pair, writers):
-                campaign = Campaign(screen, pair, writers, profile, folder, found)
-                while left and boottime() < end:
-                    campaign.attack(left.pop(0), watched)
-        finally:
-            if json_file is not None:
-                json_file.write_text(
-                    json.dumps({"profile": profile, "seed": seed, "attacks": [*before, *found]}, indent=1) + "\n"
-                )
+        with staged(screen, lab_name, profile, "disks" in chosen, folder, load) as (pair, writers):
+            campaign = Campaign(screen, pair, writers, profile, folder, found)
+            while left and boottime() < end:
+                campaign.attack(left.pop(0), watched)
+                if json_file is not None:  # each time: a slice may be ended from outside
+                    figures = {"profile": profile, "seed": seed, "attacks": [*before, *found]}
+                    json_file.write_text(json.dumps(figures, indent=1) + "\n")
     sys.exit(any(each["wrong"] for each in found))
 
 
