@@ -315,7 +315,8 @@ class Core(Passive):
         if self.phase is Phase.ACTIVE and not self.disk.solo:
             self._asked_to_go_on_alone(event)
         elif self.phase not in {Phase.PASSIVE, Phase.WAITING, Phase.DETACHING}:
-            self._reply(False, f"this server is {self.phase}")
+            more = " already" if self.phase is Phase.ACTIVE else "; `ha explain` says what comes next"
+            self._reply(False, f"this server is {self.phase}{more}")
         elif p and p.phase in SERVING and self.members.in_contact():
             self._reply(False, f"{p.node} is active and heard; use `ha failover` there")
         elif not event.force:

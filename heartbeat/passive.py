@@ -42,7 +42,7 @@ class Passive(Active):
         if self._too_late():
             self._stand_down("heartbeat or the server was restarted, and its lease is gone")
         elif peer is not None:
-            self._become(Phase.PASSIVE, f"the peer is heard: it is {peer.phase}")
+            self._become(Phase.PASSIVE, f"the peer was heard, {peer.phase} then")
         elif self.now - self.phase_since >= self.timing.initdead:
             self._become(Phase.PASSIVE, f"the peer was not heard for {self.timing.initdead:g} s after the start")
 
@@ -268,4 +268,4 @@ class Passive(Active):
         if self.phase is Phase.OPENING:
             self.opening = Epoch()
             self._reset_reign()
-            self._become(Phase.PROMOTING, f"epoch {self.disk.epoch} is on disk")
+            self._become(Phase.PROMOTING, f"epoch {self.disk.epoch} is on disk: {self.takeover.because}")

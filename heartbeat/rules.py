@@ -43,15 +43,25 @@ class Rules(LaxRules):
         itself and gave up is none."""
         return self.core.heard_epoch > self.core.disk.epoch.number
 
-    def fitness_fresh(self) -> bool:
+    def asks_stand_down(self) -> bool:
+        """The active is silent and serves: it is asked to let go for this passive, while that one could take over, and still
+        can when the active has let go. One that was restarted with another key, say, hears nobody and is not fit: asked by it,
+        the active would end the service.
+        """
+        if self.members.silent_for() < self.timing.warntime or not self.served_lately():
+            return False
+        return not self.unfit() and self.fitness_fresh(self.timing.deadtime)
+
+    def fitness_fresh(self, ahead: float = 0.0) -> bool:
         """Less than stale time since this node sent the latest message echoed by an active that calls it in sync (H8, H9).
+        ``ahead``: and so for as many seconds more.
 
         Where both servers fence, the active goes solo by silence only when this server is off: then nothing gets stale while it
         runs, however long an agent takes.
         """
         c, p = self.core, self.members.peer
         both_fence = c.site.fence and p is not None and p.fences and self.members.called_at > -inf
-        return both_fence or c.now - self.members.called_at < self.stale()
+        return both_fence or c.now + ahead - self.members.called_at < self.stale()
 
     def unfit(self) -> str:
         """Why this passive could not take over now; "" when it is fit. First what is the matter here: where that keeps it from

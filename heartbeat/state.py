@@ -331,7 +331,7 @@ class Server:
                 postgres = Database.STANDBY
                 if p and self.rules.may_follow(p):
                     follow = p.epoch
-                if self.members.silent_for() >= self.timing.warntime and self.rules.served_lately():
+                if self.rules.asks_stand_down():
                     ask = "no heartbeat is heard on any link, but it still serves"
             case Phase.DETACHING | Phase.OPENING:
                 postgres = Database.DETACHED

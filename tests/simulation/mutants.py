@@ -159,7 +159,7 @@ class HigherEpochForgotten(Rules):
 class StaleFitness(Rules):
     """Rule 2, H8: fitness never gets old."""
 
-    def fitness_fresh(self) -> bool:
+    def fitness_fresh(self, ahead: float = 0.0) -> bool:
         return True
 
 
@@ -436,7 +436,7 @@ class Unfenced(Rules):
 class FencedLate(Rules):
     """Rule 2: a slow fence agent outlives the passive's fitness."""
 
-    def fitness_fresh(self) -> bool:
+    def fitness_fresh(self, ahead: float = 0.0) -> bool:
         return self.core.now - self.members.called_at < self.timing.stale
 
 

@@ -95,7 +95,30 @@ def test_only_the_peers_own_mac_on_the_vip_holds_a_takeover(sign: Sign, held: bo
     assert (server.core.phase is Phase.PASSIVE) is held, server.core.because
     if held:
         assert "answers for 192.168.120.187" in server.core.alarms["held"]
-        assert server.want is not None and server.want.ask_stand_down
+
+
+def test_a_silent_active_that_serves_is_asked_to_stand_down_only_by_a_passive_that_could_take_over() -> None:
+    """One that was restarted with another key hears nobody, and is not fit: nobody would serve."""
+    restarted = Server(Record(Epoch(4, "vs-28"), in_sync=True))
+    for _ in range(6):
+        restarted.run(1.0)
+        restarted.give(VIP)
+    assert restarted.core.phase is Phase.PASSIVE and "held" in restarted.core.alarms
+    assert restarted.want is not None and restarted.want.ask_stand_down == ""
+
+
+def test_a_silent_active_is_asked_to_stand_down_for_as_long_as_the_passive_stays_fit_for_what_follows() -> None:
+    server = passive()
+    server.peer_speaks = False
+    asked = []
+    for _ in range(30):
+        server.run(0.1)
+        server.give(VIP)
+        assert server.want is not None
+        asked.append(bool(server.want.ask_stand_down))
+    first, last = asked.index(True), len(asked) - asked[::-1].index(True)
+    assert first < 6 and 12 <= last <= 16, asked  # warntime; stale less deadtime
+    assert not any(asked[last:])
 
 
 def test_deadtime_runs_again_from_the_last_sign() -> None:

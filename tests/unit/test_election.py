@@ -626,6 +626,7 @@ def test_an_alarm_that_holds_is_not_over_because_the_phase_changes() -> None:
         server.facts = replace(server.facts, serial=server.want.serial, postgres=postgres)
         server.give(server.facts)
     assert server.core.phase is Phase.PROMOTING and "solo" in server.core.alarms, server.core.because
+    assert "is on disk: the active is silent" in server.core.because, "what others are told of as the reason"
     server.did.clear()
     server.manager = True
     server.run(0.2)
@@ -783,6 +784,8 @@ def test_an_operator_may_let_an_active_go_on_alone() -> None:
     server.run(0.1)
     assert server.core.disk.solo and server.core.disk.epoch == Epoch(5, "vs-166") and server.core.phase is Phase.ACTIVE
     assert server.want is not None and server.want.names is Names.RELAXED
+    (reply,) = [e for e in server.give(Activate("root", force=True)) if isinstance(e, Reply)]
+    assert not reply.ok and reply.text == "this server is active already"
 
 
 def test_activation_says_what_is_at_risk_and_needs_force() -> None:
