@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from heartbeat import report
 from heartbeat.model import SERVING, Database, Phase
 from heartbeat.signs import HOST
-from runtime.sizes import size
 
 if TYPE_CHECKING:
     from heartbeat.state import Server
@@ -46,8 +45,6 @@ def explain(core: Server) -> list[str]:
             lines += _letting_go(core)
         case Phase.RESUMING:
             lines += _resuming(core)
-    if suspended := report.why_suspended(core):
-        lines.append(f"Mind that {suspended}.")
     return lines + [f"Alarm: {text}." for text in core.alarms.values()]
 
 
@@ -60,7 +57,7 @@ def _of_silence(core: Server) -> list[str]:
         f"{peer} has not been heard for {m.silent_for():.1f} s" if m.peer else f"{peer} has never been heard since the start"
     )
     if m.peer is not None and m.peer.phase is Phase.LEFT and not core.rules.served_lately():
-        return [f"{report.why_silent(core)}, {m.silent_for():.1f} s ago."]
+        return [f"{report.why_silent(core)}, {m.silent_for():.1f} s ago; `ha start` there, or switching it on, brings it back."]
     if core.rules.served_lately():
         return [f"{heard}, but it still serves: {report.service_sign(core)}."]
     if host := core.signs.fresh(HOST):
@@ -134,10 +131,8 @@ def _if_active_died(core: Server) -> str:
             f"If this server died now, service would wait for its return: {peer} can't take over, because"
             f" {report.why_peer_unfit(core)}. Nothing would be lost as long as the disk here is not."
         )
-    lost = "nothing acknowledged would be lost"
-    if core.disk.lax:
-        behind = core.facts.behind
-        lost = f"it lacks {size(behind)} of log, which would be lost" if behind else "it holds everything at this moment"
+    # How much that is, ha_manager says: two looks at what changes all the time would contradict each other.
+    lost = "what it lacks then would be lost" if core.disk.lax else "nothing acknowledged would be lost"
     return f"If this server died now, {peer} would take over after {core.rules.deadtime():g} s; {lost}."
 
 

@@ -22,8 +22,12 @@ def why_peer_unfit(core: Server) -> str:
     if p is None:
         return "it was never heard"
     if not core.members.in_contact():
+        if p.phase is Phase.LEFT:
+            return "its heartbeat was stopped (`ha stop`, or a shutdown)"
         silent = core.members.silent_for()
         return f"it was last heard {silent:.1f} s ago" if silent >= core.timing.deadtime else "it does not hear this server"
+    if p.data == "failed":
+        return "its database can't be used, or its ha_manager does not run; `ha show` there says more"
     if core.disk.solo:
         return f"it is not in sync (its database is {p.data})"
     if p.phase is not Phase.PASSIVE:
@@ -140,7 +144,7 @@ def alarms(core: Server) -> dict[str, str]:
     if m.run - core.started_run > t.ping_dead and (missing := m.unanswered()):
         found["not-connected"] = missing
     if core.disk.suspended:
-        found["suspended"] = "automatic changes are suspended by an operator; `ha resume` ends that"
+        found["suspended"] = why_suspended(core)
     elif core.rules.restrained():
         found["flapping"] = why_suspended(core)
     _of_service(core, found)

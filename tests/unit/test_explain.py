@@ -136,7 +136,7 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         "every commit waits for vs-28, until it is back (solo=release). If it is certainly off: `ha activate --force`.",)),
     ("asynchronous", lambda: lagging(2048), (
         "Commits don't wait for vs-28 (asynchronous replication): if it died now, nothing would change here.",
-        "vs-28 would take over after 1 s; it lacks 2 KiB of log, which would be lost.")),
+        "vs-28 would take over after 1 s; what it lacks then would be lost.")),
     ("asynchronous here only", lambda: active(synchronous=False), (
         "Every commit waits for vs-28.", 'synchronous="off" is configured here, "on" on vs-28: the stricter counts, "on".')),
     ("fit, asynchronous", lambda: lax_passive(lacks=2048), (
@@ -157,6 +157,8 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         "If this server died now, nobody would take over: vs-28 does not hold everything.")),
     ("the passive unfit", lambda: hearing(active_in_sync(), fit=False), (
         "If this server died now, service would wait for its return: vs-28 can't take over, because it says that it is not",)),
+    ("the passive's database or ha_manager gone", lambda: hearing(active_in_sync(), fit=False, data="failed"), (
+        "can't take over, because its database can't be used, or its ha_manager does not run; `ha show` there says more.",)),
     ("the passive deaf", lambda: deaf(active_in_sync()), (
         "vs-28 is heard, but does not hear this server.", "vs-28 can't take over, because it does not hear this server.")),
     ("the passive silent", lambda: silent(active_in_sync()), (
@@ -164,7 +166,8 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         "No write is acknowledged: every commit waits for vs-28; after 3.5 s of silence this server goes on alone.",
         "vs-28 can't take over, because it was last heard 1.5 s ago.")),
     ("the passive has left", left_by_the_passive, (
-        "vs-28 has left: its heartbeat was stopped (`ha stop`, or a shutdown), 1.5 s ago.",
+        "was stopped (`ha stop`, or a shutdown), 1.5 s ago; `ha start` there, or switching it on, brings it back.",
+        "vs-28 can't take over, because its heartbeat was stopped (`ha stop`, or a shutdown).",
         "Alarm: vs-28 has left: its heartbeat was stopped (`ha stop`, or a shutdown).")),
     ("the passive silent, replication goes on", lambda: replicating(silent(active_in_sync())), (
         "but it still serves: the standby's status messages still arrive.",
@@ -214,9 +217,9 @@ CASES: list[tuple[str, Callable[[], Server], tuple[str, ...]]] = [
         "It does not take over: it waits 3 s from its start for a word of vs-28.")),
     ("electing, mine", lambda: electing("mine"), ("Neither server is active: this one is to serve, once vs-28 has given way",)),
     ("electing, theirs", lambda: electing("theirs"), ("Neither server is active: vs-28 is to serve",)),
-    ("suspended", suspended, ("Mind that an operator suspended every takeover and failover; `ha resume` ends that.",)),
+    ("suspended", suspended, ("Alarm: an operator suspended every takeover and failover; `ha resume` ends that.",)),
     ("flapping", flapping, (
-        "Mind that more than 10 takeovers in 10 minutes suspended yields and planned failovers (not a takeover when nobody is"
+        "Alarm: more than 10 takeovers in 10 minutes suspended yields and planned failovers (not a takeover when nobody is"
         " active); 600 s without another one, or `ha resume`, end that.",)),
 ]  # fmt: skip
 
