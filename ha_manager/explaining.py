@@ -86,20 +86,25 @@ def replication(found: Found) -> list[str]:
 def peers_word(found: Found) -> list[str]:
     """Why the passive's database could not serve, as its ha_manager says; nothing if it could, or can't be asked."""
     session = found["ha_manager"].get("session", {})
-    because = session.get("state", {}).get("because") if session.get("connected") else ""
+    # What it said last may be a second old: of one that heartbeat calls fit by now it is over.
+    fit = found["heartbeat"].get("peer_state", {}).get("fit")
+    because = session.get("state", {}).get("because") if session.get("connected") and not fit else ""
     return [f"{found['peer']} says: {because}."] if because else []
 
 
 def _primary(found: Found) -> list[str]:
     manager, peer = found["ha_manager"], found["peer"]
     mode = found["heartbeat"].get("replication", {}).get("mode", "solo")
+    # Of one that could not take over heartbeat says what a crash means, and `ha failover` is refused.
+    fit = bool(found["heartbeat"].get("peer_state", {}).get("fit"))
     behind = manager.get("behind")
     lag = _lag(behind) if behind else ""
     if mode == "synchronous":
         if not behind:
             return [f"{peer} was in sync, but does not stream: no commit is acknowledged without it."]
         state = "holds the whole log at this moment" if not lag else f"lacks {lag}, of which nothing is acknowledged yet"
-        return [f"{peer} is in sync: it holds every acknowledged commit, and {state}. A failover now would lose nothing."]
+        failover = " A failover now would lose nothing." if fit else ""
+        return [f"{peer} is in sync: it holds every acknowledged commit, and {state}.{failover}"]
     if not behind:
         alone = manager.get("facts", {}).get("beyond", 0)
         since = f": up to {_transactions(alone)} since epoch {_epoch(found)} began" if alone else ""
@@ -107,10 +112,8 @@ def _primary(found: Found) -> list[str]:
     held = "holds the whole log at this moment" if not lag else f"lacks {lag}"
     if mode == "asynchronous":
         lost = "nothing" if not lag else "up to that"
-        return [
-            f"{peer} follows asynchronously and {held}. A crash now would lose {lost}; `ha failover` would lose nothing,"
-            " because it waits for the passive."
-        ]
+        crash = f" A crash now would lose {lost}; `ha failover` would lose nothing, because it waits for the passive."
+        return [f"{peer} follows asynchronously and {held}.{crash if fit else ''}"]
     return [f"{peer} streams and {held}, but is not in sync yet: no commit waits for it, and it does not take over."]
 
 
@@ -123,18 +126,15 @@ def _standby(found: Found) -> list[str]:
         return [f"{said[:1].upper()}{said[1:]}."]
     if receiver.get("status") != "streaming":
         return [f"This database does not stream from {peer}: whatever is written there since is not here."]
-    fence = found["heartbeat"].get("replication", {})
     replayed = int(database.get("replayed", -1))
     unapplied = max(0, int(database.get("lsn", -1)) - replayed) if replayed >= 0 else 0
-    held = "holds every commit that was acknowledged there"
+    held = " and holds every commit that was acknowledged there"
     if not found["heartbeat"].get("in_sync"):
-        held = "is not in sync"
-    elif fence.get("mode") == "asynchronous":
-        lag = fence.get("lag", 0)
-        held = f"lacks {size(lag)} of the log" if lag else "holds all of the log"
-        held += f" that {peer} had when last heard"
-    late = f"; {size(unapplied)} of it are not applied yet, which a takeover would wait for" if unapplied > 2**20 else ""
-    return [f"This database streams from {peer} and {held}{late}."]
+        held = " and is not in sync"
+    elif found["heartbeat"].get("replication", {}).get("mode") == "asynchronous":
+        held = ""  # what is lacking heartbeat says: two looks at what changes all the time would contradict each other
+    late = f"; {size(unapplied)} of its log are not applied yet, which a takeover would wait for" if unapplied > 2**20 else ""
+    return [f"This database streams from {peer}{held}{late}."]
 
 
 def _lag(behind: Mapping[str, Any]) -> str:

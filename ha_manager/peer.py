@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ha_manager import __version__
 from ha_manager.config import Config
 from ha_manager.observation import Identity, Upstream
-from ha_manager.orders import Epoch, Phase, epoch_from
+from ha_manager.orders import Epoch, Facts, Phase, Postgres, epoch_from
 from ha_manager.outlook import PeerSigns
 from runtime.errors import HaError, PeerError, Refused
 from runtime.keys import Keys
@@ -70,6 +70,13 @@ class Own:
     because: str = ""
 
 
+def lacks_standby(facts: Facts, said: Mapping[str, Any]) -> bool:
+    """Of an active, by its ``facts`` and what heartbeat ``said``: the peer doesn't stream, or could not take over."""
+    peer = said.get("peer_state", {})
+    unfit = bool(peer.get("contact")) and peer.get("fit") is False
+    return facts.postgres is Postgres.PRIMARY and (facts.behind < 0 or unfit)
+
+
 class Home(Protocol):
     """This server, for the peer's questions; called from the session's threads."""
 
@@ -87,7 +94,7 @@ class Home(Protocol):
         """Ask our heartbeat to stand down because the peer can't hear it; returns the epoch in which it did. Raises HaError."""
 
     def lacks_standby(self) -> bool:
-        """This server is active, and the peer does not stream: an operator will want to know what is the matter there."""
+        """This server is active, and the peer could not take over: an operator will want to know what is the matter there."""
 
     def signs_changed(self) -> None:
         """``signs`` is new."""

@@ -40,7 +40,7 @@ from ha_manager.monitor import CALM, Lease, Monitor
 from ha_manager.observation import Identity
 from ha_manager.orders import ROLE_OF, Epoch, Facts, Phase, Postgres, Role, Stop, Want
 from ha_manager.outlook import MIB, Look, Outlook, is_calm, observed_state
-from ha_manager.peer import Own, Peer
+from ha_manager.peer import Own, Peer, lacks_standby
 from ha_manager.planner import Planner
 from ha_manager.punctual import Punctual
 from ha_manager.reign import PeerWord
@@ -466,7 +466,7 @@ class Daemon:
         return replace(own, solo=solo, proven=-1 if solo else self.worker.carried.proven, decider="linux-ha")
 
     def lacks_standby(self) -> bool:
-        return self.told.postgres is Postgres.PRIMARY and self.told.behind < 0
+        return lacks_standby(self.told, self.heartbeat_status)
 
     def peer_word(self) -> PeerWord | None:
         """For ``linuxha``. Any thread."""

@@ -77,15 +77,30 @@ SAID = [
      "vs-28 streams and lacks 3 MiB of log, but is not in sync yet"),
     (found("active", "solo"), "It lacks what is written here: up to 7 transactions since epoch 4/vs-166 began;"),
     (found("active", "solo", session=TOLD), "if it had to serve.\nvs-28 says: the disk of the database is full."),
-    (found("active", "synchronous", behind=NONE, session=TOLD), "\nvs-28 says: the disk of the database is full."),
     (found("passive", "synchronous"), "This database streams from vs-28 and holds every commit that was acknowledged there."),
-    (found("passive", "asynchronous"), "streams from vs-28 and holds all of the log that vs-28 had when last heard."),
+    (found("passive", "asynchronous"), "This database streams from vs-28."),
     (found("passive", "synchronous", database={"receiver": None}), "This database does not stream from vs-28"),
     (found("passive", "synchronous", replication="copying", facts={"because": "the database is copied from VS-28: 5 MiB"}),
      "The database is copied from VS-28: 5 MiB."),
     (found("passive", "synchronous", database=streaming(9 * MIB, MIB)),
-     "; 8 MiB of it are not applied yet"),
+     "; 8 MiB of its log are not applied yet"),
 ]  # fmt: skip
+
+
+def test_what_the_passive_said_last_against_itself_is_over_when_heartbeat_calls_it_fit() -> None:
+    page = found("active", "synchronous", behind=NONE, session=TOLD)
+    assert "vs-28 says" not in "\n".join(lines(page))
+    page["heartbeat"]["peer_state"]["fit"] = False
+    assert "vs-28 says: the disk of the database is full." in lines(page)
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_no_failover_is_promised_from_an_active_whose_passive_could_not_take_over(mode: str) -> None:
+    page = found("active", mode, behind=NONE)
+    assert "would lose nothing" in lines(page)[1]
+    page["heartbeat"]["peer_state"]["fit"] = False
+    said = lines(page)[1]
+    assert "holds the whole log at this moment." in said and "would lose" not in said, "heartbeat says what a crash means"
 
 
 @pytest.mark.parametrize(("page", "sentence"), SAID, ids=[row[1][:50] for row in SAID])

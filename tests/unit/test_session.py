@@ -25,7 +25,7 @@ from ha_manager import orders
 from ha_manager.config import Config
 from ha_manager.host import Host
 from ha_manager.observation import Identity
-from ha_manager.peer import EAGER, EAGER_REACH, Own, Peer
+from ha_manager.peer import EAGER, EAGER_REACH, Own, Peer, lacks_standby
 from ha_manager.site import Server, Site
 from runtime.errors import ConfigError, HaError, PeerError
 from runtime.keys import Keys
@@ -205,6 +205,24 @@ def test_a_peer_is_asked_at_once_for_who_wants_to_know_now(pair: tuple[Keys, Key
         finally:
             peer.end()
             thread.join(20)
+
+
+WORDS = [
+    ("standby", 0, {"contact": True, "fit": False}, False),
+    ("primary", 0, {"contact": True, "fit": True}, False),
+    ("primary", -1, {"contact": True, "fit": True}, True),
+    ("primary", 0, {"contact": True, "fit": False}, True),
+    ("primary", 0, {"contact": False, "fit": False}, False),
+    ("primary", 0, {}, False),
+]
+
+
+@pytest.mark.parametrize(("postgres", "behind", "peer", "lacks"), WORDS)
+def test_an_active_lacks_a_standby_that_streams_too_if_it_could_not_take_over(
+    postgres: str, behind: int, peer: dict[str, bool], lacks: bool
+) -> None:
+    facts = orders.Facts(0, orders.Postgres(postgres), True, behind=behind)
+    assert lacks_standby(facts, {"peer_state": peer} if peer else {}) is lacks
 
 
 @pytest.mark.parametrize(("because", "alone", "often"), [("", False, False), ("no room", False, True), ("", True, True)])
