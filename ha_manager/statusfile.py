@@ -15,6 +15,9 @@ from runtime.durable import write_durably
 
 log = logging.getLogger(__name__)
 
+#: "alarms" that tell what was done, or what may be meant so: nothing is wrong now
+NOTES = ("diverged", "mended", "loose")
+
 
 class StatusFile:
     """``key=value`` lines for the policy server's GUI and other programs."""
@@ -73,13 +76,14 @@ class Messages:
             self._once("passive", "reachable", logging.INFO, "ha_manager on the passive policy server can be reached again")
 
     def alarm(self, name: str, text: str) -> None:
-        """Raise (or reword) an alarm, or end it with an empty ``text``."""
+        """Raise (or reword) an alarm, or end it with an empty ``text``. In the log it looks like one of heartbeat's."""
+        kind = "note" if name in NOTES else f"alarm {name}"
         if text:
             if self.alarms.get(name) != text:
-                log.warning("%s", text)
+                log.warning("%s: %s", kind, text)
             self.alarms[name] = text
         elif was := self.alarms.pop(name, ""):
-            log.info("no longer so: %s", was)
+            log.info("%s is over: %s", kind, was)
 
     def _once(self, topic: str, key: str, level: int, text: str) -> None:
         if self._said.get(topic) != key:

@@ -156,10 +156,10 @@ class Supervisor:
                 self._hands.kill(process)
             case Changed():
                 self._changed(effect)
-            case Alarm(name, raised, text):
-                log.log(
-                    logging.ERROR if raised else logging.INFO, "alarm %s: %s %s", "raised" if raised else "cleared", name, text
-                )
+            case Alarm(name, True, text):
+                log.error("alarm %s: %s", name, text)
+            case Alarm(name, _, text):
+                log.info("alarm %s is over%s", name, f": {text}" if text else "")
             case Held(names):
                 self._write_held(names)
             case Done(token, failures):

@@ -153,7 +153,7 @@ def test_a_heartbeat_that_ha_restart_ends_is_no_alarm(installed: Duo) -> None:
     installed.settle()
     said = node.log()[before:]
     assert node.sh("cat /run/heartbeat/heartbeat.pid") != pid
-    assert "(ha restart)" in said and "alarm raised: heartbeat" not in said, said
+    assert "(ha restart)" in said and "alarm heartbeat: " not in said, said
 
 
 def _copy(node: Node) -> str:
