@@ -24,8 +24,8 @@ from ha_manager.cli_diverged import diverged
 from ha_manager.cli_files import before_failover, files
 from ha_manager.cli_logs import logs
 from ha_manager.cli_reseed import reseed
-from ha_manager.commandline import FAILED, NOT_CONFIGURED, NOT_RUNNING, AnyCase, fail, need_root, say
-from runtime.errors import ConfigError, ControlError, HaError, NotRunning, Refused
+from ha_manager.commandline import FAILED, NOT_CONFIGURED, NOT_RUNNING, AnyCase, fail, need_root, reached, say
+from runtime.errors import ControlError, HaError, Refused
 
 if TYPE_CHECKING:
     from ha_manager.config import Config, Reach, Reachable
@@ -47,23 +47,6 @@ def main() -> None:
     Names in any case. Exit status: 0 done; 1 refused or failed; 2 wrong usage; 3 not running, or not known; 6 the configuration
     can't be used (nothing was changed).
     """
-
-
-def _config() -> Config:
-    from ha_manager.config import load
-    from ha_manager.local import addresses
-
-    return load(addresses())
-
-
-def _reach() -> Config | Reach:
-    """The same, or while it can't be used what it takes to ask the daemons: they run with what they have read before."""
-    from ha_manager.config import reach
-
-    try:
-        return _config()
-    except ConfigError as wrong:
-        return reach(wrong)
 
 
 # --- on and off -------------------------------------------------------------------------------------------------------------
@@ -106,7 +89,7 @@ def restart() -> None:
     need_root()
     from ha_manager import turning
 
-    config = _reach()
+    config = reached()
     before = turning.heartbeat(config, "status")
     if wrong := turning.heartbeat_refuses(config):
         fail(f"{wrong}\nnothing was changed: heartbeat runs on with what it had read before", NOT_CONFIGURED)
@@ -164,10 +147,10 @@ def failover(force: bool) -> None:
     need_root()
     from ha_manager import turning
 
-    config = _reach()
+    config = reached()
     before = turning.heartbeat(config, "status")
     if before["role"] != "active":
-        fail(f"this server is {before['phase']}, not active; run it on {config.peer}", FAILED)
+        fail(not_active(before, config.peer), FAILED)
     if force and not before["peer_state"]["contact"]:
         fail(f"{config.peer} is not heard, so nobody would be active; `ha stop` turns HA off here", FAILED)
     if lacking := before_failover(FILES_LIMIT):
@@ -192,6 +175,13 @@ def failover(force: bool) -> None:
             fail(f"{config.peer} is not heard any more. {_explained(config)}", FAILED)
         time.sleep(0.05)
     fail(f"not finished after {FAILOVER_LIMIT:g} s; `ha show` on both servers says where it stands", FAILED)
+
+
+def not_active(status: dict[str, Any], peer: str) -> str:
+    """Why there is nothing to hand over here, and where there is."""
+    theirs = status["peer_state"]
+    elsewhere = f"run it on {peer}" if theirs["contact"] and theirs["phase"] == "active" else "`ha explain` says who is to be"
+    return f"this server is {status['phase']}, not active; {elsewhere}"
 
 
 def _amid_failover(config: Reachable, limit: float) -> dict[str, Any]:
@@ -254,7 +244,7 @@ def _ask(do: str) -> None:
     need_root()
     from ha_manager import turning
 
-    say(str(turning.heartbeat(_reach(), do, {"by": f"ha {do}"}, 10.0).get("text", "done")))
+    say(str(turning.heartbeat(reached(), do, {"by": f"ha {do}"}, 10.0).get("text", "done")))
 
 
 @main.command(short_help="Make this server active: the other is gone for good.")
@@ -270,7 +260,7 @@ def activate(force: bool) -> None:
     from ha_manager import turning
     from runtime.errors import Refused
 
-    config = _reach()
+    config = reached()
     if not force:
         try:
             turning.heartbeat(config, "activate", {"by": "ha activate", "force": False}, 10.0)
@@ -323,7 +313,7 @@ def show(as_json: bool) -> None:
     """
     from ha_manager import showing
 
-    found = showing.collect(_reach())
+    found = showing.collect(reached())
     if as_json:
         say(json.dumps(found, indent=2))
     else:
@@ -338,13 +328,16 @@ def explain() -> None:
 
     Example: ha explain
     """
-    from ha_manager import explaining, showing
+    explain_to(say, reached())
 
-    found = showing.collect(_reach())
-    if not found["heartbeat"]:
-        raise NotRunning(found["errors"].get("heartbeat", "heartbeat does not answer"))
-    for line in explaining.lines(found):
-        say(line)
+
+def explain_to(tell: Callable[[str], None], config: Config | Reach) -> None:
+    """Raises HaError, in words that fit, where heartbeat does not answer: not running, hung, or only root may ask."""
+    from ha_manager import explaining, showing, turning
+
+    turning.heartbeat(config, "status")
+    for line in explaining.lines(showing.collect(config)):
+        tell(line)
 
 
 @main.command(short_help="Changes of role, each with its reason.")
@@ -357,7 +350,7 @@ def history(last: int, as_json: bool) -> None:
     """
     from ha_manager import turning
 
-    changes = turning.heartbeat(_reach(), "history", {"last": last})["changes"]
+    changes = turning.heartbeat(reached(), "history", {"last": last})["changes"]
     if as_json:
         say(json.dumps(changes, indent=2))
         return

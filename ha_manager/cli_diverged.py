@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ha_manager.commandline import FAILED, AnyCase, fail, need_root, say
+from ha_manager.commandline import FAILED, AnyCase, fail, need_root, reached, say
 
 if TYPE_CHECKING:
     from ha_manager.cluster import PostgresConfig
@@ -27,11 +27,9 @@ ACKNOWLEDGED = {
 
 def _cluster() -> PostgresConfig:
     need_root()
-    from ha_manager.config import load
-    from ha_manager.local import addresses
     from ha_manager.wiring import cluster_of
 
-    return cluster_of(load(addresses()))
+    return cluster_of(reached())
 
 
 def _listed(config: PostgresConfig) -> list[Kept]:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from runtime.errors import ConfigError, HaError, NotRunning
+
+if TYPE_CHECKING:
+    from ha_manager.config import Config, Reach
 
 FAILED, NOT_RUNNING, NOT_CONFIGURED = 1, 3, 6
 
@@ -57,3 +60,14 @@ def say(text: str) -> None:
 def need_root() -> None:
     if os.geteuid() != 0:
         fail("root is needed", FAILED)
+
+
+def reached() -> Config | Reach:
+    """The configuration; while it can't be used, what it takes to ask the daemons, which run with what they read before."""
+    from ha_manager.config import load, reach
+    from ha_manager.local import addresses
+
+    try:
+        return load(addresses())
+    except ConfigError as wrong:
+        return reach(wrong)

@@ -17,12 +17,12 @@ from typing import Any
 from ha_manager import explaining
 from ha_manager.config import Config, Reach
 from ha_manager.local import role_line
+from ha_manager.statusfile import NOTES
 from runtime.clock import boottime
 from runtime.control import Client
 from runtime.errors import ControlError, NotPermitted
 
-#: Alarms that tell what was done; nothing is wrong now.
-_NOTES = ("ha_manager: diverged", "ha_manager: mended", "ha_manager: loose")
+_NOTES = tuple(f"ha_manager: {name}" for name in NOTES)
 
 
 def collect(config: Config | Reach) -> dict[str, Any]:
@@ -94,10 +94,11 @@ def headline(found: dict[str, Any]) -> tuple[str, str]:
     state = heartbeat.get("peer_state", {})
     if is_off(found):
         return f"HA is off on {node}; `ha start` turns it on", "yellow"
+    known = f"what {node} is now is not known" if found["role"] == "unknown" else f"{node} is {found['role']}"
     if found.get("only_root"):
-        return f"{node} is {found['role']}; only root is told more", "yellow"
+        return f"{known}; only root is told more", "yellow"
     if not heartbeat:
-        return f"{node} is {found['role']}, and its heartbeat does not answer", "red"
+        return f"{known}, and its heartbeat does not answer", "red"
     if found["role"] == "active":
         if state.get("fit"):
             return f"{node} is active, {peer} is ready to take over", "green"
@@ -155,11 +156,13 @@ def print_all(found: dict[str, Any]) -> None:
 def _troubles(found: dict[str, Any]) -> list[str]:
     """A configuration that can't be used, what doesn't answer, then the alarms. The Manager's are about one of its processes,
     which they don't name."""
+    unusable = found.get("configuration", "")
     told = [
         f"{name.removeprefix('manager: ')}: {text}" if name.startswith("manager: ") else text
         for name, text in found["alarms"].items()
+        if not (unusable and unusable in text)  # a daemon that was told to read it says the same
     ]
-    wrong = [f"the configuration can't be used: {found['configuration']}"] if found.get("configuration") else []
+    wrong = [f"the configuration can't be used: {unusable}"] if unusable else []
     # What a server can't serve for is heartbeat's alarm and ha_manager's.
     silent = dict(found["errors"])
     if {"ha_manager", "manager"} <= silent.keys() and not found.get("only_root"):  # each starts the other one again, not itself

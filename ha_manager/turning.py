@@ -143,6 +143,8 @@ def advice_on(config: Config) -> tuple[str, ...]:
         advice.append(
             f"there is no {config.site.watchdog} (`modprobe softdog` makes one): nothing watches over heartbeat's loop"
         )
+    if not config.site.enabled:
+        advice.append('HA is off for this pair (<ha enabled="0"/>): `ha start` refuses')
     if not config.site.ping_nodes:
         advice.append("module.xml has no ping_node: a server that lost its network can't tell that from a dead peer")
     if not config.site.links:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ha_manager.cli import _amid_failover, _broken, _may_activate, _successor_gone, main
+from ha_manager.cli import _amid_failover, _broken, _may_activate, _successor_gone, main, not_active
 from ha_manager.host import Host, Paths
 from ha_manager.lanes import Cancelled, Lanes, Stop, Token, command
 from ha_manager.orders import Epoch, Role
@@ -101,6 +101,14 @@ ACTIVATIONS = [
 @pytest.mark.parametrize(("role", "peer", "contact", "asks"), ACTIVATIONS)
 def test_activate_asks_only_where_heartbeat_would_do_it(role: str, peer: str, contact: bool, asks: bool) -> None:
     assert _may_activate({"role": role, "peer_state": {"phase": peer, "contact": contact}}) is asks
+
+
+def test_a_failover_is_sent_on_only_to_an_active_that_is_heard() -> None:
+    there = {"phase": "passive", "peer_state": {"phase": "active", "contact": True}}
+    assert not_active(there, "vs-28") == "this server is passive, not active; run it on vs-28"
+    for peer in ({"phase": "active", "contact": False}, {"phase": "passive", "contact": True}):
+        said = not_active({"phase": "waiting", "peer_state": peer}, "vs-28")
+        assert said == "this server is waiting, not active; `ha explain` says who is to be"
 
 
 @pytest.mark.parametrize("command", sorted((HA.parent).iterdir()), ids=lambda path: path.name)
@@ -293,8 +301,13 @@ def test_an_alarm_is_logged_when_it_is_raised_reworded_and_over(caplog: pytest.L
     messages = Messages()
     for text in ("line 3 is wrong", "line 3 is wrong", "line 4 is wrong", "", ""):
         messages.alarm("configuration", text)
-    texts = [record.getMessage() for record in caplog.records]
-    assert texts == ["line 3 is wrong", "line 4 is wrong", "no longer so: line 4 is wrong"]
+    messages.alarm("mended", "ALTER SYSTEM was taken back")
+    assert [record.getMessage() for record in caplog.records] == [
+        "alarm configuration: line 3 is wrong",
+        "alarm configuration: line 4 is wrong",
+        "alarm configuration is over: line 4 is wrong",
+        "note: ALTER SYSTEM was taken back",
+    ], "as heartbeat's and the Manager's"
 
 
 def test_the_default_paths_are_the_protocols() -> None:

@@ -127,6 +127,8 @@ def test_the_data_fence_takes_no_restart(tmp_path: Path) -> None:
 def test_what_is_not_there_when_it_will_be_needed_is_told(tmp_path: Path) -> None:
     more = '<ping_node ip="192.168.120.1"/><link default_active="10.0.0.166" default_passive="10.0.0.28"/>'
     assert advice_on(loaded(tmp_path, with_more(more + '<resource name="192.168.120.188"/>'))) == ()
+    (off,) = advice_on(loaded(tmp_path, with_more(more).replace('<ha enabled="1"/>', '<ha enabled="0"/>')))
+    assert "HA is off for this pair" in off
     missing = '<resource name="no-such::a"/><watchdog device="/dev/no-such"/>'
     script, watchdog = advice_on(loaded(tmp_path, with_more(more + missing)))
     assert "no script no-such" in script and "there is no /dev/no-such" in watchdog

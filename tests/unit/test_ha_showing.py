@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from ha_manager.cli import explain_to
 from ha_manager.config import reach
 from ha_manager.host import Host
 from ha_manager.showing import collect, headline, print_all
 from runtime.control import ControlServer
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, NotPermitted
 
 HEARD: dict[str, Any] = {"phase": "passive", "contact": True, "fit": True, "heard_ago": 0.1}
 ACTIVE = {"role": "active", "heartbeat": {"peer_state": HEARD, "vip": {"held": True}}}
@@ -55,6 +56,8 @@ HEADLINES = [
     ({"manager": RESTING}, "HA is off on vs-166; `ha start` turns it on", "yellow"),
     ({"role": "active", "only_root": True}, "vs-166 is active; only root is told more", "yellow"),
     ({"role": "active"}, "vs-166 is active, and its heartbeat does not answer", "red"),
+    ({}, "what vs-166 is now is not known, and its heartbeat does not answer", "red"),
+    ({"only_root": True}, "what vs-166 is now is not known; only root is told more", "yellow"),
 ]  # fmt: skip
 
 
@@ -110,6 +113,10 @@ def test_a_configuration_that_cannot_be_used_is_the_first_alarm_of_a_page_that_i
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "vs-166 is active, vs-28 is ready to take over; 2 alarms"
     assert lines[1:3] == ["  ! the configuration can't be used: module.xml:3: no such element", "  ! alone"]
+    refused = "the new configuration is refused, the old one stays: module.xml:3: no such element"
+    print_all(found(**ACTIVE, configuration="module.xml:3: no such element", alarms={"ha_manager: configuration": refused}))
+    page = capsys.readouterr().out
+    assert page.count("no such element") == 1 and "; 1 alarm\n" in page, "ha_manager was told to read it, and says the same"
     print_all(found(manager=RESTING, configuration="module.xml:3: no such element", errors={"heartbeat": "not running"}))
     lines = capsys.readouterr().out.splitlines()
     assert "module.xml:3" in lines[1] and "not running" not in "".join(lines), "off, but the file is wrong"
@@ -124,6 +131,8 @@ def test_somebody_else_than_root_is_not_told_that_heartbeat_does_not_answer(tmp_
     os.seteuid(65534)
     try:
         page = collect(asked)
+        with pytest.raises(NotPermitted, match="only root may ask heartbeat"):  # and nothing that `ha start` would mend
+            explain_to(print, asked)
     finally:
         os.seteuid(0)
     assert "only root may ask heartbeat" in page["errors"]["heartbeat"] and "only root is told more" in headline(page)[0]
