@@ -116,8 +116,10 @@ class Evidence:
         theirs = self._peers_macs()
         if claim.mac in theirs:
             return Sign(VIP, device, f"{self._peer} ({text(claim.mac)}) answers for {claim.address}")
-        whose = f"which is none of {self._peer}'s" if theirs else f"and {self._peer}'s are not known yet"
-        return Sign(STRANGER, device, f"{text(claim.mac)} answers for {claim.address}, {whose}")
+        whose = "neither server of the pair, find out whose it is"
+        if not theirs:
+            whose = f"{self._peer} or a stranger, which is not known before {self._peer} was heard"
+        return Sign(STRANGER, device, f"{text(claim.mac)} answers for {claim.address}: {whose}")
 
     def _ping(self, device: str, addresses: tuple[str, ...]) -> None:
         known, echoes = self._echoes.get(device, ((), None))

@@ -209,7 +209,7 @@ def _of_backing(core: Server, found: dict[str, str]) -> None:
     """Alarms of what a decision by silence needs besides the silence."""
     site, p, deadtime = core.site, core.members.peer, core.timing.deadtime
     if stranger := core.signs.fresh(STRANGER):
-        found["stranger"] = f"{stranger}: neither server of the pair; find out whose it is"
+        found["stranger"] = stranger
     if site.arp_check and core.arp.unusable:
         found["arp-check"] = f"{core.arp.unusable}: decisions by silence are taken without asking the ping node's ARP table"
     if core.unfenced and not core.members.in_contact():
