@@ -261,6 +261,7 @@ def activate(force: bool) -> None:
     from runtime.errors import Refused
 
     config = reached()
+    was_active = turning.heartbeat(config, "status")["phase"] == "active"
     if not force:
         try:
             turning.heartbeat(config, "activate", {"by": "ha activate", "force": False}, 10.0)
@@ -272,10 +273,15 @@ def activate(force: bool) -> None:
             fail("not confirmed; `ha activate --force` does it without a question", FAILED)
         click.confirm(f"Make this server active? Only if {config.peer} is off and stays off until it is a passive", abort=True)
     say(str(turning.heartbeat(config, "activate", {"by": "ha activate", "force": True}, 10.0).get("text", "accepted")))
-    now = _when(config, lambda status: status["phase"] == "active", 60.0)
+    now = _when(config, lambda status: activated(status, was_active), 60.0)
     if now is None:
         fail("not active yet; `ha explain` says why", FAILED)
     say(f"this server is active: {now['because']}")
+
+
+def activated(status: dict[str, Any], was_active: bool) -> bool:
+    """What was asked for is there. One that was active, and waited for its peer, goes on alone."""
+    return status["phase"] == "active" and (not was_active or bool(status["solo"]))
 
 
 def _may_activate(status: dict[str, Any]) -> bool:

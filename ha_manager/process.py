@@ -431,8 +431,9 @@ class Daemon:
             case "initialised":
                 self.mail.post(lambda: self.messages.replication_initialised(text))
             case "kept":
-                log.warning("%s", text)
                 note = divergence.newest(self.cluster.diverged_dir) or text
+                if note != text:
+                    log.warning("%s", text)
                 self.mail.post(lambda: self.messages.alarm("diverged", note))
             case "mended":
                 self.mail.post(lambda: self.messages.alarm("mended", text))

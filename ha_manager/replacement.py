@@ -232,5 +232,4 @@ def _switched_in(task: Replacement, name: str) -> str:
     keepsake.prune(config.data_dir, task.note)
     if kept is None:
         return ""
-    task.note(f"the replaced database is kept in {kept}")
     return f"the replaced database is kept in {kept}"

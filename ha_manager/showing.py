@@ -44,7 +44,7 @@ def collect(config: Config | Reach) -> dict[str, Any]:
     if host.linux_ha.cl_status:
         found["heartbeat"] = found["ha_manager"].get("heartbeat_says", {})
         found["errors"].pop("heartbeat", None)
-    found |= {"virtual_ip": config.site.virtual_ip} if isinstance(config, Config) else _named(found)
+    found |= {"virtual_ip": config.site.virtual_ip} if isinstance(config, Config) and config.peer else _named(found)
     explained = _ask(paths.heartbeat_run, "heartbeat", "explain", found | {"errors": {}})
     found["explain"] = explained.get("lines", [])
     alarms = _alarms(found)

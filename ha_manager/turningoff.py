@@ -26,7 +26,6 @@ from runtime import durable
 from runtime.commands import run
 from runtime.control import Client
 from runtime.errors import ConfigError, ControlError
-from runtime.keys import Keys
 from runtime.lease import lift_block
 
 Say = Callable[[str], None]
@@ -38,7 +37,7 @@ ENSURE = "when disabling HA, ensure that the passive policy server is connected 
 def stop(say: Say) -> None:
     """HA off on this server. The peer is told and doesn't take over. Raises HaError."""
     config = _config(say)
-    database = database_of(config, cluster_of(config), Keys(config.host.paths.keys))
+    database = database_of(config, cluster_of(config), None)  # keys that can't be used are no reason not to turn HA off
     mark = config.host.paths.state / TURNING_OFF
     if _is_off(config, database, mark):
         say("HA is off on this server already; nothing was changed. `ha start` turns it on")

@@ -38,14 +38,16 @@ def replication_password(keys: Keys) -> str:
     return keys.derive(REPLICATION).hex()
 
 
-def database_of(config: Reachable, cluster: PostgresConfig, keys: Keys) -> Database:
-    """``peer_addresses``: on every link, because replication may run on any of them."""
+def database_of(config: Reachable, cluster: PostgresConfig, keys: Keys | None) -> Database:
+    """``peer_addresses``: on every link, because replication may run on any of them. ``keys`` None: it is only let go of, for
+    which nobody logs in.
+    """
     sql.forget_environment()
     return Database(
         cluster,
         config.node,
         config.peer,
         peer_addresses=tuple(peer for _, peer in config.links),
-        password=replication_password(keys),
+        password=replication_password(keys) if keys is not None else "",
         note=lambda sentence: log.info("%s", sentence),
     )

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ha_manager.cli import _amid_failover, _broken, _may_activate, _successor_gone, main, not_active
+from ha_manager.cli import _amid_failover, _broken, _may_activate, _successor_gone, activated, main, not_active
 from ha_manager.host import Host, Paths
 from ha_manager.lanes import Cancelled, Lanes, Stop, Token, command
 from ha_manager.orders import Epoch, Role
@@ -101,6 +101,13 @@ ACTIVATIONS = [
 @pytest.mark.parametrize(("role", "peer", "contact", "asks"), ACTIVATIONS)
 def test_activate_asks_only_where_heartbeat_would_do_it(role: str, peer: str, contact: bool, asks: bool) -> None:
     assert _may_activate({"role": role, "peer_state": {"phase": peer, "contact": contact}}) is asks
+
+
+def test_an_active_that_is_told_to_go_on_alone_has_not_done_so_before_it_is_solo() -> None:
+    assert not activated({"phase": "promoting", "solo": True}, was_active=False)
+    assert activated({"phase": "active", "solo": True}, was_active=False)
+    assert not activated({"phase": "active", "solo": False}, was_active=True), "it says still why it was active before"
+    assert activated({"phase": "active", "solo": True}, was_active=True)
 
 
 def test_a_failover_is_sent_on_only_to_an_active_that_is_heard() -> None:

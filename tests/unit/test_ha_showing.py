@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from ha_manager.cli import explain_to
-from ha_manager.config import reach
-from ha_manager.host import Host
+from ha_manager.config import Config, reach
+from ha_manager.host import Host, load_host
 from ha_manager.showing import collect, headline, print_all
+from ha_manager.site import Server, Site
 from runtime.control import ControlServer
 from runtime.errors import ConfigError, NotPermitted
 
@@ -143,13 +144,17 @@ def test_the_role_is_heartbeats_own_word_where_the_role_file_cannot_be_written(t
     conf.write_text(f"[paths]\nheartbeat_run = {tmp_path}\nrun = {tmp_path}\nmanager_run = {tmp_path}\n")
     selector = selectors.DefaultSelector()
     server = ControlServer(
-        tmp_path / "control", selector, {do: lambda _: {"role": "active"} for do in ("status", "show", "explain")}
+        tmp_path / "control",
+        selector,
+        {do: lambda _: {"role": "active", "peer": "vs-166"} for do in ("status", "show", "explain")},
     )
     ended = threading.Event()
     serving = threading.Thread(target=_serve, args=(selector, ended))
     serving.start()
     try:
         assert collect(reach(ConfigError("no such element"), conf))["role"] == "active"
+        nameless = Config(Site(True, Server("127.0.0.1"), Server("127.0.0.2")), load_host(conf), False, "vs-28", "")
+        assert collect(nameless)["peer"] == "vs-166", "its key is gone, and the daemons knew it"
     finally:
         ended.set()
         serving.join()
