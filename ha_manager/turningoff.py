@@ -135,7 +135,7 @@ def _by_record(config: Reachable, wrong: str, say: Say) -> bool:
 def _stop_processes(config: Reachable, say: Say) -> None:
     names = ("ha_manager",) if on_linux_ha(config) else ("heartbeat", "ha_manager")
     if "heartbeat" in names:
-        say(f"telling {config.peer} that HA is turned off here, and stopping heartbeat")
+        say(f"telling {config.peer or 'the other server'} that HA is turned off here, and stopping heartbeat")
     control = config.host.paths.manager_run / "control"
     try:
         with Client(control, 5.0, name="the Manager") as manager:
