@@ -65,7 +65,7 @@ class Machine:
         text = f"""<module><init><director priority="{priority}" management_ip="{self.wire.ip}"/>
 <vrrp version="3" advert="0.1"/><virtual_ip ip="{VIP}/16"/><virtual_ip ip="{VIP6}/64"/>
 {_ELEMENTS}
-<load_balancing/></init></module>"""
+<load_balancing buckets="{self.group.count}"/></init></module>"""
         (self.folder / "conf" / "module.xml").write_text(text)
 
     def key(self, text: str) -> None:
@@ -150,7 +150,9 @@ class Machine:
 class Daemons(Served):
     sources = SOURCES
 
-    def __init__(self) -> None:
+    def __init__(self, buckets: int = 1024) -> None:
+        """Five directors that move 1024 buckets take two cores of one machine for a quarter of a minute."""
+        self.count = buckets
         self.folder = Path(tempfile.mkdtemp(prefix="proxy-group-"))
         self.wires = Group(len(MEMBERS), proxies=False)
         self.machines: dict[str, Machine] = {}
@@ -207,8 +209,12 @@ class Daemons(Served):
         self.until(lambda: all(self.cluster(each)["director"] == wanted for each in up), f"{name} directs")
 
     def await_even(self, on: str = "jupiter") -> None:
-        even = [204, 205, 205, 205, 205]
-        self.until(lambda: sorted(self.buckets(on).values()) == even, "all five share evenly")
+        self.until(lambda: sorted(self.buckets(on).values()) == self.even(len(MEMBERS)), "all five share evenly")
+
+    def even(self, members: int) -> list[int]:
+        """Shares of so many, the smallest first."""
+        share, more = divmod(self.count, members)
+        return [share] * (members - more) + [share + 1] * more
 
     def until(self, holds: Callable[[], object], what: str) -> None:
         end = time.monotonic() + LIMIT

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture(scope="module")
 def daemons() -> Iterator[Daemons]:
-    with Daemons() as made:
+    with Daemons(buckets=256) as made:  # the least; the other tests want the processors, too
         yield made
 
 
@@ -41,7 +41,7 @@ def test_connections_survive_the_directors_move_a_drain_and_a_flushed_ruleset(gr
     group.await_director("nibiru")
     group.go_on(downloads)
     assert max(each.gap(at - 0.1) for each in downloads) < 2.0
-    assert sorted(group.buckets("nibiru").values()) == [204, 205, 205, 205, 205]
+    assert sorted(group.buckets("nibiru").values()) == group.even(5)
     jupiter.configure(priority=99)
     jupiter.run("cli", "reload")
     group.await_director("jupiter")
@@ -103,7 +103,7 @@ def test_a_dead_port_takes_only_that_port_away_and_commands_say_so(group: Daemon
         assert words in scan2.log()
     assert "nobody listens on port 2121" in scan2.run("cli", "check").stdout
     scan2.serve(2121)
-    group.until(lambda: group.buckets("jupiter", "tcp 21").get("scan2", 0) > 200, "scan2 has its share again")
+    group.until(lambda: group.buckets("jupiter", "tcp 21").get("scan2", 0) >= group.even(5)[0], "scan2 has its share again")
 
     # what the commands say
     assert group.node("jupiter").run("swg_mon", "-c").stdout.startswith("current state: ok\n")
@@ -129,7 +129,7 @@ def test_a_killed_director_that_is_back_takes_the_buckets_over(group: Daemons) -
     group.node("jupiter").start()
     group.await_director("jupiter")
     group.go_on(downloads)
-    group.until(lambda: sorted(group.buckets("jupiter").values()) == [256] * 4, "four share evenly")
+    group.until(lambda: sorted(group.buckets("jupiter").values()) == group.even(4), "four share evenly")
     after = {source: group.served_by(source) for source in SOURCES}
     elsewhere = [source for source in SOURCES if "jupiter" not in (before[source], after[source])]
     assert {source: after[source] for source in elsewhere} == {source: before[source] for source in elsewhere}
@@ -174,7 +174,7 @@ def test_a_kernel_without_nftables_is_told_and_the_node_gets_no_clients(group: D
         node.end()
         node.start()
         group.await_director("jupiter")
-        group.until(lambda n=name: group.buckets("jupiter").get(n, 0) > 100, f"{name} serves again")  # type: ignore[misc]
+        group.until(lambda n=name: group.buckets("jupiter").get(n, 0) > 25, f"{name} serves again")  # type: ignore[misc]
 
 
 def test_an_interface_that_disappears_and_returns(group: Daemons) -> None:
