@@ -83,6 +83,7 @@ class Tier(Served):
         text = node.read(f"/opt/ha-manager/share/conf{XML}")
         own = f'enabled="1" priority="{PRIORITIES[name]}" management_ip="{ADDRESSES[name]}"'
         text = text.replace('enabled="0" priority="99" management_ip="10.1.1.1"', own).replace("10.1.1.250/24", vip)
+        text = text.replace('buckets="1024"', 'buckets="256"')  # five directors share the processors of one machine
         elements = "\n".join(
             f'<port_redirect protocol="{protocol}" ports="{ports}" to="{to}"/>'
             for protocol, (ports, to) in (redirects or REDIRECTS).items()
