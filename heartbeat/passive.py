@@ -104,6 +104,8 @@ class Passive(Active):
         """Rules 6a and 7, the passive's side: store "in sync" when all is held, clear it when asked to (or when it fails,
         or is to be replaced).
         """
+        if self.now < self._save_wait:
+            return  # the disk refused the last record, and would refuse this one as quickly
         newest = self._newest()
         asked = p.asks_release and p.epoch.number >= newest.epoch.number
         failed = self.facts.data in ("failed", "copying") and not self.manager_lost

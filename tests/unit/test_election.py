@@ -136,6 +136,21 @@ def test_a_takeover_that_cannot_be_written_is_tried_again() -> None:
     assert server.core.phase is Phase.ACTIVE
 
 
+def test_a_full_disk_is_tried_again_after_a_rest() -> None:
+    """The writer says so within a millisecond: asked again at once, the two would do nothing else."""
+    server = passive_in_sync()
+    server.disk = False
+    server.hear(asks_release=True, calls_in_sync=-1)
+    refused = next(effect for effect in reversed(server.did) if isinstance(effect, Persist))
+    server.did.clear()
+    server.give(PersistFailed(refused.serial, "no space left on device"))
+    server.run(TIMING.deadtime - 0.1)
+    assert "Persist" not in server.kinds() and server.core.disk.in_sync
+    server.disk = True
+    server.run(0.2)
+    assert not server.core.disk.in_sync
+
+
 def test_a_takeover_is_given_up_when_the_active_speaks_before_the_announcement() -> None:
     server = passive_in_sync()
     server.manager = server.peer_speaks = False
