@@ -16,7 +16,7 @@ from ha_manager import observation
 from ha_manager.care import Deaths
 from ha_manager.carrying import RETRY_MOST, Active, Carrying, Events, Obsolete, Postgreses
 from ha_manager.orders import Epoch, Names, Phase, Postgres, Want
-from runtime.errors import HaError, ReplicationError
+from runtime.errors import HaError, ReplicationError, in_words
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,8 @@ class Primary(Carrying):
             elif self.carried.checkpointed != want.epoch.number:
                 # Solo without a promotion. Another checkpoint would recycle the log from before the fork, if this becomes one.
                 self._publish(checkpointed=want.epoch.number)
-        except HaError as wrong:
-            log.warning("after the promotion: %s", wrong)
+        except (HaError, OSError) as wrong:  # a full disk
+            log.warning("after the promotion: %s", in_words(wrong))
             with self._condition:
                 self._retry_at = self._clock() + RETRY_MOST
 

@@ -308,6 +308,15 @@ def test_a_full_disk_is_told_as_such(bench: Bench) -> None:
     assert bench.worker.carried.trouble == "/var/lib/postgresql/15/main can't be used: No space left on device"
 
 
+def test_what_a_promotion_owes_and_a_full_disk_refuses_is_done_when_there_is_room(bench: Bench) -> None:
+    """The thread goes on, and so does what is wanted."""
+    bench.db.fail["settle"] = OSError(28, "No space left on device", "/var/lib/ha_manager/postgres/lineage")
+    assert bench.do(want(Postgres.PRIMARY)) == ["primary 5", "relax", "settle 5"]
+    assert (bench.worker.carried.serial, bench.worker.carried.trouble) == (1, "")
+    del bench.db.fail["settle"]
+    assert bench.do(want(Postgres.PRIMARY)) == ["primary 5", "settle 5"]
+
+
 def test_a_primary_is_stopped_before_it_is_a_standby(bench: Bench) -> None:
     primary = replace(RUNNING, in_recovery=False)
     assert bench.do(want(Postgres.STANDBY, follow=THEIRS), primary) == ["stop immediate", "judge", "standby vs-28"]
