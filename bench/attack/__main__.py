@@ -49,6 +49,7 @@ chown postgres: /var/lib/postgresql
 pg_createcluster 15 main >/dev/null
 """
 _MARK = "/var/lib/ha_manager/attacked"
+_KEPT = (("/var/lib/ha_manager/diverged", "*"), ("/var/lib/postgresql", "*/main.diverged-*"))
 
 
 @dataclass
@@ -87,9 +88,8 @@ class Campaign:
         for text in wrong:
             self.screen.error(f"    {text}")
         self._keep(scene, bool(wrong))
-        for name in SERVERS if not wrong else ():
-            if list(self.pair.node(name).path("/var/lib/ha_manager/diverged").glob("*")):
-                self.pair.ha(name, "diverged", "remove", "--all", "--force", check=False)
+        if not wrong:
+            _make_room(self.pair)
 
     def _look(self, scene: Scene) -> None:
         for name in SERVERS:
@@ -133,6 +133,7 @@ def staged(screen: Screen, name: str, profile: str, small: bool, folder: Path, l
         pgbench.prepare(pair)
         for server in SERVERS:
             lab.node(server).write(_MARK, mark)
+    _make_room(pair)
     writers = Writers(lab, folder / "ledger", every=_EVERY)
     beside = pgbench.Load(lab.node("client"), folder) if load else None
     writers.start()
@@ -144,6 +145,13 @@ def staged(screen: Screen, name: str, profile: str, small: bool, folder: Path, l
         writers.stop()
         if beside is not None:
             beside.stop()
+
+
+def _make_room(pair: Pair) -> None:
+    """What is kept of replaced databases, their log or all of them: a small disk holds few."""
+    for name in SERVERS:
+        if any(list(pair.node(name).path(folder).glob(pattern)) for folder, pattern in _KEPT):
+            pair.ha(name, "diverged", "remove", "--all", "--force", check=False)
 
 
 def _goes_on(lab: Lab, mark: str) -> bool:
