@@ -8,6 +8,7 @@ Source: design §4 rule 11 ("never started by anything else"), §6.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import re
@@ -141,9 +142,15 @@ def read_dynamic(config: PostgresConfig) -> Dynamic:
 
 
 def write_dynamic(config: PostgresConfig, dynamic: Dynamic) -> None:
-    """Not fsynced: after a power cut it is written anew before Postgres is started."""
-    group = pwd.getpwnam(config.user).pw_gid
-    durable.write_durably(Paths(config.state_dir).dynamic, dynamic.text(), mode=0o640, owner=(0, group), durable=False)
+    """Not fsynced: after a power cut it is written anew before Postgres is started. A full disk keeps no active from going on
+    alone, and no commit waiting for a standby that is gone.
+    """
+    path, owner = Paths(config.state_dir).dynamic, (0, pwd.getpwnam(config.user).pw_gid)
+    try:
+        durable.write_durably(path, dynamic.text(), mode=0o640, owner=owner, durable=False)
+    except OSError as wrong:
+        if wrong.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.exists() or not durable.overwrite(path, dynamic.text()):
+            raise
 
 
 def write_passfile(config: PostgresConfig, password: str) -> None:

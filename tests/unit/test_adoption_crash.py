@@ -1,8 +1,12 @@
-"""``ha start`` and ``ha stop`` killed before any change on the disk: what they did is completed, or undone, later."""
+"""``ha start`` and ``ha stop`` killed before any change on the disk: what they did is completed, or undone, later; and what
+a full disk takes all the same.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 
 from ha_manager import adoption
 from ha_manager.cluster import Paths, PostgresConfig
+from ha_manager.settings import Dynamic
 
 #: What changes something on the disk, as sys.audit tells of it before it happens
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.chown", "os.link", "os.truncate"}
@@ -128,3 +133,24 @@ def test_killed_before_any_change(config: PostgresConfig, mode: str, monkeypatch
         assert paths.settings.exists() or adoption.start_mode(_start_conf(config)) == (mode or "auto"), change
         off(config)
         assert is_plain(config, mode or "auto", before), change
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_full_disk_takes_what_depends_on_the_role(config: PostgresConfig) -> None:
+    """Commits that wait for a standby that is gone must not wait until somebody has made room."""
+    proof = Dynamic(names='"ha_proof_5"', lineage="2=5/vs-166")
+    config.state_dir.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", config.state_dir], check=True)
+    try:
+        adoption.write_dynamic(config, proof)
+        with contextlib.suppress(OSError), open(config.state_dir / "filler", "wb", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+        for now in (Dynamic(lineage="2=5/vs-166"), proof):
+            adoption.write_dynamic(config, now)
+            assert adoption.read_dynamic(config) == now
+        with pytest.raises(OSError, match="No space left"):
+            adoption.write_dynamic(config, Dynamic(lineage="x" * 5000))
+        assert adoption.read_dynamic(config) == proof
+    finally:
+        subprocess.run(["umount", config.state_dir], check=True)
