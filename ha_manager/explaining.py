@@ -80,7 +80,8 @@ def replication(found: Found) -> list[str]:
         return ["What Postgres says is not known: ha_manager does not answer."]
     if manager.get("postgres") == "primary":
         return [*_primary(found), *peers_word(found)]
-    return _standby(found)
+    # Why an active takes no writes now heartbeat says.
+    return peers_word(found) if found["role"] == "active" else _standby(found)
 
 
 def peers_word(found: Found) -> list[str]:

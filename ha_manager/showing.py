@@ -100,6 +100,8 @@ def headline(found: dict[str, Any]) -> tuple[str, str]:
     if not heartbeat:
         return f"{known}, and its heartbeat does not answer", "red"
     if found["role"] == "active":
+        if found["ha_manager"].get("postgres", "unknown") not in ("primary", "unknown"):
+            return f"{node} is active, but its Postgres takes no writes now: no service", "red"
         if state.get("fit"):
             return f"{node} is active, {peer} is ready to take over", "green"
         return f"{node} is active, but {peer} could not take over", "yellow"

@@ -103,6 +103,11 @@ def test_no_failover_is_promised_from_an_active_whose_passive_could_not_take_ove
     assert "holds the whole log at this moment." in said and "would lose" not in said, "heartbeat says what a crash means"
 
 
+def test_an_active_whose_postgres_is_down_is_no_passive_that_does_not_stream() -> None:
+    page = found("active", "solo", postgres="stopped", database={"receiver": None}, session=TOLD)
+    assert lines(page)[1:-1] == ["vs-28 says: the disk of the database is full."], "heartbeat says why it takes no writes"
+
+
 @pytest.mark.parametrize(("page", "sentence"), SAID, ids=[row[1][:50] for row in SAID])
 def test_what_is_said_of_the_databases(page: dict[str, Any], sentence: str) -> None:
     said = lines(page)

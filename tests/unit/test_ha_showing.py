@@ -46,6 +46,9 @@ def with_link(base: dict[str, Any], state: str, **alarms: str) -> dict[str, Any]
 HEADLINES = [
     (ACTIVE, "vs-166 is active, vs-28 is ready to take over", "green"),
     (with_peer(ACTIVE, fit=False), "vs-166 is active, but vs-28 could not take over", "yellow"),
+    (ACTIVE | {"ha_manager": {"postgres": "stopped"}}, "vs-166 is active, but its Postgres takes no writes now: no service",
+     "red"),
+    (ACTIVE | {"ha_manager": {"postgres": "unknown"}}, "vs-166 is active, vs-28 is ready to take over", "green"),
     (PASSIVE, "vs-166 is passive, ready to take over from vs-28", "green"),
     (with_peer(PASSIVE), "vs-166 is passive, not ready to take over from vs-28", "yellow"),
     (with_peer(PASSIVE, contact=False), "vs-166 is not active, and hears no other server: there may be no service",
