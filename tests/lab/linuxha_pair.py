@@ -199,7 +199,9 @@ class LinuxHaPair:
         try:
             return until(f"everything is at {holder}", lambda: self.settled(holder), limit)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it is {self.state()}") from None
+            seen = {name: member.sees(self.other(member).name) for name, member in self.members.items()}
+            logs = "".join(f"\n--- {name}\n{member.node.log()[-6000:]}" for name, member in self.members.items())
+            raise AssertionError(f"{error}; it is {self.state()}, they see each other as {seen}{logs}") from None
 
 
 class Answers:

@@ -91,7 +91,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_beside_keepalived(tier: Tier, case: Beside) -> None:
-    spare = "ip link add spare up type veth peer name spare-end && ip link set spare-end up"
+    # without ARP at its end, which would else answer for an address of spare: a rival
+    spare = "ip link add spare up type veth peer name spare-end && ip link set spare-end arp off up"
     for name in ("jupiter", "mars"):
         tier.node(name).sh(f"ip link show spare >/dev/null 2>&1 || {{ {spare}; }}")
     tier.node("mars").sh("ip addr replace 10.10.74.89/24 dev eth0")

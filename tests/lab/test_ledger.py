@@ -5,6 +5,7 @@ Promise: the server is this test's own, in a temporary folder, and gone at its e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -63,7 +64,8 @@ class Server:
 
     def signal(self, number: int) -> None:
         for pid in self.everybody():
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # a worker of autovacuum may have ended
+                os.kill(pid, number)
 
     def stop(self) -> None:
         if (self.data / "postmaster.pid").exists():
