@@ -108,8 +108,12 @@ def segment_name(timeline: int, position: int, segment: int) -> str:
 
 def segments(data_dir: Path) -> list[str]:
     """Names of the log segments there, oldest first, of all timelines."""
+    return _names(data_dir / "pg_wal")
+
+
+def _names(wal: Path) -> list[str]:
     try:
-        names = sorted(path.name for path in (data_dir / "pg_wal").iterdir())
+        names = sorted(os.listdir(wal))
     except OSError:
         return []
     return [name for name in names if re.fullmatch("[0-9A-F]{24}", name)]
@@ -132,6 +136,8 @@ def missing(data_dir: Path) -> str:
 
 _PAGE = 8192
 _CHECKPOINT_RECORD = 114
+#: of a segment's first page
+_LONG_HEADER = 40
 
 
 def shutdown_lsn(control: Control) -> int:
@@ -169,13 +175,42 @@ def holds_beyond(bin_dir: Path, data_dir: Path, timeline: int, fork: int, segmen
     return ""
 
 
+def log_files(wal: Path, timeline: int, start: int) -> list[str]:
+    """The segments from that of ``start`` on without a gap, the first and the last, as pg_waldump wants them named; none if
+    that of ``start`` isn't there or has nothing in it. Where none is named pg_waldump takes the size of a segment from whatever
+    file it finds first, and fails if that one was made ahead and is empty yet.
+    """
+    names = [name for name in _names(wal) if name.startswith(f"{timeline:08X}")]
+    size = (wal / names[0]).stat().st_size if names else 0
+    found: list[str] = []
+    while size and (name := segment_name(timeline, start, size)) in names and not is_blank(wal / name):
+        found[1:] = [name]
+        start += size
+    return found
+
+
+def is_blank(segment: Path) -> bool:
+    """Made ahead, and never written to."""
+    with segment.open("rb") as file:
+        return not any(file.read(_LONG_HEADER))
+
+
 _RECORD = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+),")
 
 
 def first_record(bin_dir: Path, data_dir: Path, timeline: int, start: int, limit: float) -> int | None:
-    """Position of the first valid record at or after ``start`` in the segments here; None if there is none."""
+    """Position of the first valid record at or after ``start`` in the segments here; None if there is none. Raises
+    ReplicationError where pg_waldump doesn't say so: what it can't read may hold one.
+    """
+    wal = data_dir / "pg_wal"
+    try:
+        files = log_files(wal, timeline, start)
+    except OSError as wrong:
+        raise ReplicationError(f"the log can't be read: {wrong}") from wrong
+    if not files:
+        return None
     argv = [
-        str(bin_dir / "pg_waldump"), "-p", str(data_dir / "pg_wal"), "-t", str(timeline), "-s", lsn_text(start), "-n", "1",
+        str(bin_dir / "pg_waldump"), "-p", str(wal), "-t", str(timeline), "-s", lsn_text(start), "-n", "1", *files,
     ]  # fmt: skip
     try:
         done = commands.run(argv, timeout=limit, check=False)
@@ -183,5 +218,8 @@ def first_record(bin_dir: Path, data_dir: Path, timeline: int, start: int, limit
         raise ReplicationError(f"the log can't be read: {failed}") from failed
     if is_cut_short(done.code):
         raise ReplicationError(f"the log can't be read: pg_waldump was killed by signal {-(done.code or 0)}")
-    found = _RECORD.search(done.stdout)
-    return lsn(found[1]) if found else None
+    if (found := _RECORD.search(done.stdout)) is not None:
+        return lsn(found[1])
+    if "could not find a valid record" not in done.stderr:
+        raise ReplicationError(f"the log can't be read: {done.stderr.strip()[:200]}")
+    return None

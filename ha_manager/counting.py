@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from ha_manager import divergence
+from ha_manager import controldata, divergence
 from ha_manager.divergence import Committed, Kept, Rows
 from ha_manager.observation import lsn, lsn_text
 from runtime import commands
@@ -88,11 +88,12 @@ class _Log:
 
     def __init__(self, bin_dir: Path, wal: Path, timeline: int, start: str) -> None:
         self._argv = [str(bin_dir / "pg_waldump"), "-p", str(wal), "-t", str(timeline), "-s", start]
+        self._files = controldata.log_files(wal, timeline, lsn(start))
         self.said = ""
 
     def read(self, managers: list[str], see: Callable[[str], None], limit: float) -> bool:
         """Every line to ``see``; False if the limit came first."""
-        argv = [*self._argv, *(f"--rmgr={name}" for name in managers)]
+        argv = [*self._argv, *(f"--rmgr={name}" for name in managers), *self._files]
         child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
         assert child.stdout is not None and child.stderr is not None
         try:

@@ -73,8 +73,11 @@ def _same(new: Path, old: Path, count: int) -> bool:
 
 def _end(bin_dir: Path, wal: Path, timeline: int, start: int, end: int, limit: float) -> int:
     """Where the last valid record between ``start`` and ``end`` begins, or a little further; ``end`` if all are valid."""
+    name = controldata.segment_name(timeline, start, end - start)
+    if controldata.is_blank(wal / name):
+        return start
     argv: list[str | Path] = [
-        bin_dir / "pg_waldump", "-p", wal, "-t", str(timeline), "-s", lsn_text(start), "-e", lsn_text(end), "--stats",
+        bin_dir / "pg_waldump", "-p", wal, "-t", str(timeline), "-s", lsn_text(start), "-e", lsn_text(end), "--stats", name,
     ]  # fmt: skip
     try:
         done = commands.run(argv, timeout=limit, check=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, pair, until
 
-from ha_manager import divergence, rewinding, space, tablenames, transfer
+from ha_manager import controldata, divergence, rewinding, space, tablenames, transfer
 from ha_manager.observation import Identity, Progress
 from ha_manager.rejoin import Verdict, Way
 from ha_manager.sql import Late
@@ -94,6 +94,40 @@ def test_a_crashed_primary_with_more_log_is_kept_reported_and_replaced(clusters:
     assert {names[divergence.File.of(file)]: rows for file, rows in kept.tables.items()} == {"postgres: t": {"inserted": 7}}
     assert not list(one.root.glob("data.*")), f"rewound in place, nothing copied whole: {one.notes}"
     two.database.set_names_enforced(2)
+
+
+def make_ahead(node: Node) -> None:
+    """A segment that nothing was written to yet, as Postgres makes one in time, and that pg_waldump finds first."""
+    wal = node.config.data_dir / "pg_wal"
+    last = max(controldata.segments(node.config.data_dir))
+    for number in range(1, 500):
+        ahead = wal / f"{last[:16]}{int(last[16:], 16) + number:08X}"
+        with ahead.open("wb") as file:
+            file.truncate((wal / last).stat().st_size)
+        if next(name for name in os.listdir(wal) if re.fullmatch("[0-9A-F]{24}", name)) == ahead.name:
+            return
+        ahead.unlink()
+    raise AssertionError("no segment is found before the others")
+
+
+def test_a_segment_made_ahead_hides_nothing_that_diverged(clusters: Pair) -> None:
+    """pg_waldump can't read anything then, unless it is told which segments."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.database.make_detached()
+    one.database.set_names_relaxed()
+    one.sql("INSERT INTO t VALUES (1)")
+    one.crash()
+    make_ahead(one)
+    two.database.make_primary(2)
+    two.database.settle_primary(2)
+    one.up()
+    way, _ = follow(one, two, 2)
+    assert way == "diverged"
+    assert one.database.reports.settle(20.0)
+    (kept,) = divergence.listed(one.config.diverged_dir, one.config.data_dir)
+    assert (kept.transactions, kept.acknowledged) == (2, "yes"), "the insert and the probe of relaxing"
+    assert rows(one) == rows(two) == 0
 
 
 def test_a_log_of_which_a_part_is_gone_is_told_and_its_database_kept(clusters: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -554,6 +554,8 @@ def test_a_tool_that_is_killed_says_nothing_of_the_database(tmp_path: Path, scri
     assert controldata.read(tools, data, 0.2) is None
     with pytest.raises(ReplicationError, match="can't be looked at"):
         controldata.read(tools, data, 0.2, surely=True)
+    (data / "pg_wal").mkdir()
+    (data / "pg_wal" / controldata.segment_name(2, 1 << 24, 64)).write_bytes(b"\x10" * 64)
     with pytest.raises(ReplicationError, match="can't be read"):
         controldata.first_record(tools, data, 2, 1 << 24, 0.2)
     program(tools, "pg_controldata", "echo damaged >&2; exit 1")
