@@ -31,6 +31,7 @@ from bench.pair import SERVERS, Pair
 from bench.screen import Screen, shown
 from bench.stage import need_root
 from bench.writers import Writers
+from ha_manager.host import CONF
 from lab.api import Lab
 from runtime.clock import boottime
 from runtime.errors import HaError
@@ -117,11 +118,13 @@ class Campaign:
 
 
 @contextlib.contextmanager
-def staged(screen: Screen, name: str, profile: str, small: bool, folder: Path, load: bool) -> Iterator[tuple[Pair, Writers]]:
+def staged(
+    screen: Screen, name: str, profile: str, small: bool, folder: Path, load: bool, rejoin: str
+) -> Iterator[tuple[Pair, Writers]]:
     """The lab of the slice before, mended, or a new one."""
     lab = Lab(name, progress=screen.say)
     pair = Pair(lab, screen.say)
-    mark = f"{profile} {small}"
+    mark = f"{profile} {small} {rejoin}"
     if not (lab.is_up and _goes_on(lab, mark)):
         lab.down()
         shutil.rmtree(folder / "ledger", ignore_errors=True)  # with the tables that it is of
@@ -129,6 +132,8 @@ def staged(screen: Screen, name: str, profile: str, small: bool, folder: Path, l
         for server in SERVERS if small else ():
             lab.node(server).sh(_SMALL)
         pair.install(profile)
+        for server in SERVERS:
+            lab.node(server).write(str(CONF), lab.node(server).read(str(CONF)) + f"[postgres]\nrejoin = {rejoin}\n")
         pair.start()
         pgbench.prepare(pair)
         for server in SERVERS:
@@ -180,12 +185,13 @@ def _goes_on(lab: Lab, mark: str) -> bool:
 @click.option("--kinds", default="steps,links", show_default=True, help="steps,links,disks; with disks no power is cut.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Results; gone on after.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("/var/tmp/ha-attack"), show_default=True)
+@click.option("--rejoin", type=click.Choice(["quickest", "rewind"]), default="quickest", show_default=True)
 @click.option("--load", is_flag=True, help="pgbench -c4 beside.")
 @click.option("--watched", is_flag=True, help="ha show and ha explain on both under faults of more than a second.")
 @click.option("--list", "listed", is_flag=True, help="Only print the names.")
 def main(
     lab_name: str, seconds: float, seed: int, only: tuple[str, ...], profile: str, kinds: str, json_file: Path | None,
-    folder: Path, load: bool, watched: bool, listed: bool,
+    folder: Path, rejoin: str, load: bool, watched: bool, listed: bool,
 ) -> None:  # fmt: skip
     """Attack a pair while it changes. Ends with 1 if anything did not hold."""
     chosen = tuple(kinds.split(","))
@@ -201,7 +207,7 @@ def main(
     end, found = boottime() + seconds, list[dict[str, Any]]()
     with shown("attack") as screen:
         screen.say(f"{len(attacks)} attacks, {len(left)} of them not tried; seed {seed}, profile {profile}")
-        with staged(screen, lab_name, profile, "disks" in chosen, folder, load) as (pair, writers):
+        with staged(screen, lab_name, profile, "disks" in chosen, folder, load, rejoin) as (pair, writers):
             campaign = Campaign(screen, pair, writers, profile, folder, found)
             while left and boottime() < end:
                 campaign.attack(left.pop(0), watched)

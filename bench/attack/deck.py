@@ -25,6 +25,7 @@ VICTIMS |= {"walsender": ("active",), "walreceiver": ("passive",), "startup": ("
 #: process that is there for a moment only → phases, and sides, in which it is
 BRIEF: dict[str, dict[str, tuple[str, ...]]] = {
     "pg_rewind": {"rejoin": ("active",), "return": ("active",)},
+    "crash-recovery": {"rejoin": ("active",), "return": ("active",)},
     "pg_basebackup": {"reseed": ("passive",), "wiped": ("passive",), "rejoin": ("active",)},
     "rsync": {"failover": SIDES, "files": SIDES},
     "sshd-session": {"failover": ("passive",), "files": ("passive",)},
@@ -46,8 +47,7 @@ PHASES = {
     ),
     "return": ("+ 1 s", "+ 2 s", "active says Postgres is starting", "active step standby"),
     "rejoin": (
-        "+ 0 s", "active says -> standing-down", "active says copying the database", "active says was rewound",
-        "active step standby",
+        "+ 0 s", "active says copying the database", "active says was rewound", "active step standby",
     ),
     "reseed": ("+ 0 s", *_COPY),
     "wiped": ("+ 1 s", *_COPY),
@@ -59,6 +59,8 @@ PHASES = {
 }  # fmt: skip
 #: phases that take a server's memory, and the disks that are mounted in it
 POWER = ("power cut", "return")
+#: phases whose moments begin when the passive has taken over already
+TAKEN_OVER = ("return", "rejoin")
 LINKS = (*(f"{side}:{card}" for side in SIDES for card in ("eth0", "eth1")), "between", "between:lan", "between:interconnect")
 WAYS = ("cut", "cut out", "cut in", "lose 30 %")
 DISKS = {"database": "/var/lib/postgresql", "state": "/var/lib/ha_manager", "record": "/var/lib/heartbeat"}
@@ -99,6 +101,8 @@ def deck(seed: int, kinds: tuple[str, ...], only: tuple[str, ...] = (), solo: fl
 def _steps(phase: str) -> Iterator[Attack]:
     for victim in (*VICTIMS, *BRIEF):
         sides = VICTIMS[victim] if victim in VICTIMS else BRIEF[victim].get(phase, ())
+        if phase in TAKEN_OVER and victim in VICTIMS and len(sides) == 1:
+            sides = tuple(side for side in SIDES if side not in sides)
         for side, moment, seconds in product(sides, PHASES[phase] if victim in VICTIMS else _APPEARS, STOPPED):
             if (phase, side) != ("power cut", "active"):
                 yield Attack(phase, moment, "stop" if seconds else "kill", victim, side, seconds)

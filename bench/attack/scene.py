@@ -29,6 +29,7 @@ _COMES, _PHASE, _CALLS = 20.0, 120.0, 4
 #: the processes that have neither a pid file nor a name of their own
 _CALLED = {
     "files": r"ha_manager\.files\.daemon", "backend": r"^postgres: .*\bledger\b", "sshd-session": r"^sshd: root",
+    "crash-recovery": r"bin/postgres --single",
     "command": r"bin/(python3? .*)?ha (stop|start|failover|reseed|files)",
     **{name: rf"^postgres: (\S+: )?{name}" for name in ("checkpointer", "walwriter", "walsender", "walreceiver", "startup")},
 }  # fmt: skip
