@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ha_manager import keeper, postmaster
+from ha_manager import controldata, keeper, postmaster
 from ha_manager.cluster import PostgresConfig
 from ha_manager.database import Database
 from ha_manager.observation import Observation, Progress, Upstream, standby_name
@@ -321,3 +322,18 @@ class Writer:
 
     def longest(self) -> float:
         return max(self.seconds, default=0.0)
+
+
+def make_ahead(node: Node) -> None:
+    """A segment that nothing was written to yet, as Postgres makes one in time, and that pg_waldump finds first."""
+    wal = node.config.data_dir / "pg_wal"
+    last = max(controldata.segments(node.config.data_dir))
+    for number in range(1, 500):
+        ahead = wal / f"{last[:16]}{int(last[16:], 16) + number:08X}"
+        with ahead.open("wb") as file:
+            file.truncate((wal / last).stat().st_size)
+        shutil.chown(ahead, "postgres", "postgres")
+        if next(name for name in os.listdir(wal) if re.fullmatch("[0-9A-F]{24}", name)) == ahead.name:
+            return
+        ahead.unlink()
+    raise AssertionError("no segment is found before the others")

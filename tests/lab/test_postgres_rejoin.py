@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, pair, until
+from postgres_pair import BIN, Node, Pair, Writer, follow, keep_going, make_ahead, pair, until
 
-from ha_manager import controldata, divergence, rewinding, space, tablenames, transfer
+from ha_manager import divergence, rewinding, space, tablenames, transfer
 from ha_manager.observation import Identity, Progress
 from ha_manager.rejoin import Verdict, Way
 from ha_manager.sql import Late
@@ -94,20 +94,6 @@ def test_a_crashed_primary_with_more_log_is_kept_reported_and_replaced(clusters:
     assert {names[divergence.File.of(file)]: rows for file, rows in kept.tables.items()} == {"postgres: t": {"inserted": 7}}
     assert not list(one.root.glob("data.*")), f"rewound in place, nothing copied whole: {one.notes}"
     two.database.set_names_enforced(2)
-
-
-def make_ahead(node: Node) -> None:
-    """A segment that nothing was written to yet, as Postgres makes one in time, and that pg_waldump finds first."""
-    wal = node.config.data_dir / "pg_wal"
-    last = max(controldata.segments(node.config.data_dir))
-    for number in range(1, 500):
-        ahead = wal / f"{last[:16]}{int(last[16:], 16) + number:08X}"
-        with ahead.open("wb") as file:
-            file.truncate((wal / last).stat().st_size)
-        if next(name for name in os.listdir(wal) if re.fullmatch("[0-9A-F]{24}", name)) == ahead.name:
-            return
-        ahead.unlink()
-    raise AssertionError("no segment is found before the others")
 
 
 def test_a_segment_made_ahead_hides_nothing_that_diverged(clusters: Pair) -> None:

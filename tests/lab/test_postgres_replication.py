@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from postgres_pair import Node, Pair, Writer, pair, until
+from postgres_pair import Node, Pair, Writer, make_ahead, pair, until
 
 from ha_manager.observation import standby_name
 from runtime.errors import ReplicationError
@@ -262,7 +262,7 @@ def test_a_primary_that_died_is_restarted_in_place_with_its_names(clusters: Pair
     assert hangs(one, 2), "acknowledged without the standby after a restart in place"
 
 
-@pytest.mark.parametrize("state", ["running", "stopped"])
+@pytest.mark.parametrize("state", ["running", "stopped", "stopped, a segment made ahead"])
 def test_a_new_timeline_of_which_only_a_part_has_come_hides_nothing(clusters: Pair, state: str) -> None:
     """The active restarts in place, which opens a timeline; it dies while the passive fetches that one's first segment."""
     clusters.synchronous()
@@ -273,13 +273,15 @@ def test_a_new_timeline_of_which_only_a_part_has_come_hides_nothing(clusters: Pa
     until(lambda: one.facts().state == "stopped", 5.0)
     timeline = one.database.make_primary(1, hold=True)
     one.crash()
-    if state == "stopped":
+    if state != "running":
         two.database.make_stopped(immediate=True)
     wal = two.config.data_dir / "pg_wal"
     for name in (f"{timeline:08X}.history", _first_segment(one, timeline)):
         content = (one.config.data_dir / "pg_wal" / name).read_bytes()
         (wal / name).write_bytes(content if name.endswith("history") else content[:65536].ljust(len(content), b"\0"))
         shutil.chown(wal / name, "postgres", "postgres")
+    if state.endswith("ahead"):
+        make_ahead(two)
     two.database.make_primary(2)
     assert two.sql("SELECT count(*)::text FROM t") == "20000", "acknowledged rows are gone"
     assert not (wal / _first_segment(one, timeline)).exists()
