@@ -17,6 +17,7 @@ acknowledged write lost" (in-place care).
 | what is kept back for an absent passive fills the disk | active, solo | slot | RELEASE_LOG |
 | a walsender that hangs, and holds the slot of a standby that is back | active | sender | WAKE |
 | clients have (nearly) all connections | both | connections | |
+| the log is to be archived, and isn't | both | archive | |
 | a file system is nearly full | both | disk-… | |
 | a primary where a standby is wanted | passive | promoted | (the worker replaces it) |
 | replay paused by hand | passive | replay | |
@@ -100,7 +101,7 @@ class Findings:
 Found = Iterator[tuple[str, str, Remedy | None]]
 
 _ALARMS = (
-    "foreign", "own-files", "settings", "overridden", "names", "slot", "sender", "connections", "promoted", "replay",
+    "foreign", "own-files", "settings", "overridden", "names", "slot", "sender", "connections", "archive", "promoted", "replay",
     "receiver", "lag", "disk-database", "disk-log", "disk-state", "disk-messages",
 )  # fmt: skip
 _DISK_ALARMS = {
@@ -183,6 +184,10 @@ class Care:
         if seen.crowded or vitals.clients > vitals.places - FEW_PLACES:
             words = f"clients have all but a few of Postgres's {vitals.places} connections (most: {vitals.busiest})"
             yield "connections", f"{words}: others are refused; ha_manager has places of its own", None
+        if vitals.unarchived:
+            words = f"{roughly(vitals.unarchived)} MiB of the log of changes have waited for more than a minute to be archived"
+            why = "archive_command (archive_library) fails, hangs or is too slow; Postgres's log says more"
+            yield "archive", f"{words}, and stay on the disk until they are: {why}", None
 
     # --- the active -------------------------------------------------------------------------------------------------------
 

@@ -201,6 +201,8 @@ class Vitals:
     oldest: str = ""
     #: max_wal_size: bytes that may be written to the log before a checkpoint gives any back
     between_checkpoints: int = 0
+    #: bytes of the log that have waited for more than a minute to be archived, where this server is to archive them
+    unarchived: int = 0
 
 
 @dataclass(frozen=True)

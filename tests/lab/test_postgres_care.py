@@ -209,6 +209,27 @@ def test_event_triggers_of_the_administrator_do_not_keep_the_peer_from_following
     assert one.facts().slots != ()
 
 
+def test_log_that_is_not_archived_is_seen_where_it_is_to_be(clusters: Pair) -> None:
+    one = clusters.active()
+    one.database.make_stopped(immediate=False)
+    with open(one.config.config_file, "a") as conf:
+        conf.write("archive_mode = on\narchive_command = 'false'\n")
+    one.database.make_primary(2)
+    one.sql("SELECT pg_switch_wal()")
+    marks = one.config.data_dir / "pg_wal" / "archive_status"
+    until(lambda: list(marks.glob("*.ready")))
+    seen = one.facts().vitals
+    assert seen is not None and seen.unarchived == 0, "it has waited for a moment only"
+    for mark in marks.glob("*.ready"):
+        os.utime(mark, (time.time() - 61, time.time() - 61))
+    until(lambda: (seen := one.facts().vitals) is not None and seen.unarchived >= 16 << 20, 10.0, every=0.1)
+    one.database.make_stopped(immediate=False)
+    one.database.make_standby(None)
+    until(
+        lambda: (seen := one.facts().vitals) is not None and one.facts().in_recovery and seen.unarchived == 0, 10.0, every=0.1
+    )
+
+
 def test_a_lost_slot_is_replaced_and_only_a_fresh_copy_helps(clusters: Pair) -> None:
     one, two = clusters.active(), clusters.two
     with open(one.config.config_file, "a") as conf:

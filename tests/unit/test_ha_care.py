@@ -88,6 +88,8 @@ ROWS = [
      "connections", "web from 10.0.0.9", None),
     ("all of them", replace(ACTIVE, crowded=True, vitals=Vitals(clients=1, places=95)), REIGN, 0.0, "connections",
      "refused", None),
+    ("not archived", replace(ACTIVE, vitals=Vitals(unarchived=100 * MIB)), REIGN, 0.0, "archive",
+     "more than 64 MiB of the log of changes have waited", None),
     ("foreign", replace(ACTIVE, foreign=4711), REIGN, 0.0, "foreign", "process 4711", Remedy.END_FOREIGN),
     ("foreign, and mute", Observation(state="stopped", foreign=4711), REIGN, 0.0, "foreign", "by hand", Remedy.END_FOREIGN),
     ("overridden", replace(ACTIVE, overridden=("port",)), REIGN, 0.0, "overridden", "ALTER SYSTEM set port", Remedy.RESET),
