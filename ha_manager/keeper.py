@@ -42,6 +42,8 @@ _WATCH = 0.01
 _KILL_AGAIN = 0.005
 #: A process that was stopped (SIGSTOP) before or after it was told to end is woken so often.
 _WAKE = 0.05
+#: A fast stop that has taken so long waits no longer for what is still to be archived: heartbeat, and clients, wait for it.
+ARCHIVING = 0.5
 #: a note that could not be written is written again after so long (seconds)
 _NOTE_AGAIN = 1.0
 _LATE = "on a busy server Postgres may be stopped although its lease was renewed"
@@ -64,6 +66,7 @@ class Keeper:
     _stricter: float = 0.0
     _escalated: bool = False
     _woken: float = 0.0
+    _archiver_told: bool = False
     #: why keeper.json does not say what is; "" if it does
     _unnoted: str = ""
     #: asked to be told of one of these states
@@ -90,7 +93,7 @@ class Keeper:
         self._refuse_others()
         prepare_launch(self.launch)
         self.pid = spawn(self.launch)
-        self.exit, self.clean, self._stop, self._escalated = None, False, "", False
+        self.exit, self.clean, self._stop, self._escalated, self._archiver_told = None, False, "", False, False
         self._enter("starting", "started")
         return self.status(request)
 
@@ -215,7 +218,14 @@ class Keeper:
             self._signal()
         elif self._stop != "kill" and now >= self._woken + _WAKE:
             self._wake()
+            if self._stop == "fast" and now >= self.since + ARCHIVING:
+                self._end_archiving()
         return min(_WATCH, max(0.0, self._stricter - boottime()))
+
+    def _end_archiving(self) -> None:
+        if postmaster.end_archiving(self.launch.data_dir) and not self._archiver_told:
+            self._archiver_told = True
+            log.warning("Postgres is shut down but for its archive_command, which hangs, fails or is slow: that is ended")
 
     def _reap(self) -> None:
         """Collect the dead (orphaned backends come to us as well); stopped is what leaves no process behind."""

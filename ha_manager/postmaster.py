@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,27 @@ def checkpointers(found: list[Process]) -> list[Process]:
 
 def startups(found: list[Process]) -> list[Process]:
     return [each for each in found if _STARTUP.match(title(each.pid))]
+
+
+_ARCHIVER = re.compile(r"^postgres: (?:.*: )?archiver\b")
+#: DBState of ControlFileData: shut down; shut down in recovery (src/include/catalog/pg_control.h)
+_SHUT_DOWN, _STATE_AT = (1, 2), 16
+
+
+def end_archiving(data_dir: Path) -> bool:
+    """Of a Postgres that is shut down but for its archiver: that ends, with the command that it waits for. What is not archived
+    yet stays marked for that (archive_status). True if there was one.
+    """
+    try:
+        with open(data_dir / "global" / "pg_control", "rb") as file:
+            state = int.from_bytes(file.read(_STATE_AT + 4)[_STATE_AT:], sys.byteorder)
+    except OSError:
+        return False
+    found = [each for each in processes_of(data_dir) if _ARCHIVER.match(title(each.pid))] if state in _SHUT_DOWN else []
+    for each in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(each.pid, signal.SIGTERM)  # each of Postgres's processes leads a group
+    return bool(found)
 
 
 def send(pid: int, number: signal.Signals) -> None:

@@ -137,6 +137,23 @@ def test_a_fast_stop_ends_in_time(one: Node, frozen: str) -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["false", "sleep 1000"])
+def test_a_fast_stop_waits_for_no_archive_for_long(one: Node, command: str) -> None:
+    """Of Postgres's own, it takes as long as the command does: clients of a planned failover would wait for a dead archive."""
+    one.database.make_stopped(immediate=False)
+    with open(one.config.config_file, "a") as conf:
+        conf.write(f"archive_mode = on\narchive_command = '{command}'\n")
+    one.database.make_primary(2)
+    one.sql("INSERT INTO t VALUES (1)")
+    one.sql("SELECT pg_switch_wal()")
+    until(lambda: one.sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'archiver'") == "1")
+    stopped = one.database.make_stopped(immediate=False)
+    print(f"fast stop: {stopped.seconds:.1f} s, clean {stopped.clean}")
+    assert stopped.clean and stopped.shutdown_lsn > 0
+    assert stopped.seconds < keeper.ARCHIVING + 1.5
+    assert list((one.config.data_dir / "pg_wal" / "archive_status").glob("*.ready"))
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_an_immediate_stop(one: Node, frozen: bool) -> None:
     session = busy(one)
