@@ -14,6 +14,7 @@ import pwd
 import re
 import shutil
 import signal
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,10 +75,8 @@ def _check_certificate(config: PostgresConfig, counts: dict[str, settings.Settin
 # --- our files ----------------------------------------------------------------------------------------------------------------
 
 
-def write_files(config: PostgresConfig, control: Control | None, peers: tuple[str, ...], *, standby: bool = False) -> bool:
-    """Settings, hba and ident as they should be now; True if anything changed. A dynamic part that is there isn't touched.
-    ``standby``: raises ConfigError where ALTER SYSTEM holds a setting below what the active has: it couldn't replay.
-    """
+def write_files(config: PostgresConfig, control: Control | None, peers: tuple[str, ...]) -> bool:
+    """Settings, hba and ident as they should be now; True if anything changed. A dynamic part that is there isn't touched."""
     paths = Paths(config.state_dir)
     make_folder(config)
     usable = administrator.read(config)
@@ -96,11 +95,26 @@ def write_files(config: PostgresConfig, control: Control | None, peers: tuple[st
         _write(config, paths.kept, administrator.text(admin))
     changed = write_access(config, peers, tls)
     changed |= _write(config, paths.settings, static.text())
-    if standby and control is not None:
-        settings.refuse_less(cluster.read_auto(config.data_dir), control.floors or {})
     if not paths.dynamic.exists():
         write_dynamic(config, Dynamic())
     return changed
+
+
+def take_back_less(config: PostgresConfig, control: Control | None) -> str:
+    """Postgres stopped: ALTER SYSTEM's settings below what the active has go, as by ALTER SYSTEM RESET; with them it could
+    neither follow nor be promoted. What was done in words, "" if nothing.
+    """
+    needed = dict(control.floors or {}) if control is not None else {}
+    small = settings.less(cluster.read_auto(config.data_dir), needed)
+    if not small:
+        return ""
+    path = config.data_dir / "postgresql.auto.conf"
+    about, lines = path.stat(), path.read_bytes().splitlines(keepends=True)
+    kept = (line for line in lines if not any(re.match(rf"\s*{name}\b", line.decode(errors="replace"), re.I) for name in small))
+    mode = stat.S_IMODE(about.st_mode)
+    durable.write_durably(path, b"".join(kept), mode=mode, owner=(about.st_uid, about.st_gid))
+    said = ", ".join(f"{name} = {one.value} (the active has {needed[name]})" for name, one in small.items())
+    return f"ALTER SYSTEM had set {said} here, with which this database could neither follow nor take over: it was taken back"
 
 
 def write_access(config: PostgresConfig, peers: tuple[str, ...], tls: bool, *, fsync: bool = True) -> bool:

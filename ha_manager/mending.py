@@ -79,11 +79,15 @@ def _end_receiver(data_dir: Path) -> None:
         time.sleep(_POLL)
 
 
-def let_replay_go_on(server: Server, session: Session, limit: float) -> None:
-    """Before a promotion: a pause by hand ends, and a startup process that is stopped is woken."""
+def let_replay_go_on(session: Session, limit: float) -> bool:
+    """A pause of replay ends; True if there was one. One that Postgres made for want of a setting ends with Postgres: it is
+    started again with what the active has.
+    """
     clock = Clock(limit)
-    if session.one("SELECT pg_is_wal_replay_paused()::text", clock.left) == "true":
+    paused = session.one("SELECT pg_is_wal_replay_paused()::text", clock.left) == "true"
+    if paused:
         session.rows("SELECT pg_wal_replay_resume()", clock.left)
+    return paused
 
 
 # --- why it did not start ----------------------------------------------------------------------------------------------------

@@ -383,7 +383,7 @@ class Observer:
         young = row["lived"] is None or float(row["lived"]) < SETTLED
         receiver = Receiver(
             status="starting" if young and row["status"] == "streaming" else row["status"] or "",
-            name=_application_name(row["conninfo"] or ""),
+            name=application_name(row["conninfo"] or ""),
             host=row["sender_host"] or "",
             flushed=lsn(row["flushed_lsn"]),
             message_age=age,
@@ -423,7 +423,7 @@ def _slot(row: dict[str, Any]) -> Slot:
     )
 
 
-def _application_name(conninfo: str) -> str:
+def application_name(conninfo: str) -> str:
     """pg_stat_wal_receiver shows what was connected with, without passwords."""
     for word in conninfo.split():
         if word.startswith("application_name="):

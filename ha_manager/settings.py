@@ -233,12 +233,13 @@ def refuse(admin: Mapping[str, Setting], auto: Mapping[str, Setting]) -> None:
             raise _wrong(counts[name], f"{name} decides when a standby stops replaying; ha_manager decides that", "remove it")
 
 
-def refuse_less(auto: Mapping[str, Setting], needed: Mapping[str, int]) -> None:
-    """Raises ConfigError if ALTER SYSTEM, which wins over our file, gives a standby less than its active had."""
-    for name, least in needed.items():
-        if name in auto and _number(auto, name, least) < least:
-            text = f"{name} = {auto[name].value}, and the active has {least}: a standby with less can't follow"
-            raise _wrong(auto[name], text, f"ALTER SYSTEM RESET {name} (here, too), and set it in postgresql.conf of both")
+def less(auto: Mapping[str, Setting], needed: Mapping[str, int]) -> dict[str, Setting]:
+    """What ALTER SYSTEM, which wins over our file, gives a standby less of than its active had: it could not replay."""
+
+    def number(name: str) -> int:
+        return int(auto[name].value) if auto[name].value.isdigit() else needed[name]
+
+    return {name: auto[name] for name in needed if name in auto and number(name) < needed[name]}
 
 
 def effective(admin: Mapping[str, Setting], auto: Mapping[str, Setting]) -> dict[str, Setting]:

@@ -146,8 +146,8 @@ class UnderKeeper:
     def _control(self) -> Control | None:
         return controldata.read(self.config.bin_dir, self.config.data_dir)
 
-    def _write_files(self, *, standby: bool = False) -> bool:
-        return adoption.write_files(self.config, self._control(), self._addresses, standby=standby)
+    def _write_files(self) -> bool:
+        return adoption.write_files(self.config, self._control(), self._addresses)
 
     def _recover_copy(self, *, to_start: bool = True) -> None:
         switched = seeding.switching(self.config.data_dir)
@@ -185,6 +185,8 @@ class UnderKeeper:
                 startfence.up(self.config.data_dir, self.config.user)
         if adoption.end_foreign(self.config, keeper.living(self.config.run_dir), clock.left):
             self._note(mending.FOREIGN)
+        if taken_back := adoption.take_back_less(self.config, self._control()):
+            self._note(taken_back)
         self._log_began = mending.size(self.config.log_file)
         self._orders.start(min(2.0, clock.need("starting Postgres")))
 

@@ -30,6 +30,7 @@ from ha_manager.care import Remedy
 from ha_manager.linkspeed import LinkSpeed
 from ha_manager.looking import Looking
 from ha_manager.observation import Identity, Progress, Upstream, is_plain, standby_name
+from ha_manager.postgres import application_name
 from ha_manager.rejoin import Verdict, Way
 from ha_manager.replication import Clock
 from ha_manager.sql import Session
@@ -65,19 +66,32 @@ class Wanted(Looking):
                     if not in_recovery(session, clock):
                         raise ReplicationError("Postgres is a primary: it must be stopped before it can be a standby")
                 self._follow(follow, reload=True)
-                if self._write_files(standby=True) and self._must_restart(clock):
+                self._end_pause(follow, clock)
+                if self._write_files() and self._must_restart(clock):
                     self._note("restarting the standby: the active has settings that it must have as well")
                     self._stop("fast", min(10.0, clock.left))
                     self._start(clock)
             else:
                 self._recover_copy()
-                self._write_files(standby=True)
+                self._write_files()
                 self._follow(follow, reload=False)
                 self._start(clock)
             with self._session_when_ready(clock) as session:
                 if not in_recovery(session, clock):
                     raise ReplicationError("Postgres was started as a standby and is none")
                 replication.drop_slots(session, clock.left)
+
+    def _end_pause(self, follow: Upstream | None, clock: Clock) -> None:
+        """While replay is paused, no walreceiver begins to follow somebody else, or in another epoch: Postgres starts one when
+        it needs more log. One that streams as it should is no reason to end what somebody wanted.
+        """
+        if follow is None:
+            return
+        with self._session_when_ready(clock) as session:
+            infos = session.rows("SELECT conninfo FROM pg_stat_wal_receiver", clock.left)
+            name = application_name((infos[0][0] or "") if infos else "")
+            if name != standby_name(self._node, follow.epoch) and mending.let_replay_go_on(session, clock.left):
+                self._note(f"replay was paused, and can't follow {follow.node} in epoch {follow.epoch} so: it goes on")
 
     def _compare(self, follow: Upstream, clock: Clock) -> None:
         adoption.write_passfile(self.config, self._password)
@@ -161,7 +175,7 @@ class Wanted(Looking):
 
     def _promote(self, epoch: int, names: str, before: receiving.Before, session: Session, clock: Clock) -> int:
         self._proven = None
-        mending.let_replay_go_on(self._server, session, clock.left)
+        mending.let_replay_go_on(session, clock.left)
         if logreserve.give_up_if_needed(self.config.data_dir):
             self._note("the disk of the log of changes is full: room that was kept for that is used to start; make room there")
         book = self._book.read().promotion_begins(epoch, self._node, before.timeline, before.counter)

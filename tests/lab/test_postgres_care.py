@@ -209,6 +209,36 @@ def test_event_triggers_of_the_administrator_do_not_keep_the_peer_from_following
     assert one.facts().slots != ()
 
 
+def test_what_alter_system_left_smaller_here_than_on_the_active_is_taken_back(clusters: Pair) -> None:
+    """A copy brings the active's ALTER SYSTEM along; raised there later, by the same means, it would be too small here."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.sql("ALTER SYSTEM SET work_mem = '5MB'")
+    for follows in (True, False):
+        two.sql("ALTER SYSTEM SET max_connections = 20")
+        two.database.make_stopped(immediate=False)
+        if follows:
+            two.database.make_standby(one.upstream(1))
+            until(lambda: streams(clusters), 15.0)
+        else:
+            two.database.make_primary(2)
+        assert (two.sql("SHOW max_connections"), two.sql("SHOW work_mem")) == ("100", "5MB")
+        assert "max_connections = 20 (the active has 100) here" in two.notes[-1]
+    assert "max_connections" not in (two.config.data_dir / "postgresql.auto.conf").read_text()
+
+
+def test_a_pause_of_replay_keeps_no_standby_from_following_in_another_epoch(clusters: Pair) -> None:
+    """The active went solo, say: until its standby has the new epoch's name, it can't be in sync again."""
+    clusters.synchronous()
+    one, two = clusters.one, clusters.two
+    two.sql("SELECT pg_wal_replay_pause()")
+    two.database.make_standby(one.upstream(1))
+    assert two.facts().replay_paused, "it streams: nobody needs the end of what somebody wanted"
+    two.database.make_standby(one.upstream(2))
+    until(lambda: streams(clusters, 2), 10.0, "following in epoch 2", every=0.05)
+    assert "replay was paused" in two.notes[-1]
+
+
 def test_log_that_is_not_archived_is_seen_where_it_is_to_be(clusters: Pair) -> None:
     one = clusters.active()
     one.database.make_stopped(immediate=False)
