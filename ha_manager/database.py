@@ -25,7 +25,7 @@ from ha_manager import (
 from ha_manager.cluster import Paths
 from ha_manager.replication import Clock
 from ha_manager.wanted import Wanted
-from runtime.errors import ControlError, HaError, ReplicationError
+from runtime.errors import ControlError, HaError, ReplicationError, in_words
 
 
 class Database(Wanted):
@@ -82,6 +82,7 @@ class Database(Wanted):
                     startfence.down(self.config.data_dir)
                 else:
                     startfence.up(self.config.data_dir, self.config.user)
+                    self._leave_startable(clock)
             self._give_back()
             if start and adoption.may_start(self.config):
                 adoption.start_plain(self.config, clock.left + 10)
@@ -94,6 +95,13 @@ class Database(Wanted):
         logreserve.remove(self.config.data_dir)
         adoption.give_autostart_back(self.config)
         adoption.remove_files(self.config)
+
+    def _leave_startable(self, clock: Clock) -> None:
+        """By hand: with half a segment it would wait for the rest of it, and let nobody in."""
+        try:
+            self._remove_halves(clock)
+        except (HaError, OSError) as wrong:
+            self._note(f"started by hand, Postgres may wait for log that it has only in part: {in_words(wrong)}")
 
     def _bring_up(self, clock: Clock) -> None:
         """Only while it runs can its slots be dropped, and a standby get a timeline that can't pass for the active's later."""

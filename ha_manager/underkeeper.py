@@ -167,10 +167,13 @@ class UnderKeeper:
             state = self._orders.wait(("stopped",), clock.left)["state"]
         return bool(state != "stopped")
 
-    def _start(self, clock: Clock) -> None:
+    def _remove_halves(self, clock: Clock) -> None:
         for half in self._halves(clock):
             half.unlink()
             self._note(f"{half.name} of the log had come only in part: the timeline before has all of it")
+
+    def _start(self, clock: Clock) -> None:
+        self._remove_halves(clock)
         if self._book.read().must_compare and (label := self.config.data_dir / "backup_label").exists():
             # Not for us to remove: of a restored backup it is needed, and without it the database would be damaged silently.
             self._note(

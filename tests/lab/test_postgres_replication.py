@@ -9,6 +9,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from postgres_pair import Node, Pair, Writer, make_ahead, pair, until
@@ -265,6 +266,24 @@ def test_a_primary_that_died_is_restarted_in_place_with_its_names(clusters: Pair
 @pytest.mark.parametrize("state", ["running", "stopped", "stopped, a segment made ahead"])
 def test_a_new_timeline_of_which_only_a_part_has_come_hides_nothing(clusters: Pair, state: str) -> None:
     """The active restarts in place, which opens a timeline; it dies while the passive fetches that one's first segment."""
+    two = clusters.two
+    half = half_of_a_new_timeline(clusters, running=state == "running")
+    if state.endswith("ahead"):
+        make_ahead(two)
+    two.database.make_primary(2)
+    assert two.sql("SELECT count(*)::text FROM t") == "20000", "acknowledged rows are gone"
+    assert not half.exists()
+    assert any("had come only in part" in note for note in two.notes)
+
+
+def test_a_passive_that_is_turned_off_can_be_started_by_hand_though_a_new_timeline_had_begun_to_come(clusters: Pair) -> None:
+    half = half_of_a_new_timeline(clusters, running=False)
+    clusters.two.database.unconfigure(start=False, writable=False)
+    assert not half.exists(), "Postgres would wait for the rest of it, and let nobody in"
+
+
+def half_of_a_new_timeline(clusters: Pair, running: bool) -> Path:
+    """Its first segment, as a passive that holds 20000 rows in t has it; that is ``running`` or stopped."""
     clusters.synchronous()
     one, two = clusters.one, clusters.two
     one.sql("INSERT INTO t SELECT generate_series(1, 20000)")
@@ -273,19 +292,14 @@ def test_a_new_timeline_of_which_only_a_part_has_come_hides_nothing(clusters: Pa
     until(lambda: one.facts().state == "stopped", 5.0)
     timeline = one.database.make_primary(1, hold=True)
     one.crash()
-    if state != "running":
+    if not running:
         two.database.make_stopped(immediate=True)
-    wal = two.config.data_dir / "pg_wal"
-    for name in (f"{timeline:08X}.history", _first_segment(one, timeline)):
+    wal, first = two.config.data_dir / "pg_wal", _first_segment(one, timeline)
+    for name in (f"{timeline:08X}.history", first):
         content = (one.config.data_dir / "pg_wal" / name).read_bytes()
         (wal / name).write_bytes(content if name.endswith("history") else content[:65536].ljust(len(content), b"\0"))
         shutil.chown(wal / name, "postgres", "postgres")
-    if state.endswith("ahead"):
-        make_ahead(two)
-    two.database.make_primary(2)
-    assert two.sql("SELECT count(*)::text FROM t") == "20000", "acknowledged rows are gone"
-    assert not (wal / _first_segment(one, timeline)).exists()
-    assert any("had come only in part" in note for note in two.notes)
+    return wal / first
 
 
 def _first_segment(node: Node, timeline: int) -> str:
