@@ -27,11 +27,11 @@ SELECT
      'between', pg_size_bytes(current_setting('max_wal_size')),
      'role', (SELECT rolreplication AND rolcanlogin AND coalesce(rolvaliduntil > now(), true) AND rolconnlimit = -1
         FROM pg_authid WHERE rolname = '{REPLICATION_ROLE}'),
-     'archive', CASE current_setting('archive_mode')
-          WHEN 'always' THEN 1 WHEN 'on' THEN (NOT pg_is_in_recovery())::int ELSE 0 END
-        * (SELECT count(*) FROM pg_ls_archive_statusdir()
+     'archive', CASE WHEN current_setting('archive_mode') = 'always'
+            OR current_setting('archive_mode') = 'on' AND NOT pg_is_in_recovery()
+        THEN pg_size_bytes(current_setting('wal_segment_size')) * (SELECT count(*) FROM pg_ls_archive_statusdir()
             WHERE name LIKE '%.ready' AND modification < clock_timestamp() - interval '1 minute')
-        * pg_size_bytes(current_setting('wal_segment_size')),
+        ELSE 0 END,
      'replay', (SELECT wait_event_type || ' ' || wait_event FROM pg_stat_activity WHERE backend_type = 'startup'),
      'oldest', (SELECT format('process %s of %s, since %s', pid, usename, to_char(xact_start, 'HH24:MI:SS'))
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
