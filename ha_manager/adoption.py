@@ -16,7 +16,7 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cryptography import x509
@@ -100,12 +100,13 @@ def write_files(config: PostgresConfig, control: Control | None, peers: tuple[st
     return changed
 
 
-def take_back_less(config: PostgresConfig, control: Control | None) -> str:
+def take_back_less(config: PostgresConfig, control: Callable[[], Control | None]) -> str:
     """Postgres stopped: ALTER SYSTEM's settings below what the active has go, as by ALTER SYSTEM RESET; with them it could
     neither follow nor be promoted. What was done in words, "" if nothing.
     """
-    needed = dict(control.floors or {}) if control is not None else {}
-    small = settings.less(cluster.read_auto(config.data_dir), needed)
+    auto = cluster.read_auto(config.data_dir)
+    needed = settings.floors_of(control()) if auto.keys() & settings.FLOORS.keys() else {}
+    small = settings.less(auto, needed)
     if not small:
         return ""
     path = config.data_dir / "postgresql.auto.conf"

@@ -148,7 +148,7 @@ def shutdown_lsn(control: Control) -> int:
     boundary = (control.checkpoint // _PAGE + 1) * _PAGE
     if end > boundary:
         # It continues after the header of the next page, which is longer at the begin of a segment.
-        end += 40 if boundary % control.segment == 0 else 24
+        end += _LONG_HEADER if boundary % control.segment == 0 else 24
     return (end + 7) // 8 * 8
 
 

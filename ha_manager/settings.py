@@ -185,7 +185,7 @@ def decide(
     values = dict(FIXED)
     values["port"] = str(port)
     values["wal_level"] = "logical" if _value(admin, "wal_level") == "logical" else "replica"
-    needed = dict(control.floors or {}) if control is not None else {}
+    needed = floors_of(control)
     for name in sorted(FLOORS.keys() | LEAST.keys()):
         base = _number(admin, name, FLOORS.get(name, 3 if name.startswith("superuser") else 10))
         values[name] = str(max(base, LEAST.get(name, 0), needed.get(name, 0)))
@@ -233,13 +233,15 @@ def refuse(admin: Mapping[str, Setting], auto: Mapping[str, Setting]) -> None:
             raise _wrong(counts[name], f"{name} decides when a standby stops replaying; ha_manager decides that", "remove it")
 
 
+def floors_of(control: Control | None) -> Mapping[str, int]:
+    """What a standby needs at least: what its active had, as its log told it."""
+    return (control.floors if control is not None else None) or {}
+
+
 def less(auto: Mapping[str, Setting], needed: Mapping[str, int]) -> dict[str, Setting]:
     """What ALTER SYSTEM, which wins over our file, gives a standby less of than its active had: it could not replay."""
-
-    def number(name: str) -> int:
-        return int(auto[name].value) if auto[name].value.isdigit() else needed[name]
-
-    return {name: auto[name] for name in needed if name in auto and number(name) < needed[name]}
+    found = {name: auto[name] for name in needed if name in auto}
+    return {name: one for name, one in found.items() if one.value.isdigit() and int(one.value) < needed[name]}
 
 
 def effective(admin: Mapping[str, Setting], auto: Mapping[str, Setting]) -> dict[str, Setting]:

@@ -26,6 +26,7 @@ from ha_manager import (
     reports,
     rewinding,
     seeding,
+    settings,
     startfence,
 )
 from ha_manager.cluster import Paths, PostgresConfig
@@ -188,7 +189,7 @@ class UnderKeeper:
                 startfence.up(self.config.data_dir, self.config.user)
         if adoption.end_foreign(self.config, keeper.living(self.config.run_dir), clock.left):
             self._note(mending.FOREIGN)
-        if taken_back := adoption.take_back_less(self.config, self._control()):
+        if taken_back := adoption.take_back_less(self.config, self._control):
             self._note(taken_back)
         self._log_began = mending.size(self.config.log_file)
         self._orders.start(min(2.0, clock.need("starting Postgres")))
@@ -226,9 +227,9 @@ class UnderKeeper:
 
     def _must_restart(self, clock: Clock) -> bool:
         """A standby with smaller settings than its active had stops replaying."""
-        control = self._control()
+        floors = settings.floors_of(self._control())
         with self._session_when_ready(clock) as session:
-            for name, needed in ((control.floors or {}) if control is not None else {}).items():
+            for name, needed in floors.items():
                 if int(session.one("SELECT current_setting($1)", clock.left, [name])) < needed:
                     return True
         return False
